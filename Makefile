@@ -38,7 +38,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -55,7 +55,9 @@ help:
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
-	@echo 'make docs       write what is generated in docs/ and README.md: the ops, and what the examples give'
+	@echo 'make docs       write what is generated in docs/ and README.md: the ops, what the examples and the notebooks give'
+	@echo 'make site       build the documentation as a site in build/site; broken links fail'
+	@echo 'make audit      audit every plan of plans/, and write the tables of docs/audit.md; some minutes'
 	@echo 'make screenshots  take the pictures of docs/web.md from the browser tests'
 	@echo 'make venv       only set up $(VENV) for development'
 	@echo 'make clean      remove $(VENV), caches and builds'
@@ -115,6 +117,14 @@ schema: $(VENV)/installed
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tests.docs.write
+	$(BIN)/python -m tests.docs.notebooks
+
+site: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo 'open build/site/index.html'
+
+audit: $(VENV)/installed-dev
+	$(BIN)/python -m tests.auditing.write
 
 screenshots: $(VENV)/installed-dev
 	@mkdir -p docs/web
@@ -146,7 +156,7 @@ $(VENV)/installed: $(SETUP) | $(BIN)/python
 $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 	@echo 'installing brainsurgery-jax and what its tests need into $(VENV); the first time takes some minutes'
 	@$(PIP) '$(TORCH)'
-	@$(PIP) --editable '.[torch,test,dev]'
+	@$(PIP) --editable '.[torch,test,dev,docs]'
 	@$(FIND_CHROMIUM) || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
 	    echo 'make: no chromium, so the browser tests will be skipped. Debian, Ubuntu: apt-get install chromium' >&2
 	@touch $(VENV)/installed $@

@@ -17,6 +17,7 @@ from brainsurgery_jax.version import __version__
 
 if TYPE_CHECKING:
     from brainsurgery_jax.api import Explanation, Plan, Report, check, explain, load, run
+    from brainsurgery_jax.auditing.audit import Audit, audit
     from brainsurgery_jax.checkpoint import Checkpoint, open
     from brainsurgery_jax.comparison import Difference, diff
     from brainsurgery_jax.comparison.logits import compare_logits
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from brainsurgery_jax.looking.fingerprint import fingerprint
     from brainsurgery_jax.looking.heat_maps import HeatMap, heat_map
     from brainsurgery_jax.looking.histograms import Histogram, histogram
-    from brainsurgery_jax.looking.moments import TensorStats
     from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
+    from brainsurgery_jax.numerics.moments import TensorStats
     from brainsurgery_jax.plots.page import report
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
@@ -38,8 +39,9 @@ _ERRORS = ("Diagnostic", "PlanError", "Stopped", "StoreError")
 _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
+    "Audit": "auditing.audit", "audit": "auditing.audit",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
-    "TensorStats": "looking.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
+    "TensorStats": "numerics.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
     "Histogram": "looking.histograms", "histogram": "looking.histograms",
     "report": "plots.page",
@@ -47,6 +49,7 @@ _PLACES = {
 }  # fmt: skip
 
 __all__ = [
+    "Audit",
     "Checkpoint",
     "Diagnostic",
     "Difference",
@@ -63,6 +66,7 @@ __all__ = [
     "StoreError",
     "TensorStats",
     "__version__",
+    "audit",
     "check",
     "compare_logits",
     "convert",

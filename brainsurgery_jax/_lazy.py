@@ -41,6 +41,13 @@ else:
                 self.__module = import_module(self.__name)
             return getattr(self.__module, attribute)
 
+    class LazyNumpy(LazyModule):
+        """numpy, what was asked of it once kept: kernels ask for the same few functions by the thousand."""
+
+        def __getattr__(self, attribute: str) -> Any:
+            found = self.__dict__[attribute] = super().__getattr__(attribute)
+            return found
+
     class LazyType:
         """A jaxtyping dtype class, `Float["m n"]`, looked up when a type checker subscripts it."""
 
@@ -53,7 +60,7 @@ else:
             # Kernels run on arrays, tracers and the abstract values of `eval_shape`: shape and dtype are what matters.
             return getattr(jaxtyping, self.__name)[Any, shape]
 
-    jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
+    jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyNumpy("numpy")
     nnx = LazyModule("flax.nnx")
     Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
     Array = Flag = AbstractMesh = Mesh = NamedSharding = Sharding = object  # names of types in annotations

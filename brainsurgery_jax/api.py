@@ -20,7 +20,7 @@ from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import find_unfilled, with_variables
-from brainsurgery_jax.rendering.notebook import HtmlTable, as_html
+from brainsurgery_jax.rendering.notebook import HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.wording import counted
@@ -51,6 +51,8 @@ class Report(NamedTuple):
         told = ", ".join(counted(number, what) for number, what in counts if number)
         return f"<Report: {wrote}{', ' + told if told else ''}{', dry run' if self.dry_run else ''}>"
 
+    __treescope_repr__ = show_in_treescope
+
     def _repr_html_(self) -> str:
         """What a notebook shows: what was published."""
         rows = [(path, f"{tensors:,}", f"{nbytes:,}") for path, nbytes, tensors in self.published]
@@ -78,6 +80,8 @@ class Explanation(NamedTuple):
         outputs, steps = len(self.program.publications), len(self.program.effects)
         told = f"{self.bytes_copied:,} bytes copied, {self.bytes_computed:,} computed, {self.peak_in_all:,} in memory"
         return f"<Explanation: {counted(steps, 'step')}, {counted(outputs, 'output')}, {told}>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what each step does to names."""
@@ -114,6 +118,8 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: inputs, steps and outputs."""

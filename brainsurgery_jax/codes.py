@@ -14,7 +14,7 @@ that tools write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,6 +40,12 @@ class CodeFormat(StrEnum):
     ROWS = "rows"
     TABLE = "table"
     PACKED_ROWS = "packed rows"
+
+    @property
+    def packed(self) -> bool:
+        """Whether several codes share a word or their order is told elsewhere, so that shapes do not say which scale
+        belongs to an element."""
+        return self in (CodeFormat.PACKED, CodeFormat.PACKED_ROWS, CodeFormat.TABLE)
 
 
 class CodesRule(NamedTuple):
@@ -86,10 +92,20 @@ class Codes(NamedTuple):
         """The tensors without which nothing is known of the codes."""
         return (self.scales, *self.others.values())
 
+    @property
+    def parts_that_count(self) -> tuple[str, ...]:
+        """The parts without which floats would be others; a note on the order of bytes is none."""
+        return (self.scales, *(part for ending, part in self.others.items() if ending != "weight_format"))
+
 
 def may_be_codes(name: str, dtype: DType) -> bool:
     """Whether a tensor may hold codes, from its dtype: a quick look before the others."""
     return dtype.bits == 8 or name.endswith(("qweight", "weight_packed"))
+
+
+def can_hold_codes(dtype: DType) -> bool:
+    """Whether a tensor may hold codes under any name: bytes, or words of several codes."""
+    return dtype.bits == 8 or (dtype.bits == 32 and dtype.is_signed)
 
 
 def find_codes(name: str, has: Has) -> Codes | None:
@@ -122,8 +138,69 @@ def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
-def scales_beside(codes: Codes, name: str) -> str:
-    """The name of the scales of codes that are called `name`, by the pattern of the names of others."""
-    pairs = enumerate(zip(codes.name, codes.scales, strict=False))
-    shared = next((at for at, (a, b) in pairs if a != b), min(len(codes.name), len(codes.scales)))
-    return name.removesuffix(codes.name[shared:]) + codes.scales[shared:]
+def part_beside(codes: Codes, part: str, name: str) -> str:
+    """The name of the scales (or of another part) of codes that are called `name`, by the pattern of the names of
+    others."""
+    pairs = enumerate(zip(codes.name, part, strict=False))
+    shared = next((at for at, (a, b) in pairs if a != b), min(len(codes.name), len(part)))
+    return name.removesuffix(codes.name[shared:]) + part[shared:]
+
+
+# --- Blocks that share a scale ----------------------------------------------------------------------------------------
+
+Grid = tuple[int, ...]
+"""How many scales there are along each axis of a tensor of codes."""
+
+Block = tuple[int, int]
+"""How many rows and columns share a scale."""
+
+USUAL_BLOCK: Block = (128, 128)
+"""The rows and columns that share a scale in most checkpoints."""
+
+
+def usual_block(config: object) -> Block:
+    """The rows and columns that share a scale, as a config.json says or most checkpoints have it."""
+    settings = config.get(CONFIG_KEY) if isinstance(config, Mapping) else None
+    match settings.get("weight_block_size") if isinstance(settings, Mapping) else None:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    return USUAL_BLOCK
+
+
+def find_grid(
+    codes: Sequence[int], scales: Sequence[int], given: Block | None = None, usual: Block = USUAL_BLOCK
+) -> tuple[Grid, Block] | None:
+    """The shape of scales as [..., a, b] beside codes [..., m, n], and how many rows and columns share one: as given,
+    else the usual, if shapes allow that. None if shapes do not belong together."""
+    if len(codes) < 2:
+        return None
+    *lead, m, n = codes
+    one = (1,) * len(lead)
+    candidates: list[tuple[Grid, Grid]] = [
+        ((*one, 1, 1), ()), ((*one, 1, 1), (1,)), ((*lead, m, 1), (*lead, m)), ((*lead, 1, 1), tuple(lead)),
+    ]  # fmt: skip
+    grid = next((grid for grid, shape in candidates if tuple(scales) == shape and given is None), None)
+    if grid is None and len(scales) == len(codes) and all(map(_divides, scales[:-2], lead)):
+        grid = tuple(scales)
+    sizes = None if grid is None else _sizes((m, n), grid[-2:], given, usual)
+    return None if grid is None or sizes is None else (grid, sizes)
+
+
+def _divides(scales: int, size: int) -> bool:
+    return scales in (1, size)
+
+
+def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual: Block) -> Block | None:
+    """How many rows and columns share a scale; None if that cannot be told."""
+    made = []
+    for axis, (size, count) in enumerate(zip(shape, grid, strict=True)):
+        fitting = (
+            (given[axis],)
+            if given
+            else (size if count == 1 else 0, 1 if count == size else 0, usual[axis], size // count if count else 0)
+        )
+        own = next((each for each in fitting if each > 0 and -(-size // each) == count), None)
+        if own is None:
+            return None
+        made.append(1 if count == 1 else own)
+    return made[0], made[1]

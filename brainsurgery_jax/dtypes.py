@@ -91,8 +91,12 @@ DTYPES: tuple[DType, ...] = (
 BY_TAG = {d.tag: d for d in DTYPES if d.tag}
 BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short, *d.aliases)}
 
+OF_ARRAYS = {d.numpy or d.name: d for d in DTYPES}
+"""By the name that the dtype of an array has. A plan's words for them are more, and may mean other dtypes of JAX."""
+
 WIDER = {
     "int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8", "float4_e2m1fn": "float8_e4m3fn",
+    "float8_e3m4": "float16", "float8_e4m3": "float16", "float8_e4m3b11fnuz": "float16",
 }  # fmt: skip
 """Element types of JAX that are computed on in a wider one, which holds all their values."""
 

@@ -62,6 +62,7 @@ class Form:
     `optional`: keys of `reads` that may be left out. `beside`: templates without an alias mean that of the match.
     `consumes`: the matched tensor may be dropped. `counted`: how often a match counts as read. `noun` and
     `endings`: what messages call several results, and how their names may end.
+    `fills`: a step says what becomes of tensors that get no value, and of values without a place (`missing`, `extra`).
     `spread`: the key of the texts of which the name of the result holds one after another; a match gives several.
     """
 
@@ -79,6 +80,7 @@ class Form:
     noun: str = "results"
     endings: tuple[str, ...] = ()
     spread: str = ""
+    fills: bool = False
 
     @property
     def match_key(self) -> str:
@@ -89,6 +91,12 @@ class Form:
     def refs(self) -> tuple[str, ...]:
         """The keys that hold references, the one that is matched first."""
         return tuple(dict.fromkeys((self.match_key, *self.reads, *self.writes)))
+
+    @property
+    def own_params(self) -> frozenset[str]:
+        """The parameters of a step that are not the kernel's."""
+        fills = (MISSING.param, EXTRA.param) if self.fills else ()
+        return frozenset((*self.refs, self.spread, *fills))
 
     def role(self, key: str) -> Role:
         """How the reference under a key is read."""
@@ -121,6 +129,10 @@ UNMATCHED = Field("unmatched", "unmatched", Literal["error", "keep", "drop"] | N
 or leave them out. Not said: refuse where whole checkpoints are paired."""
 IF_MISSING = Field("if_missing", "if_missing", Literal["error", "skip"], "error", None)
 """What a step does where a pattern matches nothing, or a tensor that it needs is not there: fail, or leave it out."""
+MISSING = Field("missing", "missing", Literal["error", "keep"], "keep", None)
+"""What a step that fills tensors does with those that its template could name and that get no value."""
+EXTRA = Field("extra", "extra", Literal["error", "ignore"], "error", None)
+"""What such a step does with matches that have no tensor to fill."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +329,7 @@ def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
         Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
     several = (Field(form.spread, form.spread, Values | None, None, None),) if form.spread else ()
-    return (*refs, *several, *params)
+    return (*refs, *several, *((MISSING, EXTRA) if form.fills else ()), *params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +352,9 @@ AssertionsKey = Annotated[tuple[Assertion, ...], Role("asserts")]
 
 __all__ = [
     "ASSERTS",
+    "EXTRA",
     "IF_MISSING",
+    "MISSING",
     "OPS",
     "UNMATCHED",
     "AnOp",

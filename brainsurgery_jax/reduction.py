@@ -21,7 +21,8 @@ class Reduction(NamedTuple, Generic[Part, Answer]):
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
     skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
     `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`. `passing`: the
-    bytes that `block` takes for each element; None: all in double precision, and their difference.
+    bytes that `block` takes for each element; None: all in double precision, and their difference. `sampled`: the
+    answer is an estimate that another pass starts from, for which some of the blocks of a long tensor are enough.
     """
 
     block: Callable[..., Part]
@@ -33,10 +34,17 @@ class Reduction(NamedTuple, Generic[Part, Answer]):
     decisive: Part | None = None
     placed: bool = False
     passing: int | None = None
+    sampled: bool = False
 
     def summarize(self, start: int, blocks: Sequence[np.ndarray]) -> Part:
         """The partial result of blocks, the first elements of which are number `start` of their tensors."""
         return self.block(start, *blocks) if self.placed else self.block(*blocks)
+
+
+class Again(NamedTuple):
+    """The answer of a pass that is to be repeated, with what it starts from then."""
+
+    known: object
 
 
 def join_reductions(a: Reduction, b: Reduction) -> Reduction:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.nametree import nest
-from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
+from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.select import Pattern, compile_pattern
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
@@ -151,6 +151,8 @@ class Tensors(Mapping[str, "np.ndarray"]):
     def __repr__(self) -> str:
         nbytes = sum(aval.nbytes for aval in self._avals.values())
         return f"<{type(self).__name__} {self.path}: {len(self):,} tensors, {nbytes:,} bytes>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the first tensors with shapes and dtypes. Nothing is read."""

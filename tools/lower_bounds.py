@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("torch", "test")
+EXTRAS = ("torch", "test", "docs")
 _BOUND = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[.*\])?>=(?P<version>[0-9][0-9A-Za-z.]*)")
 
 

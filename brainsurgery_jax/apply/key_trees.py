@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.apply.names import is_box, is_tensor, key_of, refuse_foreign, refuse_twins
-from brainsurgery_jax.dtypes import BY_NAME, WIDER, to_numpy
+from brainsurgery_jax.dtypes import BY_NAME, OF_ARRAYS, WIDER, to_numpy
 from brainsurgery_jax.store.key_paths import BoxKey, ListIndex, Path, TupleIndex, name_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, SCALAR, TEXT, KeyTree, LeafType, OtherLeaf, told
 
@@ -77,7 +77,7 @@ def _tensor(leaf: Any) -> tuple[Array | np.generic, LeafType] | None:
     """An array that a store can hold, and what it is; None if a leaf is no such thing."""
     if type(leaf) in (bool, int, float):
         array = np.asarray(leaf)
-        return (array, LeafType(SCALAR)) if array.dtype.name in BY_NAME else None
+        return (array, LeafType(SCALAR)) if array.dtype.name in OF_ARRAYS else None
     if not hasattr(leaf, "dtype"):
         return None
     if isinstance(leaf, np.generic):  # as orbax takes it

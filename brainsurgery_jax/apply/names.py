@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, jax, np
-from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.dtypes import OF_ARRAYS, Aval, DType
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.store.key_paths import ListIndex, Path
 
@@ -136,11 +136,11 @@ def _is_foreign(leaf: object) -> bool:
 def is_tensor(leaf: object) -> bool:
     """Whether a leaf is something that a plan can name: an array, concrete, abstract or traced."""
     if isinstance(leaf, np.ndarray | np.generic):
-        return leaf.dtype.name in BY_NAME
+        return leaf.dtype.name in OF_ARRAYS
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 
 def aval_of(leaf: Array | np.generic | jax.ShapeDtypeStruct) -> Aval:
     """Shape and dtype of an array; dtypes that we do not know (random keys, int4) are opaque: named and moved only."""
     name = leaf.dtype.name
-    return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "other"))
+    return Aval(tuple(leaf.shape), OF_ARRAYS.get(name) or DType(name, name, "", 8, None, "other"))

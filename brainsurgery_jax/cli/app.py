@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from brainsurgery_jax.cli.commands.audit import audit
 from brainsurgery_jax.cli.commands.check import check
 from brainsurgery_jax.cli.commands.compare_logits import compare_logits
 from brainsurgery_jax.cli.commands.convert import convert, layouts
@@ -164,7 +165,7 @@ def _app(
 
 # In the order of `--help`.
 for _name, _command in {
-    "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
+    "run": run, "repl": repl, "check": check, "explain": explain, "audit": audit, "inspect": inspect, "diff": diff,
     "compare-logits": compare_logits, "spectrum": spectrum, "report": report, "convert": convert, "layouts": layouts,
     "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
 }.items():  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -24,14 +24,23 @@ from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
-def convert(source: str, destination: str, request: Request, options: RunOptions, *, quiet: bool, json: bool) -> None:
+class Watch(NamedTuple):
+    """What is printed of a conversion."""
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+
+def convert(source: str, destination: str, request: Request, options: RunOptions, watch: Watch) -> None:
     """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
     size_of(request.shard, "--shard-size")
     made = prepare(source, destination, request)
     world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
-    if json:
+    quiet = watch.quiet
+    if watch.json:
         with stop_by_ctrl_c(options) as stoppable:
             _show_data(made, execute(made, stoppable, world))
         return
@@ -39,7 +48,10 @@ def convert(source: str, destination: str, request: Request, options: RunOptions
         show.remark(f"{source} -> {destination}: {made}")
         if made.remark:
             show.remark(f"note: {made.remark}", "yellow")
-    with watching(quiet=quiet, verbose=False) as listen, stop_by_ctrl_c(replace(options, listen=listen)) as stoppable:
+    with (
+        watching(quiet=quiet, verbose=watch.verbose) as listen,
+        stop_by_ctrl_c(replace(options, listen=listen)) as stoppable,
+    ):
         report = execute(made, stoppable, world)
     if not quiet:
         show.diagnostics(replace(note, span=None) for note in report.notes)

@@ -6,7 +6,7 @@ import typer
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.plotting import check_plot, refusing
+from brainsurgery_jax.cli.plotting import PlotTo, check_plot, refusing
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.comparison import Difference
 from brainsurgery_jax.comparison import diff as compared
@@ -17,10 +17,10 @@ from brainsurgery_jax.reports.difference import Wishes, report_difference
 SAME, DIFFERENT, TROUBLE = range(3)
 
 
-def diff(left: str, right: str, wishes: Wishes, *, json: bool, plot: str | None = None) -> int:
+def diff(left: str, right: str, wishes: Wishes, *, json: bool, plot: PlotTo | None = None) -> int:
     """Print the differences, and draw them to `plot`. Returns the exit code: 0 equal, 1 different, 2 not comparable."""
-    check_plot(plot)
     try:
+        check_plot(plot)
         found = _compare(left, right, wishes)
     except StoreError as error:
         if json:
@@ -41,7 +41,7 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool, plot: str | None 
         show.diagnostics(found.notes)
         show.report(report)
     if plot is not None and not found.same:
-        _plot(found, left, right, plot)
+        _plot(found, left, right, plot.path)
     return SAME if found.same else DIFFERENT
 
 

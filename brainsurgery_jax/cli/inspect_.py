@@ -8,7 +8,7 @@ import typer
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.plotting import check_plot, refusing
+from brainsurgery_jax.cli.plotting import PlotTo, check_plot, refusing
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data, record_data
 from brainsurgery_jax.reports.inspection import report_inspection
@@ -22,7 +22,7 @@ class Looks(NamedTuple):
 
     histogram: bool = False
     effective_rank: bool = False
-    plot: str | None = None
+    plot: PlotTo | None = None
 
 
 PLAIN = Looks()
@@ -54,7 +54,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool, looks: L
     else:
         show.report(report)
     if looks.plot is not None:
-        _plot(chosen, looks.plot)
+        _plot(chosen, looks.plot.path)
     return 0
 
 

@@ -64,6 +64,7 @@ Target = Annotated[
     typer.Option(metavar="REGEX", help="Only tensors whose full names match.", autocompletion=completing("tensor")),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+ReplacePlot = Annotated[bool, typer.Option("--overwrite", help="Replace FILE of --plot if it is there.")]
 Plot = Annotated[
     str | None,
     typer.Option("--plot", metavar="FILE", help="Also draw a picture: .svg, .png or .html. Needs the extra `plot`."),

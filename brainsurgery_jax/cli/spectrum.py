@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.plotting import check_plot, refusing
+from brainsurgery_jax.cli.plotting import PlotTo, check_plot, refusing
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.spectra import spectrum as measure
@@ -24,7 +24,7 @@ def spectrum(
     memory: str | None,
     json: bool,
     most: int | None = None,
-    plot: str | None = None,
+    plot: PlotTo | None = None,
 ) -> None:
     """Print the spectra, and with `rank` that many singular values of each; JSON has all without it. `most`: compute
     only so many, the largest. `plot`: where to draw the energy against the rank."""
@@ -41,8 +41,8 @@ def spectrum(
         rows = [heads, *(_row(name, one, rank or 1) for name, one in found.items())]
         show.result("\n".join(align_columns(rows, right=frozenset(range(2, 6)))))
     if plot is not None:
-        with refusing(plot):
-            plot_spectra(found, plot, " and ".join(filter(None, sides)))
+        with refusing(plot.path):
+            plot_spectra(found, plot.path, " and ".join(filter(None, sides)))
 
 
 def _row(name: str, one: Spectrum, count: int) -> list[str]:

@@ -7,7 +7,6 @@ those that differ are read for figures. Nothing is held but blocks, on every thr
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -32,8 +31,9 @@ from brainsurgery_jax.numerics.figures import (
     measuring,
     place_of_largest,
 )  # fmt: skip
+from brainsurgery_jax.numerics.rollups import in_order
 from brainsurgery_jax.protocol import Known, Pending, Reduction
-from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
+from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
 
@@ -82,6 +82,8 @@ class Difference:
                   ("other leaves", len(self.leaves)), ("other side files", len(self.side_files)))  # fmt: skip
         told = ", ".join(f"{number:,} {what}" for what, number in counts if number)
         return f"<Difference of {self.left} and {self.right}: {told or 'no tensors'}>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the first tensors that differ."""
@@ -222,12 +224,5 @@ class _Comparison:
         left, right = self._left, self._right
         return (left.source, left.prefix + name), (right.source, right.prefix + name)
 
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names sorted, numbers in them by their value: layer 2 before layer 10."""
-    return sorted(names, key=lambda name: [(int(p), "") if p.isdecimal() else (-1, p) for p in _PARTS.split(name)])
-
-
-_PARTS = re.compile(r"(\d+)")
 
 __all__ = ("Difference", "Figures", "TensorDifference", "diff")

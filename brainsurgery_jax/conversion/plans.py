@@ -12,7 +12,7 @@ from brainsurgery_jax.conversion.quantized import float_steps
 from brainsurgery_jax.conversion.recognise import Route
 from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.layout.adapters import is_adapter, weights_of
+from brainsurgery_jax.layout.adapters import as_named, is_adapter, weights_of
 from brainsurgery_jax.layout.bind import BoundLayout, TiedPair, bind
 from brainsurgery_jax.layout.moments import OPTIMIZER
 from brainsurgery_jax.store.folder import suffix_of
@@ -118,8 +118,9 @@ def _bind(route: Route | None, found: SourceInfo) -> BoundLayout | None:
     if route is None:
         return None
     try:
-        present = weights_of(found.names, route.layout)
-        return bind(route.layout, found.config or {}, route.options, present=present, inverse=route.inverse)
+        layout = as_named(route.layout, found.names, inverse=route.inverse)
+        present = weights_of(found.names, layout)
+        return bind(layout, found.config or {}, route.options, present=present, inverse=route.inverse)
     except PlanError:
         return None
 

@@ -46,11 +46,11 @@ def take_config_of_floats(found: SourceInfo) -> SourceInfo:
 def refuse_codes(found: SourceInfo, quantized: Sequence[Codes], route: Route | None, request: Request) -> None:
     """Refuse codes where floats are needed: by a cast, and by a layout that names every tensor."""
     named = route is not None and not route.layout.rest
-    cast = request.dtype is not None and any(found.avals[codes.name].dtype.is_float for codes in quantized)
-    if not quantized or not (named or cast):
+    if not quantized or not (named or request.dtype is not None):
         return
     first, more = quantized[0], len(quantized) - 1
-    needs = f"{route.layout.name} has floats" if route is not None and named else "a cast would ignore the scales"
+    cast = "ignore the scales" if found.avals[first.name].dtype.is_float else "leave the codes as they are"
+    needs = f"{route.layout.name} has floats" if route is not None and named else f"a cast would {cast}"
     told = f"'{first.name}' {f'and {more} more hold' if more else 'holds'} codes, with scales beside them, and {needs}"
     how = worded(shell="`--dequantize bfloat16`", python="`dequantize='bfloat16'`")
     raise PlanError([Diagnostic("convert-codes", f"{found.path}: {told}", hint=f"Make floats of them: {how}.")])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.conversion.model import Request, SourceInfo
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, worded
-from brainsurgery_jax.layout.adapters import adapt, is_adapter, of_peft, weights_of
+from brainsurgery_jax.layout.adapters import adapt, as_named, is_adapter, of_peft, weights_of
 from brainsurgery_jax.layout.bind import bind, settle_options
 from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Config, Value
@@ -201,9 +201,10 @@ def overridden(route: Route | None, found: SourceInfo, options: Mapping[str, Val
 def _fit(route: Route, found: SourceInfo) -> Fit | None:
     """How well the names fit; None if the layout cannot be bound."""
     try:
-        present = weights_of(found.names, route.layout)
-        options = {**_assume_options(route.layout, found.config or {}, route.options), **route.options}
-        bound = bind(route.layout, found.config or {}, options, present=present, inverse=route.inverse)
+        layout = as_named(route.layout, found.names, inverse=route.inverse)
+        present = weights_of(found.names, layout)
+        options = {**_assume_options(layout, found.config or {}, route.options), **route.options}
+        bound = bind(layout, found.config or {}, options, present=present, inverse=route.inverse)
         if is_adapter(found.names) and not route.layout.rest:
             bound = adapt(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=route.inverse)
     except (PlanError, Refusal):

@@ -89,6 +89,12 @@ def keys_of(family: Family, dim: str, config: Config) -> list[str]:
     return [t for t in ranked if formula(t).names == {t}]
 
 
+def is_divided(family: Family, dim: str, config: Config) -> bool:
+    """Whether the formula for a dim in this config divides without a rest, if it divides at all."""
+    text = _in_force(family.dims[dim], config)
+    return text is None or "//" not in text or _number(formula(text.replace("//", "%")), config) == 0
+
+
 def key_text(family: Family, dim: str, config: Config) -> str:
     """The key or formula for a dim in this config."""
     text = _in_force(family.dims[dim], config) or family.dims[dim][0]

@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import NAMES, PARAMETERS, SWITCHES, Config, MergeSource, Setting
+from brainsurgery_jax.importers.merge_models import Model
+from brainsurgery_jax.importers.mergekit_config import (
+    NAMES,
+    PARAMETERS,
+    SWITCHES,
+    Config,
+    MergeSlice,
+    MergeSource,
+    Setting,
+    between,
+)
+
+
+class SlicePlace(NamedTuple):
+    """Where the layers of a slice are in the result: below `prefix`, with these numbers; none for what is in no layer.
+    `number`: that of the part, by which its aliases are told from others."""
+
+    number: int
+    prefix: str
+    layers: range
+
+    def alias(self, model: Model) -> str:
+        """The alias of what a model has of the part."""
+        return f"{model.alias}_part{self.number}"
 
 
 class StepParts(NamedTuple):
-    """A configuration and its models."""
+    """A configuration and its models; whole ones, or (`place`) what they have of a slice."""
 
     config: Config
     models: Mapping[str, Model]
+    piece: MergeSlice
+    place: SlicePlace | None = None
 
     def payload(self, to: str) -> Mapping[str, object]:
-        """The keys of the step. Raises PlanError."""
+        """The keys of the step."""
         config = self.config
-        if config.sliced:
-            source = config.slices[0].sources[0]
-            message = f"slices of {config.method} cannot be imported, only whole models"
-            hint = "Write it by hand: `copy` the layers of each model to an alias of its own, then `merge` these."
-            raise refuse(message, source.span, hint)
-        base = None if config.base is None else self.models[config.base].alias
+        base = None if config.base is None else self.alias(config.base)
         given = {
-            self.models[source.model].alias: self.parameters(source)
-            for source in config.slices[0].sources
+            self.alias(source.model): self.parameters(source)
+            for source in self.piece.sources
             if source.model != config.base
         }
         found: dict[str, object] = {"method": config.method}
         found |= {} if base is None else {"base": base}
         found["models"] = self.short(given)
-        general = self.values(config.parameters)
+        levels = (self.piece.parameters, config.parameters)
+        names = dict.fromkeys(name for level in levels for name in level)
+        general = self.values({name: tuple(c for level in levels for c in level.get(name, ())) for name in names})
         if "rescale" in PARAMETERS[config.method]:  # mergekit knows no other factor, and takes it if nothing is said
             general["rescale"] = "l1" if general.get("rescale", True) else "no"
         found |= {"parameters": general} if general else {}
         dtype = config.out_dtype or config.dtype
         return found | {"to": to} | ({"dtype": dtype} if dtype else {})
+
+    def alias(self, model: str) -> str:
+        return self.models[model].alias if self.place is None else self.place.alias(self.models[model])
 
     def parameters(self, source: MergeSource) -> dict[str, object]:
         return self.values(source.parameters)
@@ -63,6 +87,10 @@ class StepParts(NamedTuple):
         if first.filter is None and len(first.values) == 1:
             return _number(first.values[0], name)
         found: dict[str, object] = {}
+        if self.place is not None:
+            for pattern, number in self.by_layer(setting, name, self.place):
+                found.setdefault(pattern, number)
+            return found.get(".*") if len(found) == 1 and ".*" in found else found
         for condition in setting:
             pattern = ".*" if condition.filter is None else f".*{re.escape(condition.filter)}.*"
             numbers = [_number(x, name) for x in condition.values]
@@ -72,6 +100,19 @@ class StepParts(NamedTuple):
             if condition.filter is None:
                 break
         return found
+
+    def by_layer(self, setting: Setting, name: str, place: SlicePlace) -> Iterator[tuple[str, object]]:
+        """Patterns and their values, lists by the layers of a slice being spelt out; the first that matches counts."""
+        for condition in setting:
+            pattern = ".*" if condition.filter is None else f".*{re.escape(condition.filter)}.*"
+            if len(condition.values) > 1:
+                for at, layer in enumerate(place.layers):
+                    own = between(condition.values, at / max(1, len(place.layers) - 1))
+                    yield f"{re.escape(place.prefix)}\\.{layer}\\.{pattern}", _number(own, name)
+            if len(condition.values) == 1 or not place.layers:
+                yield pattern, _number(condition.values[0], name)
+            if condition.filter is None:
+                return
 
     @property
     def first(self) -> Model:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
+from brainsurgery_jax.importers.merge_slices import SliceMerges, SlicePart
 from brainsurgery_jax.importers.merge_steps import StepParts
 from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
 from brainsurgery_jax.importers.mergekit_config import (
@@ -74,15 +74,6 @@ def _aliases(config: Config) -> Iterator[str]:
     if config.base is not None and config.method in NEEDS_BASE:
         yield "base"
     yield from (chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(len(config.models)))
-
-
-class _Piece(NamedTuple):
-    """A part of the result. `names`: those in the first source. `start`: for the layers of a slice, the number of the
-    first one in the result."""
-
-    slice: MergeSlice
-    names: tuple[str, ...]
-    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +174,10 @@ class _Writer:
             if not self.whole:
                 model.refuse_new_head()
         if not self.by_expression:
-            yield Substep("merge", StepParts(self.config, self.models).payload(_MERGED))
+            if self.whole:
+                yield Substep("merge", StepParts(self.config, self.models, self.config.slices[0]).payload(_MERGED))
+            else:
+                yield from SliceMerges(self.config, self.models, _MERGED).steps(self.pieces())
             return
         for model in self.models.values():
             if self.working is not None and not self.rounds_later(model):
@@ -211,7 +205,7 @@ class _Writer:
             if name in used and model is not self.first:
                 yield Substep("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
-    def comment(self, piece: _Piece) -> Iterator[StepComment]:
+    def comment(self, piece: SlicePart) -> Iterator[StepComment]:
         """A comment with the layers of a piece, where layers are stacked."""
         if self.whole or piece.start is None:
             return
@@ -255,21 +249,23 @@ class _Writer:
             raise refuse(message, source.span, f"END is at most {count}.", FORM)
         return layers
 
-    def pieces(self) -> Iterator[_Piece]:
+    def pieces(self) -> Iterator[SlicePart]:
         head, tail = self.config.slices[0], self.config.slices[-1]
         if self.whole:
-            yield _Piece(head, tuple(self.first.dtypes or ()))
+            yield SlicePart(head, tuple(self.first.dtypes or ()))
             return
         alike = _without_layers(head) == _without_layers(tail)
         if not alike:
             self.refuse_other_ends(head.sources[0], tail.sources[0])
-        yield _Piece(head, self.shared_names(head, lambda source: self.outside(source, front=True, back=alike)))
+        yield SlicePart(head, self.shared_names(head, lambda source: self.outside(source, front=True, back=alike)))
         start = 0
         for piece in self.config.slices:
-            yield _Piece(piece, self.shared_names(piece, lambda source, piece=piece: self.inside(piece, source)), start)
+            yield SlicePart(
+                piece, self.shared_names(piece, lambda source, piece=piece: self.inside(piece, source)), start
+            )
             start += len(self.layers(piece.sources[0]))
         if not alike:
-            yield _Piece(tail, self.shared_names(tail, lambda source: self.outside(source, front=False, back=True)))
+            yield SlicePart(tail, self.shared_names(tail, lambda source: self.outside(source, front=False, back=True)))
 
     def inside(self, piece: MergeSlice, source: MergeSource) -> Iterator[str]:
         """The tensors of a source's layers, by their names in the first source."""
@@ -313,7 +309,7 @@ class _Writer:
                 message = f"does '{name}' of '{source.model}' belong before its layers, or behind them?"
                 raise refuse(message, source.span)
 
-    def depth(self, piece: _Piece, name: str) -> float:
+    def depth(self, piece: SlicePart, name: str) -> float:
         """The relative depth of a tensor's layer in the slice (or whole model), from 0 to 1; 0 outside of layers."""
         source = piece.slice.sources[0]
         if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
@@ -321,23 +317,23 @@ class _Writer:
         layers = self.layers(source) if self.config.sliced else range(self.stack(source).size)
         return (place[0] - layers.start) / max(len(layers) - 1, 1)
 
-    def spread(self, piece: _Piece) -> bool:
+    def spread(self, piece: SlicePart) -> bool:
         """Whether any parameter differs by layer."""
         return any(len(condition.values) > 1 for condition in self.conditions(piece))
 
-    def conditions(self, piece: _Piece) -> Iterator[ParameterValue]:
+    def conditions(self, piece: SlicePart) -> Iterator[ParameterValue]:
         levels = (self.config.parameters, piece.slice.parameters, *(s.parameters for s in piece.slice.sources))
         yield from (condition for level in levels for setting in level.values() for condition in setting)
 
-    def filters(self, piece: _Piece) -> list[str]:
+    def filters(self, piece: SlicePart) -> list[str]:
         return list(dict.fromkeys(c.filter for c in self.conditions(piece) if c.filter is not None))
 
     @cached_property
-    def groups(self) -> list[tuple[_Piece, list[tuple[Mix, list[str]]]]]:
+    def groups(self) -> list[tuple[SlicePart, list[tuple[Mix, list[str]]]]]:
         """The tensors of each piece, grouped by their mix."""
         return [(piece, list(self.mixes(piece))) for piece in self.pieces()]
 
-    def mixes(self, piece: _Piece) -> Iterator[tuple[Mix, list[str]]]:
+    def mixes(self, piece: SlicePart) -> Iterator[tuple[Mix, list[str]]]:
         if not piece.names and (self.filters(piece) or self.spread(piece)):
             assert self.models[piece.slice.sources[0].model].names, "a missing model is refused"
         groups: dict[tuple[str, float | None], tuple[Mix, list[str]]] = {}
@@ -346,7 +342,7 @@ class _Writer:
             groups.setdefault((mix.expr, mix.by), (mix, []))[1].append(name)
         yield from groups.values()
 
-    def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[Substep]:
+    def mix_steps(self, piece: SlicePart, mix: Mix, names: Iterable[str]) -> Iterator[Substep]:
         """The steps for the tensors of one mix. The model that is changed in place comes first, if it is a source."""
         mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.of(s).alias != self.alias)))
         if mix.by == 1 and self.of(mix.sources[0]).alias == self.alias:
@@ -362,13 +358,13 @@ class _Writer:
     def of(self, source: MergeSource) -> Model:
         return self.models[source.model]
 
-    def shift(self, piece: _Piece, source: MergeSource) -> int:
+    def shift(self, piece: SlicePart, source: MergeSource) -> int:
         """The offset of a source's layers from those of the first source."""
         if piece.start is None:
             return 0
         return self.layers(source).start - self.layers(piece.slice.sources[0]).start
 
-    def patterns(self, piece: _Piece, mix: Mix, names: Iterable[str], *, renumber: bool) -> Iterator[str]:
+    def patterns(self, piece: SlicePart, mix: Mix, names: Iterable[str], *, renumber: bool) -> Iterator[str]:
         leader = self.of(mix.sources[0])
         if leader.dtypes is None or not piece.names:
             yield ".*"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.importers.imported import Imported
@@ -13,10 +14,20 @@ from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
 EXTRACT = "mergekit-extract-lora"
-_TAKES = ("--model", "--base-model", "--out-path", "--max-rank", "--sv-epsilon")
-_IGNORED = ("--cuda", "--no-cuda", "--lazy-unpickle", "--no-lazy-unpickle", "--low-cpu-memory", "--gpu-rich",
-            "--verbose", "-v", "--trust-remote-code")  # fmt: skip
-"""Switches on how mergekit runs."""
+_TAKES = ("--model", "--base-model", "--out-path", "--max-rank", "--sv-epsilon", "--include-regex", "--exclude-regex")
+_SHORT = {"-i": "--include-regex", "-e": "--exclude-regex", "-j": "--num-threads"}
+_IGNORED = (
+    "--verbose", "-v", "--gpu-rich",
+    *(f"--{no}{switch}" for no in ("", "no-") for switch in
+      ("cuda", "lazy-unpickle", "low-cpu-memory", "trust-remote-code", "read-to-gpu", "multi-gpu", "quiet",
+       "async-write", "copy-tokenizer", "clone-tensors", "write-model-card", "safe-serialization")),
+)  # fmt: skip
+"""Switches on how mergekit runs, and on side files."""
+_IGNORED_VALUES = ("--device", "--num-threads", "--write-threads", "--out-shard-size", "--random-seed",
+                   "--transformers-cache", "--lora-merge-cache")  # fmt: skip
+"""The same, with a value."""
+_TABLES = ("embed_tokens", "embed_in", "embed_out", "lm_head", "wte")
+"""What names of tables of words contain: mergekit looks at these in any case."""
 _ALWAYS = ("--embed-lora", "--distribute-scale")
 """Switches that `lora_extract` needs not be told."""
 _MOST_RANK = 128
@@ -37,7 +48,9 @@ def import_extraction(command: str) -> Imported:
     except ValueError as error:
         raise refuse(f"{EXTRACT}: a quotation mark is not closed ({error})", None, code=FORM) from error
     ignored = [word for word in words if word in _IGNORED]
-    given = dict(_read_options([word for word in words if word not in (*_IGNORED, *_ALWAYS)]))
+    options = list(_read_options([word for word in words if word not in (*_IGNORED, *_ALWAYS)]))
+    ignored += [key for key, _ in options if key in _IGNORED_VALUES]
+    given = dict(options)
     for key in _TAKES[:3]:
         if key not in given:
             raise refuse(f"{EXTRACT}: {key} is missing", None, f"Add `{key} PATH`.", FORM)
@@ -45,7 +58,8 @@ def import_extraction(command: str) -> Imported:
     notes = [f"From a command line of {EXTRACT}, by brainsurgery-jax {__version__}."]
     notes += [f"{word} is ignored." for word in dict.fromkeys(ignored)]
     steps = [step for model in models for step in model.folds]
-    steps.append(Substep("lora_extract", {"base": "base", "tuned": "tuned", "to": "adapter", "rank": _rank_of(given)}))
+    keys: dict[str, object] = {"base": "base", "tuned": "tuned", "to": "adapter", "rank": _rank_of(given)}
+    steps.append(Substep("lora_extract", keys | _choice_of(options)))
     output = {"path": f"{given['--out-path'].rstrip('/')}/", "alias": "adapter", "format": "peft"}
     inputs = tuple(each for model in models for each in model.inputs)
     made = Imported(command, tuple(notes), inputs, tuple(steps), output)
@@ -58,7 +72,8 @@ def _read_options(words: list[str]) -> Iterator[tuple[str, str]]:
     rest = iter(words)
     for word in rest:
         key, equals, value = word.partition("=")
-        if key not in _TAKES:
+        key = _SHORT.get(key, key)
+        if key not in (*_TAKES, *_IGNORED_VALUES):
             near = did_you_mean(key, (*_TAKES, *_IGNORED, *_ALWAYS))
             hint = (f"Supported: {', '.join(_TAKES)}. Which tensors are looked at, say by `of: PATTERN` in the step "
                     "`lora_extract` of the plan.")  # fmt: skip
@@ -67,6 +82,29 @@ def _read_options(words: list[str]) -> Iterator[tuple[str, str]]:
         if not found:
             raise refuse(f"{EXTRACT}: {key} has no value", None, f"Write `{key}=VALUE`.", FORM)
         yield key, found
+
+
+def _choice_of(options: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """The key `of` for the modules that regular expressions choose; tables of words are looked at in any case."""
+    tables = "|".join(_TABLES)
+    wanted, others = (
+        [_of_modules(regex) for key, regex in options if key == f"--{which}-regex"] for which in ("include", "exclude")
+    )
+    if not wanted and not others:
+        return {}
+    inside = f"(?=.*?({'|'.join(wanted)}))" if wanted else ""
+    outside = f"(?!.*?({'|'.join(others)}))" if others else ""
+    return {"of": f"{inside}{outside}.*|.*({tables}).*"}
+
+
+def _of_modules(regex: str) -> str:
+    """A regular expression on names of modules, for names of tensors: a module ends before the last dot of these."""
+    try:
+        re.compile(regex)
+    except re.error as error:
+        hint = "Correct it: it is searched in the names of modules, such as `model.layers.0.mlp.up_proj`."
+        raise refuse(f"{EXTRACT}: '{regex}' is no regular expression ({error})", None, hint, FORM) from error
+    return re.sub(r"(\\.)|\$", lambda found: found[1] or r"(?=\.[^.]+$)", regex)
 
 
 def _rank_of(given: Mapping[str, str]) -> int:

@@ -73,11 +73,11 @@ def value_at(setting: Setting, name: str, depth: float) -> float | None:
     """The value for a tensor at a relative depth from 0 to 1: that of the first filter that its name meets."""
     for condition in setting:
         if condition.filter is None or condition.filter in name:
-            return _between(condition.values, depth)
+            return between(condition.values, depth)
     return None
 
 
-def _between(values: Sequence[float], depth: float) -> float:
+def between(values: Sequence[float], depth: float) -> float:
     """Linear interpolation between equally spaced values."""
     at = depth * (len(values) - 1)
     left = min(int(at), len(values) - 2)

@@ -71,6 +71,16 @@ def _is_target_factor(name: str) -> bool:
     return name.endswith((TARGET_DOWN, TARGET_UP)) or name.rpartition(".")[0].endswith((TARGET_DOWN, TARGET_UP))
 
 
+def as_named(layout: Layout, names: Collection[str], *, inverse: bool) -> Layout:
+    """The layout for the names of a tree. A file that Flax saved may leave out the last key of its leaves, the box of a
+    variable: see `store.orbax.folder.mark_boxes`."""
+    keys = {layout.adapters.leaf, *(form.leaf for form in layout.forms.values())} - {""}
+    if not inverse or not keys or any(n.endswith(f".{key}") for n in names for key in keys):
+        return layout
+    forms = {name: form._replace(leaf="") for name, form in layout.forms.items()}
+    return replace(layout, forms=forms, adapters=layout.adapters._replace(leaf=""))
+
+
 def weights_of(names: Collection[str], layout: Layout) -> frozenset[str]:
     """The names. For an adapter, the names of the weights that its factors belong to."""
     if not is_adapter(names):

@@ -86,7 +86,7 @@ def bind(
         raise PlanError([_ask_option(layout, name) for name in unsettled])
     binder = _Binder(layout, dims, None if present is None else frozenset(present), inverse)
     pairs = tuple(p for rule in layout.rules for p in binder.rule(rule))
-    left_out = present or () if layout.leaf else ()
+    left_out = present or () if layout.forms else ()
     drops = filter(_is_of_random_numbers, left_out) if inverse else (n for d in layout.drops for n in binder.drop(d))
     ties = tuple(t for tie in layout.ties for t in binder.tie(tie))
     problems = [*binder.problems, *_collisions(pairs, layout)]

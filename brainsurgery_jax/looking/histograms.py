@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from math import isfinite, nan
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, find_numbers, has_numbers
+from brainsurgery_jax.numerics.doubles import as_single
+from brainsurgery_jax.numerics.moments import PIECE, Extent, find_extent, widen_extent
 from brainsurgery_jax.numerics.ranks import count_digits, find_places
 from brainsurgery_jax.reduction import Reduction, join_reductions
 
@@ -28,9 +30,6 @@ SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The shares of the elements for which quantiles are given."""
 
 BINS = 64
-PIECE = 1 << 17
-"""Elements in double precision at a time."""
-
 MOST_BINS = 1 << 16
 
 
@@ -55,16 +54,6 @@ class Histogram:
     def __repr__(self) -> str:
         low, high = float(self.edges[0]), float(self.edges[-1])
         return f"<Histogram: {self.size:,} elements in {len(self.counts)} bins from {low:.4g} to {high:.4g}>"
-
-
-class FiniteRange(NamedTuple):
-    """The least and greatest finite element, how many are NaN and infinite, and how many there are."""
-
-    least: float
-    greatest: float
-    nans: int
-    infs: int
-    size: int
 
 
 class Bins(NamedTuple):
@@ -171,7 +160,7 @@ class _Counting:
         if self._number < 2:
             assert isinstance(answer, tuple)
             first, self._digits = answer
-            if isinstance(first, FiniteRange):
+            if isinstance(first, Extent):
                 self._extent = first
             else:
                 self._binned = first
@@ -194,9 +183,7 @@ class _Counting:
             known = dict(zip(self._places, elements.astype(np.float64).tolist(), strict=True))
         return self._make(self._edges(), binned, extent, known)
 
-    def _make(
-        self, edges: np.ndarray, binned: Bins, extent: FiniteRange, known: Mapping[int, float] | None
-    ) -> Histogram:
+    def _make(self, edges: np.ndarray, binned: Bins, extent: Extent, known: Mapping[int, float] | None) -> Histogram:
         pairs = zip(SHARES, self._place, strict=True)
         quantiles = {share: nan if known is None else _interpolate(known, place) for share, place in pairs}
         return Histogram(self._size, edges, *binned, extent.nans, extent.infs, quantiles)
@@ -214,7 +201,7 @@ class _Counting:
         edges = _edges(self._span or ends, self._bins)
         up_to = np.cumsum(counts)
         known = None if nans else {at: float(values[np.searchsorted(up_to, at, side="right")]) for at in self._places}
-        return self._make(edges, _bin_values(edges, inner, counts[finite]), FiniteRange(*ends, nans, infs, self._size),
+        return self._make(edges, _bin_values(edges, inner, counts[finite]), Extent(*ends, nans, infs),
                           known)  # fmt: skip
 
 
@@ -242,25 +229,12 @@ def _count_words(itemsize: int, x: np.ndarray) -> np.ndarray:
     return count_digits(x.view(f"u{itemsize}"), 0, 8 * itemsize)
 
 
-def _extent(x: np.ndarray) -> FiniteRange:
-    found = FiniteRange(np.inf, -np.inf, 0, 0, 0)
-    for at in range(0, x.size, PIECE):
-        y = x[at : at + PIECE].astype(np.float64)
-        finite = np.isfinite(y)
-        nans = 0 if (all_finite := bool(finite.all())) else int(np.count_nonzero(np.isnan(y)))
-        inner = y if all_finite else y[finite]
-        ends = (float(inner.min()), float(inner.max())) if inner.size else (np.inf, -np.inf)
-        found = _widen_extent(found, FiniteRange(*ends, nans, y.size - inner.size - nans, y.size))
-    return found
+def _extent(x: np.ndarray) -> Extent:
+    pieces = (as_single(x[at : at + PIECE]) for at in range(0, x.size, PIECE))
+    return reduce(widen_extent, map(find_extent, pieces))
 
 
-def _widen_extent(a: FiniteRange, b: FiniteRange) -> FiniteRange:
-    return FiniteRange(
-        min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs, a.size + b.size
-    )
-
-
-_EXTENT = Reduction(_extent, _widen_extent, lambda found: found, None)
+_EXTENT = Reduction(_extent, widen_extent, lambda found: found, None)
 
 
 def _bin(edges: np.ndarray, x: np.ndarray) -> Bins:

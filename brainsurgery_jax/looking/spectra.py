@@ -6,10 +6,10 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import exp, nan
+from math import nan
 from typing import TypedDict
 
-from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax._lazy import np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import FLOAT64, Aval
 from brainsurgery_jax.engine.compute.folds import question_of
@@ -18,12 +18,12 @@ from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.numerics.ladder import values_workspace, workspace
-from brainsurgery_jax.numerics.lapack import singular_values
-from brainsurgery_jax.numerics.math import on_host, widen
+from brainsurgery_jax.numerics.math import widen
+from brainsurgery_jax.numerics.spectrum import effective_rank, has_spectrum, measure_spectrum
 from brainsurgery_jax.numerics.top_values import top_values
-from brainsurgery_jax.op import Avals, Params, kernel
-from brainsurgery_jax.protocol import Reduction
-from brainsurgery_jax.rendering.notebook import as_html, draw_curve
+from brainsurgery_jax.op import Avals, kernel
+from brainsurgery_jax.rendering.notebook import as_html, draw_curve, show_in_treescope
+from brainsurgery_jax.summaries import VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Spectrum:
             return f"<Spectrum of {list(self.shape)}: not finite>"
         told = f"effective rank {self.effective_rank:.1f}" if self.is_complete else f"captured {self.captured:.4g}"
         return f"<Spectrum of {list(self.shape)}: {len(self.values)} values, largest {self.values[0]:.4g}, {told}>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: ranks, and the captured energy against the rank."""
@@ -75,14 +77,7 @@ class Spectrum:
     def effective_rank(self) -> float:
         """The exponential of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007); NaN
         where not all of them are known."""
-        if not self.values[0]:
-            return 0.0
-        if not self.is_complete:
-            return nan
-        shares = self.values / self.values[0]
-        shares = shares / shares.sum()
-        logs = np.log(np.where(shares == 0, 1.0, shares))
-        return exp(-float(np.sum(shares * logs)))
+        return effective_rank(self.values) if self.is_complete or not self.values[0] else nan
 
     def rank_of(self, energy: float) -> int | None:
         """The least rank that captures a share of the energy, 0 for a matrix of zeros; None if it is not finite, or if
@@ -90,28 +85,6 @@ class Spectrum:
         if not self.is_finite or (not self.is_complete and energy > self.energy[-1]):
             return None
         return 1 + int(np.sum(self.energy[:-1] < energy)) if self.values[0] else 0
-
-
-def _values_aval(avals: Avals, params: Params) -> Avals:
-    return (Aval((min(avals[0].shape),), FLOAT64),)
-
-
-def _workspace(avals: Avals, params: Params) -> int:
-    """Bytes for a widened difference besides those of the decomposition."""
-    return values_workspace(avals[0]) + 8 * avals[0].size * len(avals)
-
-
-@kernel(result=_values_aval, host=lambda avals, params: True, workspace=_workspace)
-def measure_spectrum(x: Array, *subtracted: Array) -> Array:
-    """The singular values of a matrix, less another one if it is given, falling [min(m, n)]; NaN if not finite."""
-    wide = widen(x)
-    for y in subtracted:
-        wide = wide - widen(y)
-    xp = wide.__array_namespace__()
-    finite = xp.all(xp.isfinite(wide))
-    if on_host(x) and not finite:
-        return np.full(min(x.shape), np.nan)
-    return xp.where(finite, singular_values(wide).astype(np.float64), np.nan)
 
 
 class TopParams(TypedDict):
@@ -140,9 +113,6 @@ def measure_top(x: np.ndarray, *subtracted: np.ndarray, count: int) -> np.ndarra
         return np.full(count + 2, np.nan)
     found = top_values(wide, count)
     return np.array([*found.values, found.captured, found.excess])
-
-
-_VALUES = Reduction(lambda x: [x], lambda a, b: a + b, np.concatenate, None)
 
 
 def spectrum(
@@ -203,7 +173,7 @@ def spectra_of(
         return avals[-1][name].shape
 
     wanted = [name for name in chosen[-1] if (names is None or name in names) and _is_matrix(avals, name)]
-    asked = {name: question_of((measure(name),), _VALUES) for name in wanted}
+    asked = {name: question_of((measure(name),), VALUES) for name in wanted}
     found = answers(list(asked.values()), default_budget(host_bytes=memory))
     return {name: _read(known_shape(name), found[question], most) for name, question in asked.items()}
 
@@ -223,8 +193,4 @@ def _describe_absence(sides: list[Checkpoint], chosen: Checkpoint, target: str |
 
 def _is_matrix(sides: list[Mapping[str, Aval]], name: str) -> bool:
     """Whether all sides have a matrix of that name and one shape that can be factorized."""
-    if any(name not in side for side in sides):
-        return False
-    first, *others = (side[name] for side in sides)
-    fit = all(aval.dtype.is_float and aval.shape == first.shape for aval in (first, *others))
-    return fit and len(first.shape) == 2 and first.size > 0
+    return all(name in side for side in sides) and has_spectrum(*(side[name] for side in sides))

@@ -11,8 +11,8 @@ from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, choose, has_numbers
-from brainsurgery_jax.looking.moments import MOMENTS, TensorStats
 from brainsurgery_jax.looking.spectra import spectra_of
+from brainsurgery_jax.numerics.moments import MOMENTS, TensorStats
 
 
 def stats(

@@ -9,14 +9,15 @@ from functools import cached_property
 from itertools import count
 from typing import Any, cast
 
-from brainsurgery_jax.codes import may_be_codes
+from brainsurgery_jax.codes import can_hold_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
-from brainsurgery_jax.lower.scales import Coded, coded
+from brainsurgery_jax.lower.following import LeavesBeside, leaves_of
+from brainsurgery_jax.lower.scales import Coded, coded, codes_of
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
@@ -93,9 +94,33 @@ class Drafts:
             self.provisional = True
         if self._verbose:
             self.fetched.append(name)
-        if may_be_codes(name, expr.aval.dtype) and (found := coded(alias, name, expr, space.names)) is not None:
-            self.coded[expr] = found
+        if can_hold_codes(expr.aval.dtype):
+            found = coded(alias, name, expr, space.names) or self._coded_before(alias, name, expr)
+            if found is not None:
+                self.coded[expr] = found
         return expr
+
+    def _coded_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
+        """The codes that a tensor was renamed or cut from, if their scales still lie in some alias."""
+        for leaf in leaves_of(expr):
+            beside = self._stood_beside(leaf)
+            codes = codes_of(leaf, beside)
+            if codes is not None and beside[codes.scales] in self._leaves_held:
+                return Coded(alias, codes._replace(name=name), beside[codes.scales], leaf.name)
+        return None
+
+    def _stood_beside(self, leaf: Expr) -> Mapping[str, Expr]:
+        """The tensors of the checkpoint or pytree that a leaf comes from."""
+        if leaf.is_leaf:
+            return LeavesBeside(leaf, self.world.graph)
+        space = self.state.spaces.get(leaf.source)
+        return {} if space is None else space.names if space.original is None else space.original
+
+    @cached_property
+    def _leaves_held(self) -> set[Expr]:
+        """The leaves that lie in some alias before the step, whole or in parts."""
+        values = {expr for space in self.state.spaces.values() for expr in space.names.values()}
+        return {leaf for expr in values for leaf in leaves_of(expr)}
 
     def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
         """Bind a name to a tensor, if the destination rule allows it. Returns whether it replaced one. Counts as a

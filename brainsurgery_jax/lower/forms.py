@@ -7,6 +7,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.assigning import choose_rows
 from brainsurgery_jax.lower.casts import CastOperand, name_casts
 from brainsurgery_jax.lower.state import pattern_of
 from brainsurgery_jax.lower.trees import target_of
@@ -27,7 +28,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     drawn = {f.key: f.param for f in op.fields() if f.role and f.role.takes_tensor and _is_ref(params.get(f.param))}
     keys = (*[key for key in form.refs if params.get(key) is not None], *drawn)
     refs: dict[str, Ref] = {key: params[drawn.get(key, key)] for key in keys}
-    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in (*form.refs, form.spread)}
+    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.own_params}
     make = _maker(op.maker, given, view, tuple(drawn.values()))
     slots = _slots(form, refs)
     reads = [(keys.index(key), refs[key], key) for key in (*form.reads, *drawn) if key in refs]
@@ -115,7 +116,8 @@ def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]
         return [(name, tuple(others))]
     targets = {key: ref for key, ref in refs.items() if key != form.match_key}
     read, written = ([key for key in targets if key in keys] for keys in (form.reads, form.writes))
-    return view.rename(refs[form.match_key], targets, read=read, written=written)
+    rows = view.rename(refs[form.match_key], targets, read=read, written=written)
+    return choose_rows(view, form, refs, rows) if form.fills else rows
 
 
 def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:

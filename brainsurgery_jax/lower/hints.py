@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
-from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.select import Index, Pattern, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.store.key_paths import BoxKey, Path
 from brainsurgery_jax.wording import few
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
@@ -90,7 +91,17 @@ def of_destination(op: Op | None, key: str) -> str:
     """The hint for an op that writes into an existing tensor, if there is none of that name."""
     if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
         return ""
-    return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first, or use `compute`."
+    others = ", or `extra: ignore` to leave it out" if op.form.fills else ", or use `compute`"
+    return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first{others}."
+
+
+def of_box(pattern: Pattern, paths: Mapping[str, Path]) -> str:
+    """The hint for a pattern that names the key of a box of Flax, which names leave out; empty if it names none."""
+    boxed = {f"{name}.{path[-1]}": path[-1] for name, path in paths.items() if isinstance(path[-1], BoxKey)}
+    if not pattern.matches(boxed):
+        return ""
+    box = next(iter(boxed.values()))
+    return f"Names leave out the key that variables of Flax add at the end, '.{box}': leave it out here, too."
 
 
 def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:

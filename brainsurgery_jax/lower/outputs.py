@@ -11,10 +11,10 @@ from dataclasses import replace
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
-from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
+from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, read_config
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.lower.scales import scale_notes
+from brainsurgery_jax.lower.scales import describes_codes, scale_notes
 from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
@@ -108,7 +108,8 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from scale_notes(made, output, label)
+    config = None if extras.doubtful else read_config(extras, world)
+    yield from scale_notes(made, output, label, None if config is None else config[1])
     yield from consistency_notes(made, output, state, world, label)
 
 
@@ -177,7 +178,7 @@ def _publication(
         metadata={**metadata, **_tree_notes(kind, tree, tensors, metadata)},
         tree=tree,
         shard_bytes=kind.shard_bytes,
-        sidecars=_copy_side_files(origin, kind, world) if output.sidecars and kind.directory else None,
+        sidecars=_copy_side_files(origin, kind, tensors, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -206,13 +207,19 @@ def _metadata(extras: Extras) -> Mapping[str, str]:
     return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
-def _copy_side_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
+def _copy_side_files(
+    origin: str | None, kind: OutputKind, tensors: Mapping[str, Expr], world: World
+) -> SideFiles | None:
     """The side files that an output gets from its original checkpoint. An adapter does not get the config.json of its
-    base: loaders would take its folder for a model."""
+    base: loaders would take its folder for a model. Floats do not get what describes codes."""
     if origin is None:
         return None
     try:
         found = world.side_files(origin)
+        if found is not None and found.of_floats != found:
+            now = {name: expr.aval for name, expr in tensors.items()}
+            then = {name: info.aval for name, info in world.open(origin).header.tensors.items()}
+            found = found if describes_codes(now, then) else found.of_floats
         if found is None or kind.format.config_file != ADAPTER_CONFIG or ADAPTER_CONFIG in found.copied:
             return found
         return found._replace(copied=tuple(name for name in found.copied if name != CONFIG))

@@ -1,26 +1,30 @@
-"""Codes of quantized weights mean nothing without their scales: a step that computes on codes alone is refused, and of
-codes that are written without their scales a note says so."""
+"""Codes of quantized weights mean nothing without their scales: a step that computes on codes alone is refused, and so
+are codes that are written beside the scales of others. A note tells of codes that are written without their scales."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits, may_be_codes, scales_beside
+from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits, may_be_codes, part_beside, usual_block
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
 
 
 class Coded(NamedTuple):
-    """A tensor of codes that a step reads, and the scales beside it."""
+    """A tensor of codes that a step reads, and its scales, which lie beside it under the names of `codes`; or, with
+    `before`, which lay beside the tensor of this name before it was renamed or cut."""
 
     alias: str
     codes: Codes
     scales: Expr
+    before: str | None = None
 
 
 def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded | None:
@@ -31,18 +35,61 @@ def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded
     return Coded(alias, codes, names[codes.scales])
 
 
+def codes_of(leaf: Expr, names: Container[str]) -> Codes | None:
+    """The quantized weight whose codes a leaf is, among the names of its checkpoint."""
+    codes = find_codes(leaf.name, names.__contains__)
+    return codes if codes is not None and fits(codes, leaf.aval.dtype) else None
+
+
+def codes_in_file(leaf: Expr) -> Codes | None:
+    """The quantized weight whose codes a leaf is, as its checkpoint has it; None for the leaves of pytrees."""
+    return codes_of(leaf, leaf.source.header.tensors) if leaf.is_leaf else None
+
+
+def is_part(leaf: Expr, codes: Expr, part: str) -> bool:
+    """Whether a leaf is the tensor of a name in the checkpoint of another leaf."""
+    return leaf.is_leaf and leaf.source is codes.source and leaf.name == part
+
+
+def describes_codes(tensors: Mapping[str, Aval], before: Mapping[str, Aval]) -> bool:
+    """Whether what side files of a checkpoint say of its quantized weights may be so of these tensors, which were made
+    of it: they are quantized in no way that it is not. Of codes that we do not know, only matrices of other types than
+    floats are known."""
+    now, then = _kinds_of_codes(tensors), _kinds_of_codes(before)
+    if now or then:
+        return bool(now) and (not then or now <= then)
+    return any(len(a.shape) > 1 and not (a.dtype.is_float and a.dtype.bits >= 16) for a in tensors.values())
+
+
+def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
+    """The formats and dtypes of the codes among some tensors."""
+    names = (name for name, aval in tensors.items() if may_be_codes(name, aval.dtype))
+    found = ((find_codes(name, tensors.__contains__), tensors[name].dtype) for name in names)
+    return {(codes.format, dtype.name) for codes, dtype in found if codes is not None and fits(codes, dtype)}
+
+
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
     """Refuse a result that is computed from codes, not only moved, and not from their scales as well."""
     reached = _reach(made, read)
     for expr, found in read.items():
         if (expr, True) in reached and not {(found.scales, False), (found.scales, True)} & reached:
             codes = found.codes
-            where = codes.name if found.alias == default_alias else f"{found.alias}::{codes.name}"
-            message = (
-                f"'{where}' holds codes, {expr.aval}, whose scales are in '{codes.scales}': this step ignores them"
+            own = "" if found.alias == default_alias else f"{found.alias}::"
+            where, target = own + codes.name, own + (found.before or codes.name)
+            step = flow_yaml({"dequantize": {"target": target, "to": "bfloat16"}})[1:-1]
+            message, hint = (
+                (
+                    f"'{where}' holds codes, {expr.aval}, whose scales are in '{codes.scales}': this step ignores them",
+                    f"Make floats of it before: `{step}`.",
+                )
+                if found.before is None
+                else (
+                    f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}': this step "
+                    "ignores them",
+                    f"Make floats of it before it is renamed or cut, as a first step: `{step}`.",
+                )
             )
-            step = flow_yaml({"dequantize": {"target": where, "to": "bfloat16"}})[1:-1]
-            raise Refusal("scale-ignored", message, hint=f"Make floats of it before: `{step}`.")
+            raise Refusal("scale-ignored", message, hint=hint)
 
 
 def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
@@ -64,66 +111,108 @@ def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
 # --- Outputs ----------------------------------------------------------------------------------------------------------
 
 
-def scale_notes(made: Publication, output: Output, label: str) -> Iterator[Diagnostic]:
-    """A note on codes that are written, of a checkpoint where scales stood beside them, if these no longer do."""
-    found = [one for name, expr in made.tensors.items() for one in _without_scales(name, expr, made.tensors)]
-    if not found:
-        return
-    (name, expr, codes), more = found[0], len(found) - 1
-    scales, wanted = made.tensors.get(codes.scales), scales_beside(codes, name)
-    others = f", and so are {more} more" if more else ""
-    if wanted in made.tensors:
-        why = f"is {expr.aval}, which the scales in '{wanted}', {made.tensors[wanted].aval}, do not fit"
-    else:
-        why = f"is written without its scales, which stood in '{codes.scales}'"
-    if scales is not None and wanted not in made.tensors:
-        hint = f"Move them as well, as a last step: `{flow_yaml({'move': _move(output, codes.scales, wanted)})[1:-1]}`."
-    else:
-        hint = (
-            "Dequantize it before names or shapes change: `dequantize: {target: '.*', to: bfloat16}` as a first step."
-        )
-    yield Diagnostic("scale-left", f"{label}: '{name}', codes, {why}{others}", made.span, hint, "note")
+class Fault(NamedTuple):
+    """What is wrong with codes that are written, and whether they would be read with scales that are not theirs."""
+
+    why: str
+    left: str
+    """The name of the part that was left behind, if it was."""
+    wanted: str
+    mixed: bool = False
 
 
-def _move(output: Output, old: str, new: str) -> dict[str, str]:
+def scale_notes(made: Publication, output: Output, label: str, config: object) -> Iterator[Diagnostic]:
+    """What is wrong with codes that are written: an error, if others' scales stand beside them or scales were cut or
+    ordered otherwise; a note, if these no longer stand there or do not fit. One of each, with the number of others."""
+    usual = usual_block(config)
+    by_kind = defaultdict[bool, list[tuple[str, Fault]]](list)
+    for name, expr in made.tensors.items():
+        if may_be_codes(name, expr.aval.dtype) and (fault := _find_fault(name, expr, made.tensors, usual)) is not None:
+            by_kind[fault.mixed].append((name, fault))
     alias = "" if output.alias is None else f"{output.alias}::"
-    return {"from": alias + old, "to": alias + new}
+    floats = flow_yaml({"dequantize": {"target": f"{alias}.*", "to": "bfloat16"}})[1:-1]
+    for mixed, ((name, fault), *more) in by_kind.items():
+        others = f"; {len(more)} more like it" if more else ""
+        if mixed:
+            hint = f"Move, cut and order scales as their codes, or make floats of all as a first step: `{floats}`."
+        elif fault.left in made.tensors and fault.wanted not in made.tensors:
+            step = flow_yaml({"move": {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
+            hint = f"Move them as well, as a last step: `{step}`."
+        else:
+            hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
+        message = f"{label}: '{name}', codes, {fault.why}{others}"
+        yield Diagnostic(
+            "scale-mismatch" if mixed else "scale-left", message, made.span, hint, "error" if mixed else "note"
+        )
 
 
-def _without_scales(name: str, expr: Expr, tensors: Mapping[str, Expr]) -> Iterator[tuple[str, Expr, Codes]]:
-    """A tensor, if it holds codes of a checkpoint and the tensor that should be their scales is not there, or does not
-    fit."""
-    if not may_be_codes(name, expr.aval.dtype):
-        return
-    leaf = _leaf(expr)
-    if not leaf.is_leaf or not may_be_codes(leaf.name, leaf.aval.dtype):
-        return
-    header = leaf.source.header.tensors
-    codes = find_codes(leaf.name, header.__contains__)
-    if codes is None or not fits(codes, leaf.aval.dtype):
-        return
-    scales = tensors.get(scales_beside(codes, name))
-    if scales is None or not _fit(codes, leaf.aval, header[codes.scales].aval, expr.aval, scales.aval):
-        yield name, expr, codes
+def _find_fault(name: str, expr: Expr, tensors: Mapping[str, Expr], usual: tuple[int, int]) -> Fault | None:
+    """What is wrong with a tensor, if it holds codes of a checkpoint."""
+    trail = trail_of(expr)
+    if trail is None:
+        return None
+    first = next(iter(trail.leaves.values()))
+    codes = codes_in_file(first)
+    if codes is None:
+        return None
+    faults = (_fault_of_part(codes, part, name, trail, tensors, usual) for part in codes.parts_that_count)
+    return next((fault for fault in faults if fault is not None), None)
 
 
-def _leaf(expr: Expr) -> Expr:
-    """The tensor that a value is moved from, or itself."""
-    while expr.is_call and expr.moves is not None:
-        expr = expr.srcs[0]
-    return expr
+def _fault_of_part(
+    codes: Codes, part: str, name: str, trail: Trail, tensors: Mapping[str, Expr], usual: tuple[int, int]
+) -> Fault | None:
+    """What is wrong with the scales (or another part) of codes, which are written under a name."""
+    wanted = part_beside(codes, part, name)
+    if wanted not in tensors:
+        what = "its scales, which stood in" if part == codes.scales else "what stood in"
+        return Fault(f"is written without {what} '{part}'", part, wanted)
+    there = trail_of(tensors[wanted])
+    if there is None:  # scales that are computed are the plan's business
+        return None
+    if codes.format.packed:
+        pairs, crossing = _pair_whole(trail, there), None
+        fits_there = trail.is_whole and there.is_whole and len(trail.leaves) == len(there.leaves)
+    else:
+        found = follow(codes.format, trail.nodes, there.nodes, usual)
+        fits_there = found is not None or trail.nodes[-1].aval.size == 0
+        pairs, crossing = ((), None) if found is None else found
+    for code, scale in pairs:
+        if (why := _describe_stranger(trail.leaves[code], there.leaves[scale], codes, part, wanted)) is not None:
+            return Fault(why, part, wanted, mixed=True)
+    if crossing is not None:
+        return Fault(_describe_crossing(crossing, trail, there, wanted), part, wanted, mixed=True)
+    if not fits_there:
+        aval, scales = trail.nodes[-1].aval, there.nodes[-1].aval
+        return Fault(f"is {aval}, which the scales in '{wanted}', {scales}, do not fit", part, wanted)
+    return None
 
 
-def _fit(codes: Codes, old: Aval, old_scales: Aval, new: Aval, scales: Aval) -> bool:
-    """Whether scales are as many for codes as they were in the checkpoint."""
-    if codes.format is not CodeFormat.SCALED or len({len(a.shape) for a in (old, old_scales, new, scales)}) > 1:
-        return True
-    return all(_in_blocks(*sizes) for sizes in zip(old.shape, old_scales.shape, new.shape, scales.shape, strict=True))
+def _pair_whole(codes: Trail, part: Trail) -> Collection[tuple[int, int]]:
+    """The leaves of packed codes and of a part that stand in the same order. Where one is cut, or there are not as
+    many of both, nothing is known but that each must belong to some codes."""
+    if len(codes.leaves) == len(part.leaves):
+        return [*zip(codes.leaves, part.leaves, strict=True)]
+    return ()
 
 
-def _in_blocks(old: int, old_count: int, new: int, count: int) -> bool:
-    """Whether an axis has as many scales as blocks of the size that it had before."""
-    if old_count in (0, 1):
-        return count == old_count
-    each = 128 if -(-old // 128) == old_count else max(1, old // old_count)
-    return -(-new // each) == count
+def _describe_stranger(code: Expr, scale: Expr, codes: Codes, part: str, wanted: str) -> str | None:
+    """How a leaf of scales is not that of a leaf of codes, in words; None if it is."""
+    own = codes_in_file(code)
+    if own is None:
+        return None
+    named = part_beside(codes, part, code.name)
+    if is_part(scale, code, named):
+        return None
+    if scale.source is code.source:
+        return f"is '{code.name}', whose scales are in '{named}', but '{wanted}' beside it is '{scale.name}'"
+    return f"is '{code.name}' of one checkpoint, but '{wanted}' beside it is '{scale.name}' of another"
+
+
+def _describe_crossing(crossing: Crossing, codes: Trail, scales: Trail, wanted: str) -> str:
+    """The first element whose scale is not the one beside it, in words."""
+    code, scale = codes.leaves[crossing.code[0]], scales.leaves[crossing.found[0]]
+    return (
+        f"has at {list(crossing.at)} what is at {list(crossing.code[1])} of '{code.name}', whose scale is at "
+        f"{list(crossing.own)} of '{scale.name}', but '{wanted}' has for it that at {list(crossing.found[1])}"
+    )

@@ -127,7 +127,8 @@ class StepView(Drafts):
         tokens = () if isinstance(ref.name, str) else ref.name
         near = hints.nearest(ref.name, space.names)
         alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
-        hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
+        hint = hints.of_box(pattern_of(ref.name), space.leaves.paths) or hints.of_pattern(text, space, tokens, alias)
+        hint = hint or hints.where(space)
         kind = "" if ref.kind is None else f" of kind {ref.kind}"
         if kind and (others := pattern_of(ref.name).matches(space.names)):
             near, hint = "", hints.of_kind([space.names[name].aval.dtype for name, _ in others])

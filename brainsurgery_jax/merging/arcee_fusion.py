@@ -8,10 +8,9 @@ from typing import Any
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import FLOAT64, Aval, DType
 from brainsurgery_jax.merging.method import MergeMethod, Merging
-from brainsurgery_jax.merging.rows import by_rows
+from brainsurgery_jax.merging.rows import by_rows, in_work
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.tensors import (
-    Params,
     anywhere,
     by_values,
     deltas,
@@ -22,8 +21,8 @@ from brainsurgery_jax.merging.tensors import (
     widen,
     widened,
 )
-from brainsurgery_jax.op import Avals, kernel
-from brainsurgery_jax.ops._constants import broadcast
+from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.op import kernel
 from brainsurgery_jax.protocol import TensorExpr
 
 EPS = 1e-8
@@ -33,16 +32,15 @@ SPREAD = 1.5
 """Quartile ranges above the median from which on an entry stands out."""
 
 
-def _rows_of(avals: Avals, params: Params) -> Aval:
-    return Aval((*avals[0].shape[:-1], 1), avals[0].dtype)
-
-
-@by_rows("row_divergence", _rows_of)
-def row_divergence(base: Array, x: Array) -> Array:
-    """The Kullback-Leibler divergence of each row of `x` from that of the base, both as softmax, as a column."""
-    p, q = (_softmax(double(y)) + EPS for y in (x, base))
+@by_rows("row_divergence", in_work, part=1 << 20)
+def row_divergence(base: Array, x: Array, *, exact: bool) -> Array:
+    """The Kullback-Leibler divergence of each row of `x` from that of the base, both as softmax, at every entry of the
+    row; with every step rounded to the dtype of the tensors if it is not `exact` and they are of 16 bits."""
+    step = (lambda y: y) if exact or base.dtype.itemsize > 2 else lambda y: double(round_to(y, base.dtype))
+    p, q = (step(step(_softmax(double(y))) + EPS) for y in (x, base))
     xp = namespace(p)
-    return xp.sum(p * xp.log(p / q), axis=-1, keepdims=True).astype(base.dtype)
+    found = xp.sum(step(p * step(xp.log(step(p / q)))), axis=-1, keepdims=True)
+    return xp.broadcast_to(round_to(found, base.dtype), base.shape)
 
 
 def _softmax(x: Array) -> Array:
@@ -64,9 +62,11 @@ quartiles = order_statistics("quartiles", _importance, _quartile_places, lambda 
 
 
 @kernel("fusion_threshold", result=lambda avals, params: (Aval((1,), FLOAT64),), host=anywhere)
-def fusion_threshold(found: Array) -> Array:
-    """The median and 1.5 times the range between the quartiles [3]; of two elements around such a place the lower."""
-    return found[1:2] + SPREAD * (found[2:] - found[:1])
+def fusion_threshold(found: Array, *, work: DType) -> Array:
+    """The median and 1.5 times the range between the quartiles [3]; of two elements around such a place the lower.
+    `work`: the dtype in which it is computed."""
+    step = (lambda y: y) if work.bits > 16 else lambda y: double(rounded(y, work))
+    return step(found[1:2] + step(SPREAD * step(found[2:] - found[:1])))
 
 
 @by_values("arcee_fusion")
@@ -80,10 +80,10 @@ def fuse(xs: Sequence[Array], values: Sequence[Array], *, dtype: DType, exact: b
 
 def arcee_fusion(merging: Merging) -> TensorExpr:
     """Importance is the difference times the divergence of the row; the threshold is exact, so nothing is random."""
-    view, own = merging.view, merging.aval
+    view = merging.view
     base, x = (merging.in_dtype(e, merging.work) for e in merging.expressions)
-    rows = view.apply(broadcast, view.apply(row_divergence, base, x), shape=own.shape)
-    found = view.apply(fusion_threshold, merging.fold(quartiles, rows))
+    rows = view.apply(row_divergence, base, x, exact=not merging.compat)
+    found = view.apply(fusion_threshold, merging.fold(quartiles, rows), work=merging.work)
     return merging.with_values(fuse, [found], [rows])
 
 

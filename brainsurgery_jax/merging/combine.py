@@ -12,15 +12,20 @@ from brainsurgery_jax.protocol import TensorExpr
 
 
 @by_values("combination")
-def add_multiples(xs: Sequence[Array], values: Sequence[Array], *, based: bool, dtype: DType, exact: bool) -> Array:
+def add_multiples(
+    xs: Sequence[Array], values: Sequence[Array], *, based: bool, divided: bool, dtype: DType, exact: bool
+) -> Array:
     """The sum of tensors, each times its number in a vector; if `based` of their differences to the first, which is
-    added."""
+    added. `divided`: the sum is divided by one more number."""
     wide, (factors,) = widened(xs, exact), values
     vectors = [x - wide[0] for x in wide[1:]] if based else wide
     merged = total([x * factors[at].astype(x.dtype) for at, x in enumerate(vectors)])
+    if divided:
+        merged = merged / factors[len(vectors)].astype(merged.dtype)
     return rounded(wide[0] + merged if based else merged, dtype)
 
 
-def combined(merging: Merging, coefficients: TensorExpr) -> TensorExpr:
-    """The models, or what they differ by from the base, each times its coefficient, added up (with the base)."""
-    return merging.with_values(add_multiples, [coefficients], based=merging.base is not None)
+def combined(merging: Merging, coefficients: TensorExpr, *, divided: bool = False) -> TensorExpr:
+    """The models, or what they differ by from the base, each times its coefficient, added up (with the base).
+    `divided`: the last coefficient is what the sum is divided by."""
+    return merging.with_values(add_multiples, [coefficients], based=merging.base is not None, divided=divided)

@@ -17,6 +17,7 @@ from brainsurgery_jax.merging.tensors import (
     gram,
     namespace,
     rounded,
+    rounding,
     total,
     widened,
 )
@@ -26,19 +27,21 @@ FLOOR = 1e-6
 """The least product of norms that is divided by."""
 
 
-def _ratio(products: Mapping[tuple[int, int], Array], n: int) -> Array:
-    """`t`, of inner products of task vectors `i <= j`: n c / (1 + (n - 1) c), `c` being their mean cosine."""
-    xp = namespace(products[0, 0])
-    norms = [xp.sqrt(products[i, i]) for i in range(n)]
+def _ratio(products: Mapping[tuple[int, int], Array], n: int, work: DType | None) -> Array:
+    """`t`, of inner products of task vectors `i <= j`: n c / (1 + (n - 1) c), `c` being their mean cosine. `work`: the
+    dtype to which every step is rounded."""
+    xp, step = namespace(products[0, 0]), rounding(work)
+    norms = [step(xp.sqrt(products[i, i])) for i in range(n)]
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
-    cosines = [xp.clip(products[i, j] / xp.maximum(norms[i] * norms[j], np.float64(FLOOR)), -1, 1) for i, j in pairs]
-    cosine = xp.mean(xp.stack(cosines), axis=0)
-    return n * cosine / (1 + (n - 1) * cosine)
+    sizes = [xp.maximum(step(norms[i] * norms[j]), np.float64(FLOOR)) for i, j in pairs]
+    cosines = [xp.clip(step(step(products[pair]) / size), -1, 1) for pair, size in zip(pairs, sizes, strict=True)]
+    cosine = step(xp.mean(xp.stack(cosines), axis=0))
+    return step(step(n * cosine) / step(1 + step((n - 1) * cosine)))
 
 
 def _flat_ratio(products: Array, static: Mapping[str, Any]) -> Array:
     n = static["count"]
-    return _ratio({(i, j): products[i, j] for i in range(n) for j in range(i, n)}, n)[None]
+    return _ratio({(i, j): products[i, j] for i in range(n) for j in range(i, n)}, n, static["work"])[None]
 
 
 stock_ratio = gram("stock_ratio", _flat_ratio, lambda avals, params: 1)
@@ -64,7 +67,7 @@ def pull_rows(base: Array, *models: Array, dtype: DType, exact: bool) -> Array:
     rows = (start.shape[0], -1) if start.ndim > 1 else (1, -1)
     vectors = [double(x - start).reshape(rows) for x in wide]
     products = {(i, j): xp.sum(vectors[i] * vectors[j], axis=1) for i in range(n) for j in range(i, n)}
-    t = _ratio(products, n).astype(start.dtype)
+    t = _ratio(products, n, None if exact else dtype).astype(start.dtype)
     shape = (-1,) + (1,) * (start.ndim - 1) if start.ndim > 1 else (1,)
     return rounded(_pull(start, wide, t.reshape(shape)), dtype)
 
@@ -73,7 +76,8 @@ def model_stock(merging: Merging) -> TensorExpr:
     """A tensor, or with `filter_wise` each of its rows, between the mean of the models and the base."""
     if merging.flag("filter_wise"):
         return merging.by_element(pull_rows)
-    t = merging.fold(stock_ratio, base=True, count=len(merging.models))
+    work = merging.dtype if merging.compat else None
+    t = merging.fold(stock_ratio, base=True, count=len(merging.models), work=work)
     return merging.with_values(pull, [t])
 
 

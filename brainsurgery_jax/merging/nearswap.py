@@ -6,7 +6,7 @@ from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.tensors import by_element, constant_of, namespace, rounded, widened
+from brainsurgery_jax.merging.tensors import by_element, constant_of, namespace, rounded, times, widened
 from brainsurgery_jax.protocol import TensorExpr
 
 FLOOR = 1e-6
@@ -19,9 +19,9 @@ def swap_near(base: Array, other: Array, *, t: float, dtype: DType, exact: bool)
     a, b = widened((base, other), exact)
     xp = namespace(a)
     apart = xp.maximum(abs(a - b), constant_of(FLOOR, a))
-    # Torch divides a number by a tensor by way of the reciprocal.
-    share = constant_of(t, a) / apart if exact else constant_of(1, a) / apart * constant_of(t, a)
-    share = xp.clip(share, constant_of(0, a), constant_of(1, a))
+    # Torch divides a number by a tensor by way of the reciprocal, and does not round the number to the tensor's dtype.
+    share = constant_of(t, a) / apart if exact else times(constant_of(1, a) / apart, t)
+    share = xp.minimum(xp.maximum(share, constant_of(0, a)), constant_of(1, a))  # numpy's clip would widen short floats
     return rounded(share * b + (constant_of(1, a) - share) * a, dtype)
 
 

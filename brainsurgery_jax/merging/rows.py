@@ -27,12 +27,12 @@ def axis_cut(avals: Avals, params: Params) -> int:
     return 1 if params.get("upright") else 0
 
 
-def _cuts(avals: Avals, params: Params) -> Cuts:
+def _cuts(part: int, avals: Avals, params: Params) -> Cuts:
     shape, axis = avals[0].shape, axis_cut(avals, params)
     if len(shape) < 2 or shape[axis] < 2:
         return ()
     row = prod(shape) // shape[axis] * 4 * len(avals)
-    step = min(shape[axis], max(1, PART // max(1, row)))
+    step = min(shape[axis], max(1, part // max(1, row)))
     return (AxisCut(axis, shape[axis], step, (axis,) * len(avals)),)
 
 
@@ -40,11 +40,15 @@ def _space(avals: Avals, params: Params) -> int:
     return WIDENED * sum(a.size for a in avals)
 
 
-def by_rows(name: str, result: Callable[[Avals, Params], Aval]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def by_rows(
+    name: str, result: Callable[[Avals, Params], Aval], part: int = PART
+) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that treats each row by itself: the entries along axis 0, or, with the parameter
-    `upright`, the columns. `result(avals, static)`: what it makes, with as many rows."""
+    `upright`, the columns. `result(avals, static)`: what it makes, with as many rows; `part`: as PART."""
     made = lambda avals, params: (result(avals, params),)  # noqa: E731
-    return kernel(name, result=made, host=anywhere, workspace=_space, parts=_cuts)
+    return kernel(
+        name, result=made, host=anywhere, workspace=_space, parts=lambda avals, params: _cuts(part, avals, params)
+    )
 
 
 def in_work(avals: Avals, params: Params) -> Aval:

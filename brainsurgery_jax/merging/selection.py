@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
@@ -11,9 +11,20 @@ from brainsurgery_jax.dtypes import FLOAT64, Aval, to_numpy
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.tensors import Params, anywhere, namespace
 from brainsurgery_jax.numerics.math import wide
-from brainsurgery_jax.numerics.ranks import find_places
+from brainsurgery_jax.numerics.windows import (
+    KeyWindow,
+    Near,
+    is_nan,
+    join_near,
+    keys_of,
+    look_near,
+    narrow,
+    sample_step,
+    value_of,
+    windows_of,
+)
 from brainsurgery_jax.op import Avals, Passes, kernel
-from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.reduction import Again, Reduction
 
 Derive = Callable[[Sequence[Array], Mapping[str, Any]], list[Array]]
 """What is ranked: floats without a sign, one tensor or several, of the operands and the static parameters."""
@@ -22,15 +33,16 @@ Places = Callable[[int, Any, Mapping[str, Any], int], tuple[Any, ...]]
 """`(elements, those that are not zero, static parameters, number of the tensor) -> places in the sorted order`."""
 
 
-SLAB = 1 << 18
-"""Elements that are derived and counted at a time."""
+SLAB = 1 << 17
+"""Elements that are derived and looked at together, so that what is made on the way stays in the cache."""
 
 
-class Ranked(NamedTuple):
-    """What is known of each tensor after some passes: how many elements are not zero, and where the search is."""
+class Sought(NamedTuple):
+    """What is known of a derived tensor after some passes: the windows of its places. `nan`: it holds NaN, and no place
+    means anything."""
 
-    nonzero: tuple[int, ...]
-    searches: tuple[Any, ...]
+    windows: tuple[KeyWindow, ...]
+    nan: bool = False
 
 
 def order_statistics(
@@ -43,8 +55,9 @@ def order_statistics(
     """A kernel that gives the elements at some places of the sorted order, of one or several derived tensors: a float64
     vector, those of the first tensor before those of the second; infinity for a place behind the last.
 
-    `shape(static)`: how many tensors are derived, and how many places each has. The elements are counted digit by digit
-    while the operands go by in blocks. `by_nonzero`: places depend on how many elements are not zero.
+    `shape(static)`: how many tensors are derived, and how many places each has. The operands go by in blocks: once for
+    a sample, once to count what is below the windows that this gives; again where that was not enough. `by_nonzero`:
+    places depend on how many elements are not zero.
     """
 
     def result(avals: Avals, params: Params) -> Avals:
@@ -65,7 +78,7 @@ def order_statistics(
     def passes(avals: Avals, params: Params) -> Passes:
         dtype = to_numpy(wide(avals[0].dtype))
         search = _Search(derive, places, shape(params), avals[0].size, dtype, params, by_nonzero)
-        return tuple(partial(search.reduction, step) for step in range(search.passes))
+        return (search.gather,) if search.step == 1 else (search.gather, search.look)
 
     return kernel(name, result=result, host=anywhere, fold=passes)(of_whole)
 
@@ -82,44 +95,86 @@ class _Search(NamedTuple):
     by_nonzero: bool
 
     @property
-    def passes(self) -> int:
-        return max(1, self.dtype.itemsize // 2)
+    def step(self) -> int:
+        return sample_step(self.size)
 
-    def reduction(self, step: int, before: Ranked | None) -> Reduction:
-        """Pass number `step`."""
-        tensors, each = self.shape
-        # What a first pass counts depends on no place.
-        known = before or Ranked((self.size,) * tensors, (None,) * tensors)
-        counting = [self._one(at, step, known) for at in range(tensors)]
+    def gather(self, _: None) -> Reduction:
+        """The pass that takes a sample, of which the windows follow; of few elements all, and the answer."""
 
-        def count(xs: Sequence[Array]) -> tuple[Any, Array]:
-            with np.errstate(all="ignore"):
-                made = [np.ascontiguousarray(x) for x in self.derive(xs, self.static)]
-            nonzero = [np.count_nonzero(x) if before is None and self.by_nonzero else 0 for x in made]
-            return tuple(one.block(x) for one, x in zip(counting, made, strict=True)), np.array(nonzero)
+        def block(*xs: Array) -> list[np.ndarray]:
+            return self._derived([x[:: self.step] for x in xs])
 
-        def block(*xs: Array) -> tuple[Any, Array]:
-            return reduce(merge, (count([x[at : at + SLAB] for x in xs]) for at in range(0, len(xs[0]), SLAB)))
+        def merge(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.concatenate(pair) for pair in zip(a, b, strict=True)]
 
-        def merge(a: Any, b: Any) -> Any:
-            joined = (one.merge(x, y) for one, x, y in zip(counting, a[0], b[0], strict=True))
-            return tuple(joined), a[1] + b[1]
+        def finish(found: list[np.ndarray]) -> Any:
+            if self.step == 1:
+                return np.concatenate([self._sorted(x, at) for at, x in enumerate(found)])
+            return tuple(self._estimate(x, at) for at, x in enumerate(found))
 
-        def finish(found: Any) -> Any:
-            counts = tuple(map(int, found[1])) if before is None else known.nonzero
-            after = Ranked(counts, known.searches)
-            answers = [self._one(at, step, after).finish(x) for at, x in enumerate(found[0])]
-            return np.concatenate(answers) if step == self.passes - 1 else Ranked(counts, tuple(answers))
+        return Reduction(block, merge, finish, self._nothing, unordered=True, sampled=self.step > 1)
 
-        return Reduction(block, merge, finish, np.full(tensors * each, np.nan), unordered=True)
+    def look(self, known: tuple[Sought, ...]) -> Reduction:
+        """The pass over all elements."""
 
-    def _one(self, at: int, step: int, known: Ranked) -> Reduction:
-        """The pass for one of the derived tensors."""
-        wanted = [int(p) for p in self.places(self.size, known.nonzero[at], self.static, at)]
-        beyond = np.array(wanted) >= self.size
+        def near_of(xs: Sequence[Array]) -> list[Near]:
+            made = self._derived(xs)
+            near = [look_near(x, sought.windows) for x, sought in zip(made, known, strict=True)]
+            if not self.by_nonzero:
+                return near
+            return [n._replace(nonzero=int(np.count_nonzero(x))) for n, x in zip(near, made, strict=True)]
 
-        def finish(found: Array) -> Array:
-            return np.where(beyond, np.inf, found.astype(np.float64))
+        def block(*xs: Array) -> list[Near]:
+            return reduce(merge, (near_of([x[at : at + SLAB] for x in xs]) for at in range(0, len(xs[0]), SLAB)))
 
-        inside = [min(p, self.size - 1) for p in wanted]
-        return find_places(self.dtype, inside, finish, np.full(self.shape[1], np.nan))[step](known.searches[at])
+        def merge(a: list[Near], b: list[Near]) -> list[Near]:
+            return [join_near(x, y) for x, y in zip(a, b, strict=True)]
+
+        def finish(found: list[Near]) -> Any:
+            after = tuple(self._narrowed(*pair, at) for at, pair in enumerate(zip(known, found, strict=True)))
+            if not all(sought.nan or all(w.found for w in sought.windows) for sought in after):
+                return Again(after)
+            return np.concatenate([self._values(s, n, at) for at, (s, n) in enumerate(zip(after, found, strict=True))])
+
+        return Reduction(block, merge, finish, self._nothing, unordered=True)
+
+    # --- one of the derived tensors
+
+    @property
+    def _nothing(self) -> Array:
+        return np.full(self.shape[0] * self.shape[1], np.nan)
+
+    def _derived(self, xs: Sequence[Array]) -> list[np.ndarray]:
+        with np.errstate(all="ignore"):
+            return [np.ascontiguousarray(x) for x in self.derive(xs, self.static)]
+
+    def _places(self, nonzero: float, at: int) -> list[int]:
+        return [int(p) for p in self.places(self.size, nonzero, self.static, at)]
+
+    def _inside(self, nonzero: float, at: int) -> list[int]:
+        return [min(p, self.size - 1) for p in self._places(nonzero, at)]
+
+    def _sorted(self, x: np.ndarray, at: int) -> Array:
+        wanted = self._places(int(np.count_nonzero(x)), at)
+        if np.isnan(x).any():
+            return np.full(len(wanted), np.nan)
+        keys = np.sort(keys_of(x))
+        found = [value_of(int(keys[p]), x.dtype) if p < x.size else np.inf for p in wanted]
+        return np.array(found, np.float64)
+
+    def _estimate(self, x: np.ndarray, at: int) -> Sought:
+        nonzero = int(np.count_nonzero(x)) / x.size * self.size
+        return Sought(windows_of(x, self._inside(nonzero, at), self.size))
+
+    def _narrowed(self, sought: Sought, near: Near, at: int) -> Sought:
+        if is_nan(near.most, self.dtype) or is_nan(near.least, self.dtype):
+            return Sought((), nan=True)
+        return Sought(narrow(sought.windows, self._inside(near.nonzero, at), near))
+
+    def _values(self, sought: Sought, near: Near, at: int) -> Array:
+        wanted = self._places(near.nonzero, at)
+        if sought.nan:
+            return np.full(len(wanted), np.nan)
+        found = [value_of(w.low, self.dtype) if p < self.size else np.inf
+                 for w, p in zip(sought.windows, wanted, strict=True)]  # fmt: skip
+        return np.array(found, np.float64)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.merging.combine import combined
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.rows import by_rows, in_result
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.tensors import double, gram, namespace, rounded, widened
+from brainsurgery_jax.merging.tensors import double, gram, namespace, rounded, rounding, widened
 from brainsurgery_jax.protocol import TensorExpr
 
 PARALLEL = 0.9995
@@ -30,14 +30,14 @@ FLAT = 1e-8
 
 def _slerp_weights(products: Array, static: Mapping[str, Any]) -> Array:
     """The factors of both tensors, of their inner products."""
-    xp, t = namespace(products), static["t"]
-    norms = xp.sqrt(xp.stack([products[0, 0], products[1, 1]]))
+    xp, t, step = namespace(products), static["t"], rounding(static["work"])
+    norms = step(xp.sqrt(xp.stack([products[0, 0], products[1, 1]])))
     norms = xp.where(norms > SHORT, norms, np.float64(1))
-    cosine = xp.clip(products[0, 1] / norms[0] / norms[1], -1, 1)
+    cosine = xp.clip(step(step(products[0, 1]) / step(norms[0] * norms[1])), -1, 1)
     straight = abs(cosine) > PARALLEL
-    angle = xp.arccos(xp.where(straight, np.float64(0.5), cosine))
-    bent = xp.stack([xp.sin((1 - t) * angle), xp.sin(t * angle)]) / xp.sin(angle)
-    return xp.where(straight, np.array([1 - t, t]), bent)
+    angle = step(xp.arccos(xp.where(straight, np.float64(0.5), cosine)))
+    sines = step(xp.sin(step(xp.stack([angle * step(np.asarray(1 - t)), angle * step(np.asarray(t))]))))
+    return xp.where(straight, np.array([1 - t, t]), step(sines / step(xp.sin(angle))))
 
 
 slerp_weights = gram("slerp_weights", _slerp_weights, lambda avals, params: 2)
@@ -46,42 +46,48 @@ slerp_weights = gram("slerp_weights", _slerp_weights, lambda avals, params: 2)
 def slerp(merging: Merging) -> TensorExpr:
     """`sin((1-t) a) / sin(a) * x0 + sin(t a) / sin(a) * x1`, `a` being the angle between both tensors."""
     wide = replace(merging, compat=False)  # mergekit computes it in float32, too
-    return combined(wide, wide.fold(slerp_weights, t=merging.number("t"), base=False))
+    work = FLOAT32 if merging.compat else None
+    return combined(wide, wide.fold(slerp_weights, t=merging.number("t"), base=False, work=work))
 
 
 # --- nuslerp ----------------------------------------------------------------------------------------------------------
 
 
-def _nuslerp_factors(dot: Array, squares: tuple[Array, Array], t: float) -> tuple[Array, Array]:
-    """The factors of two vectors (or of many at once), of their inner products in double precision."""
-    xp = namespace(dot)
-    first, second = (xp.maximum(xp.sqrt(x), np.float64(FLOOR)) for x in squares)
-    angle = xp.arccos(xp.clip(dot / first / second, -1, 1))
-    sine = xp.sin(angle)
+def _nuslerp_sines(cosine: Array, t: float, work: DType | None) -> tuple[Array, Array, Array]:
+    """The factors of two vectors (or of many at once), and what their sum is divided by, of the cosine between them."""
+    xp, step = namespace(cosine), rounding(work)
+    angle = step(xp.arccos(xp.clip(cosine, -1, 1)))
+    sine = step(xp.sin(angle))
     straight = abs(sine) < FLAT
-    sine = xp.where(straight, np.float64(1), sine)
-    one = xp.where(straight, np.float64(1 - t), xp.sin((1 - t) * angle) / sine)
-    return one, xp.where(straight, np.float64(t), xp.sin(t * angle) / sine)
+    shares = 1 - t, t
+    found = [xp.where(straight, np.float64(w), step(xp.sin(step(angle * np.float64(w))))) for w in shares]
+    return found[0], found[1], xp.where(straight, np.float64(1), sine)
 
 
 def _flat_weights(products: Array, static: Mapping[str, Any]) -> Array:
-    squares = products[0, 0], products[1, 1]
-    return namespace(products).stack(list(_nuslerp_factors(products[0, 1], squares, static["t"])))
+    xp, work = namespace(products), static["work"]
+    step = rounding(work)
+    first, second = (xp.maximum(step(xp.sqrt(x)), np.float64(FLOOR)) for x in (products[0, 0], products[1, 1]))
+    sines = _nuslerp_sines(step(step(products[0, 1]) / step(first * second)), static["t"], work)
+    return xp.stack(list(sines))
 
 
-nuslerp_weights = gram("nuslerp_weights", _flat_weights, lambda avals, params: 2)
+nuslerp_weights = gram("nuslerp_weights", _flat_weights, lambda avals, params: 3)
 
 
 @by_rows("nuslerp_rows", in_result)
 def nuslerp_rows(*xs: Array, t: float, upright: bool, based: bool, dtype: DType, exact: bool) -> Array:
     """The same for each vector along the last axis, or (`upright`) the first one."""
-    wide, axis = widened(xs, exact), 0 if upright else -1
+    wide, axis, work = widened(xs, exact), 0 if upright else -1, None if exact else dtype
     first, second = (x - wide[0] for x in wide[1:]) if based else wide
-    xp = namespace(first)
-    a, b = double(first), double(second)
-    dots = [xp.sum(x * y, axis=axis, keepdims=True) for x, y in ((a, b), (a, a), (b, b))]
-    one, other = (f.astype(first.dtype) for f in _nuslerp_factors(dots[0], (dots[1], dots[2]), t))
-    merged = first * one + second * other
+    xp, step = namespace(first), rounding(work)
+    units = []
+    for x in map(double, (first, second)):
+        norm = step(xp.sqrt(xp.sum(x * x, axis=axis, keepdims=True)))
+        units.append(step(x / xp.maximum(norm, np.float64(FLOOR))))
+    cosine = step(xp.sum(units[0] * units[1], axis=axis, keepdims=True))
+    one, other, divisor = (f.astype(first.dtype) for f in _nuslerp_sines(cosine, t, work))
+    merged = (first * one + second * other) / divisor
     return rounded(wide[0] + merged if based else merged, dtype)
 
 
@@ -91,7 +97,8 @@ def nuslerp(merging: Merging) -> TensorExpr:
     t = other / (one + other) if abs(one + other) >= 1e-6 else 0.5
     based = merging.base is not None
     if merging.flag("flatten"):
-        return combined(merging, merging.fold(nuslerp_weights, t=t, base=based))
+        work = merging.dtype if merging.compat else None
+        return combined(merging, merging.fold(nuslerp_weights, t=t, base=based, work=work), divided=True)
     upright = merging.flag("row_wise") and len(merging.aval.shape) > 1
     return merging.by_element(nuslerp_rows, t=t, upright=upright, based=based)
 

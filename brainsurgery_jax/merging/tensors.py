@@ -129,6 +129,12 @@ def constant_of(value: float, like: Array) -> Array:
     return np.asarray(value, like.dtype)
 
 
+def times(x: Array, number: float) -> Array:
+    """A tensor times a number, which is not rounded to short floats before; rounded once."""
+    wide = widen(x)
+    return round_to(wide * constant_of(number, wide), x.dtype)
+
+
 def total(xs: Sequence[Array]) -> Array:
     """The sum of some tensors, element by element; of short floats rounded once."""
     first, *others = map(widen, xs)
@@ -142,6 +148,11 @@ def double(x: Array) -> Array:
     if on_host(x):
         return x.astype(np.float64)
     return x if x.dtype == np.float64 else to_float64(x)
+
+
+def rounding(work: DType | None) -> Callable[[Array], Array]:
+    """What is done to numbers in double precision on the way: nothing, or (`work`) they are rounded to a dtype."""
+    return (lambda x: x) if work is None else lambda x: double(rounded(x, work))
 
 
 def rounded(x: Array, dtype: DType) -> Array:

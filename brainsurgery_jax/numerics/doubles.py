@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
 
 if TYPE_CHECKING:
     A = TypeVar("A", np.ndarray, jax.Array)
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
 def as64(x: A) -> A:
     """The array `x` in double precision, complex if `x` is."""
     return x.astype(np.complex128 if np.issubdtype(x.dtype, np.complexfloating) else np.float64)
+
+
+def as_single(x: np.ndarray) -> np.ndarray:
+    """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
+    if BY_NAME[x.dtype.name] == BFLOAT16:
+        return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32) if x.itemsize < 4 and not is_whole(x.dtype) else x
+
+
+def is_whole(dtype: np.dtype) -> bool:
+    """Whether a dtype is of integers or booleans."""
+    return dtype == np.bool_ or np.issubdtype(dtype, np.integer)
 
 
 def differences(x: np.ndarray, y: np.ndarray) -> np.ndarray:

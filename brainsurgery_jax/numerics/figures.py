@@ -12,8 +12,7 @@ from math import isfinite, prod, sqrt
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
-from brainsurgery_jax.numerics.doubles import as64, correct, unequal
+from brainsurgery_jax.numerics.doubles import as64, as_single, correct, unequal
 from brainsurgery_jax.reduction import Part, Reduction
 
 EQUAL, CLOSE, APART = range(3)
@@ -99,7 +98,7 @@ def likeness(tolerance: Tolerance) -> Reduction[int, int]:
     def block(x: np.ndarray, y: np.ndarray) -> int:
         found = EQUAL
         for a, b in () if _same_bits(x, y) else _pieces(x, y):
-            found = max(found, _likeness(_widen(a), _widen(b), tolerance))
+            found = max(found, _likeness(as_single(a), as_single(b), tolerance))
             if found == APART:
                 break
         return found
@@ -133,17 +132,6 @@ def _pieces(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
 def _same_bits(x: np.ndarray, y: np.ndarray) -> bool:
     word = np.uint64 if x.nbytes % 8 == 0 else np.uint8
     return x.dtype == y.dtype and np.array_equal(x.view(word), y.view(word))
-
-
-def _widen(x: np.ndarray) -> np.ndarray:
-    """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
-    if BY_NAME[x.dtype.name] == BFLOAT16:
-        return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32) if x.itemsize < 4 and not _is_whole(x.dtype) else x
-
-
-def _is_whole(dtype: np.dtype) -> bool:
-    return dtype == np.bool_ or np.issubdtype(dtype, np.integer)
 
 
 def _likeness(x: np.ndarray, y: np.ndarray, tolerance: Tolerance) -> int:
@@ -181,8 +169,8 @@ def _beyond(apart: np.ndarray, x: np.ndarray, y: np.ndarray, tolerance: Toleranc
 def _measure(x: np.ndarray, y: np.ndarray, tolerance: Tolerance) -> Figures:
     """The figures of a piece."""
     if _same_bits(x, y):
-        return _of_equal(as64(_widen(x)))
-    x, y = _widen(x), _widen(y)
+        return _of_equal(as64(as_single(x)))
+    x, y = as_single(x), as_single(y)
     left, right = as64(x), as64(y)
     gaps = correct(left - right, x, y)
     nans, sums = (0, 0), _sums(left, right, gaps)

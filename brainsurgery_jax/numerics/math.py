@@ -23,12 +23,22 @@ def wide(dtype: DType) -> DType:
 
 def on_host(x: object) -> TypeIs[np.ndarray]:
     """Whether an array is numpy's: then it is computed on as it stands, else by JAX, perhaps under a trace."""
-    return isinstance(x, np.ndarray | np.generic)
+    return isinstance(x, _of_numpy())
+
+
+@cache  # kernels ask by the thousand
+def _of_numpy() -> tuple[type, ...]:
+    return np.ndarray, np.generic
 
 
 def kind(x: Array) -> Kind:
     """The kind of an array's dtype."""
-    return BY_NAME[x.dtype.name].kind
+    return _kind_of(x.dtype)
+
+
+@cache
+def _kind_of(dtype: np.dtype) -> Kind:
+    return BY_NAME[dtype.name].kind
 
 
 @overload

@@ -1,13 +1,13 @@
 """Elements at a place of the sorted order, of traced tensors: their bits are found from the highest to the lowest.
 
-Each step counts the elements below a number, so that nothing is sorted: XLA takes 8 s to sort 16 million numbers on a
-CPU, and a fraction of a second for 32 counts. The bits are those that numpy's partition finds.
+Each step counts the elements below three numbers, which gives two bits, and nothing is sorted: XLA takes 8 s to sort 16
+million numbers on a CPU, and a fraction of a second for the counts. The three are one reduction, which XLA compiles to
+code several times as fast as that of a single sum. The bits are those that numpy's partition finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Callable, Sequence
 
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.numerics.math import kind, seal
@@ -35,26 +35,49 @@ def _by_sorting(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Arra
 
 
 def _by_bits(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    axes, size = tuple(axes), prod(x.shape[a] for a in axes)
+    left = [a for a in range(x.ndim) if a not in axes]
     keys = _keys(jax.lax.stop_gradient(x))
+    # A reduction of several operands over the last axis is the one that XLA compiles well.
+    rows = jnp.transpose(keys, (*left, *axes)).reshape(*(x.shape[a] for a in left), -1)
+    size, bits = rows.shape[-1], keys.dtype.itemsize * 8
     number = np.int32 if size < 1 << 31 else np.int64
-    bits = keys.dtype.itemsize * 8
     one = np.asarray(1, keys.dtype)
 
-    def count(flags: jax.Array) -> jax.Array:
-        return jnp.sum(flags, axis=axes, keepdims=True, dtype=number)
-
     def step(at: jax.Array, known: jax.Array) -> jax.Array:
-        tried = known | (one << (np.asarray(bits - 1, keys.dtype) - at.astype(keys.dtype)))
-        return jnp.where(count(keys < tried) <= np.asarray(place, number), tried, known)
+        shift = np.asarray(bits - 2, keys.dtype) - (at.astype(keys.dtype) << one)
+        tried = [known | (np.asarray(digit, keys.dtype) << shift) for digit in (1, 2, 3)]
+        counts = _reduce_rows([(rows < t[..., None]).astype(number) for t in tried], (0, 0, 0), _add_each)
+        below = [(n <= np.asarray(place, number)).astype(keys.dtype) for n in counts]
+        return known | ((below[0] + below[1] + below[2]) << shift)
 
-    start = jnp.zeros([1 if a in axes else n for a, n in enumerate(x.shape)], keys.dtype)
-    low = jax.lax.fori_loop(np.int32(0), np.int32(bits), step, start)
-    most = np.asarray(np.iinfo(keys.dtype).max, keys.dtype)
-    above = jnp.min(jnp.where(keys > low, keys, most), axis=axes, keepdims=True)
-    last = np.asarray(min(place + 1, size - 1), number)
-    high = jnp.where(count(keys <= low) > last, low, above)
-    return _elements(x, keys, low, axes), _elements(x, keys, high, axes)
+    start = jnp.zeros([x.shape[a] for a in left], keys.dtype)
+    low = jax.lax.fori_loop(np.int32(0), np.int32(bits // 2), step, start)
+    most = np.iinfo(keys.dtype).max
+    at_most = (rows <= low[..., None]).astype(number)
+    rest = jnp.where(rows > low[..., None], rows, np.asarray(most, keys.dtype))
+    count, above = _reduce_rows([at_most, rest], (0, most), _add_and_least)
+    high = jnp.where(count > np.asarray(min(place + 1, size - 1), number), low, above)
+    shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
+    return _elements(x, low.reshape(shape), axes), _elements(x, high.reshape(shape), axes)
+
+
+Together = tuple["jax.Array", ...]
+
+
+def _reduce_rows(
+    operands: Sequence[jax.Array], starts: Sequence[int], merge: Callable[[Together, Together], Together]
+) -> Together:
+    """Several reductions over the last axis, in one pass."""
+    zeros = tuple(np.asarray(n, x.dtype) for n, x in zip(starts, operands, strict=True))
+    return tuple(jax.lax.reduce(tuple(operands), zeros, merge, (operands[0].ndim - 1,)))
+
+
+def _add_and_least(a: Together, b: Together) -> Together:
+    return a[0] + b[0], jnp.minimum(a[1], b[1])
+
+
+def _add_each(a: Together, b: Together) -> Together:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _keys(x: jax.Array) -> jax.Array:
@@ -67,21 +90,29 @@ def _keys(x: jax.Array) -> jax.Array:
     return words ^ sign if kind(x) == "int" else jnp.where(words & sign != 0, ~words, words | sign)
 
 
-def _elements(x: jax.Array, keys: jax.Array, key: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The elements that have a key, with a gradient."""
+def _elements(x: jax.Array, key: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The elements that have a key, with a gradient; NaN where there is NaN."""
     if kind(x) in ("bool", "uint"):
         return key.astype(x.dtype)
     sign = np.asarray(1 << (8 * x.dtype.itemsize - 1), key.dtype)
     if kind(x) == "int":
         return jax.lax.bitcast_convert_type(key ^ sign, x.dtype)
-    found = jax.lax.bitcast_convert_type(jnp.where(key & sign != 0, key ^ sign, ~key), x.dtype)
-    here = (keys == key) & jnp.isfinite(x)
-    moved = jnp.where(here, x - jax.lax.stop_gradient(x), jnp.zeros_like(x))
-    share = jnp.sum(moved, axis=axes, keepdims=True) / jnp.maximum(jnp.sum(here, axis=axes, keepdims=True), 1).astype(
-        x.dtype
-    )
-    nan = jnp.any(jnp.isnan(x), axis=axes, keepdims=True)
-    return jnp.where(nan, np.asarray(np.nan, x.dtype), found + share)
+
+    def find(x: jax.Array, key: jax.Array) -> jax.Array:
+        nan = jnp.any(jnp.isnan(x), axis=tuple(axes), keepdims=True)
+        found = jax.lax.bitcast_convert_type(jnp.where(key & sign != 0, key ^ sign, ~key), x.dtype)
+        return jnp.where(nan, np.asarray(np.nan, x.dtype), found)
+
+    def differentiate(given: Together, changes: Together) -> tuple[jax.Array, jax.Array]:
+        (x, key), change = given, changes[0]
+        here = (_keys(x) == key) & ~jnp.isnan(x).any(axis=tuple(axes), keepdims=True) & jnp.isfinite(x)
+        count = jnp.maximum(jnp.sum(here, axis=tuple(axes), keepdims=True), 1).astype(x.dtype)
+        moved = jnp.sum(jnp.where(here, change, jnp.zeros_like(change)), axis=tuple(axes), keepdims=True)
+        return find(x, key), moved / count
+
+    element = jax.custom_jvp(find)
+    element.defjvp(differentiate)
+    return element(x, key)
 
 
 def interpolate(low: jax.Array, high: jax.Array, share: float) -> jax.Array:

@@ -8,6 +8,7 @@ from math import prod
 from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag, jnp, np
+from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid
 from brainsurgery_jax.dtypes import FLOAT32, INT64, UINT8, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
@@ -20,9 +21,6 @@ PART = 1 << 20
 
 ON_THE_WAY = 32
 """Bytes that a part takes for each of its elements, besides operands and result."""
-
-Grid = tuple[int, ...]
-Block = tuple[int, int]
 
 
 class CodeParams(TypedDict):
@@ -44,50 +42,18 @@ class PackedParams(FloatParams):
     bits: int
 
 
-USUAL_BLOCK = (128, 128)
-"""The rows and columns that share a scale in most checkpoints."""
-
-
 def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL_BLOCK) -> tuple[Grid, Block]:
     """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one: as
     given, else the usual, if shapes allow that. Raises Refusal."""
     if not scales.dtype.is_float:
         hint = "Scales are floats. Narrow the pattern, so that it leaves such tensors out."
         raise Refusal("codes-unknown", f"{x} stands beside scales that are {scales}", key="target", hint=hint)
-    *lead, m, n = x.shape
-    one = (1,) * len(lead)
-    candidates: list[tuple[Grid, Grid]] = [
-        ((*one, 1, 1), ()), ((*one, 1, 1), (1,)), ((*lead, m, 1), (*lead, m)), ((*lead, 1, 1), tuple(lead)),
-    ]  # fmt: skip
-    grid = next((grid for grid, shape in candidates if scales.shape == shape and given is None), None)
-    if grid is None and len(scales.shape) == len(x.shape) and all(map(_divides, scales.shape[:-2], lead)):
-        grid = scales.shape
-    sizes = None if grid is None else _sizes((m, n), grid[-2:], given, usual)
-    if grid is None or sizes is None:
+    found = find_grid(x.shape, scales.shape, given, usual)
+    if found is None:
         hint = "Say how many rows and columns share a scale: `block: [128, 128]`."
         wrong = f"{x} cannot be cut into blocks with scales {scales}"
         raise Refusal("codes-unknown", wrong, key="block" if given else "target", hint=hint)
-    return grid, sizes
-
-
-def _divides(scales: int, size: int) -> bool:
-    return scales in (1, size)
-
-
-def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual: Block) -> Block | None:
-    """How many rows and columns share a scale; None if that cannot be told."""
-    made = []
-    for axis, (size, count) in enumerate(zip(shape, grid, strict=True)):
-        fitting = (
-            (given[axis],)
-            if given
-            else (size if count == 1 else 0, 1 if count == size else 0, usual[axis], size // count)
-        )
-        own = next((each for each in fitting if each > 0 and -(-size // each) == count), None)
-        if own is None:
-            return None
-        made.append(1 if count == 1 else own)
-    return made[0], made[1]
+    return found
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import FLOAT16, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Shape
-from brainsurgery_jax.layout.adapters import adapt, is_adapter, weights_of
+from brainsurgery_jax.layout.adapters import adapt, as_named, is_adapter, weights_of
 from brainsurgery_jax.layout.bind import BoundLayout, Correspondence, bind
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Value
@@ -111,9 +111,22 @@ def edits(
         yield Drop(where, old)
     for new, expr in made:
         yield Bind(where, new, expr)
-    if inverse and content and not is_adapter(work.names) and view.config(where) is None:
-        described = content if found.rest else describe_floats(content)
-        yield SetConfig(where, described)  # the model's, as `convert` writes it: no file lies beside the tree
+    if not is_adapter(work.names):
+        yield from _configs(view, where, found, content, inverse=inverse)
+
+
+def _configs(
+    view: View, alias: str, found: Layout, content: Mapping[str, object], *, inverse: bool
+) -> Iterator[SetConfig]:
+    """The config of what a layout made. Back to Hugging Face names it is that of the model, as `convert` writes it, if
+    none lies beside the tree. Where a layout names every tensor they are floats, and it says nothing of codes."""
+    known = view.config(alias)
+    settings = known[1] if known is not None else content if inverse else {}
+    if not isinstance(settings, Mapping) or not settings:
+        return
+    described = settings if found.rest else describe_floats(settings)
+    if known is None or described != settings:
+        yield SetConfig(alias, described)
 
 
 def _alias(view: View, alias: str | None) -> str:
@@ -153,6 +166,7 @@ def _bind_layout(
 ) -> BoundLayout:
     names = view.names(alias)
     adapter = is_adapter(names)
+    found = as_named(found, names, inverse=inverse)
     try:
         bound = bind(found, config, options, present=weights_of(names, found), inverse=inverse)
     except PlanError as bad:

@@ -41,11 +41,19 @@ def _arithmetic(avals: Avals, params: Params) -> bool:
     return not dtype.is_float or dtype.bits >= 32 or dtype == BFLOAT16 or len(avals) == 1
 
 
-@op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
+@op(
+    Form("assign", ("from",), ("to",), "existing", slices=_BOTH, fills=True),
+    elementwise=True,
+    noop=lambda avals, params: True,
+)
 def assign(x: Shaped[Array, "..."]) -> Array:
     """Copy values into a tensor (or part of one) that exists, with the same shape and dtype.
 
+    Two keys say what happens where names differ. `missing`: a tensor that `to` could name and that gets no value keeps
+    its own, or is an error. Keys of random numbers are passed over. `extra`: a match without a tensor to fill is an
+    error, or ignored. With one of the keys in the step, a note lists what was kept and ignored.
     Example: `assign: {from: 'a::w::[:, :4]', to: 'a::v::[:, 4:8]'}`
+    Example: `assign: {from: 'trained::(.*)', to: 'fresh::\\1', missing: keep, extra: ignore}`
     """
     return x
 

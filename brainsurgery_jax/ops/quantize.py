@@ -7,13 +7,22 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt
 
-from brainsurgery_jax.codes import CONFIG_KEY, CodeFormat, Codes, describe_floats, find_codes, fits
+from brainsurgery_jax.codes import (
+    CONFIG_KEY,
+    USUAL_BLOCK,
+    CodeFormat,
+    Codes,
+    describe_floats,
+    find_codes,
+    fits,
+    usual_block,
+)
 from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.op import DTypeName, Pattern, control
 from brainsurgery_jax.ops import _codes as kernels
-from brainsurgery_jax.ops._codes import USUAL_BLOCK, scale_block
+from brainsurgery_jax.ops._codes import scale_block
 from brainsurgery_jax.ops._compressed import unpack_rows
 from brainsurgery_jax.ops._packing import pack_matrix
 from brainsurgery_jax.ops.reduce import reduce_tensor
@@ -213,11 +222,7 @@ def _settings(view: View, alias: str) -> Mapping[str, object] | None:
 
 def _usual_block(view: View, alias: str) -> tuple[int, int]:
     """The rows and columns that share a scale, as the config says it."""
-    settings = (_settings(view, alias) or {}).get(CONFIG_KEY)
-    match settings.get("weight_block_size") if isinstance(settings, Mapping) else None:
-        case [int(rows), int(columns)] if rows > 0 and columns > 0:
-            return rows, columns
-    return USUAL_BLOCK
+    return usual_block(_settings(view, alias))
 
 
 def _zero_offset(view: View, alias: str, given: int | None) -> int:

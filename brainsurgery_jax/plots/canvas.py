@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, worded
+from brainsurgery_jax.store.atomic import publish, stage
 from brainsurgery_jax.store.failures import os_failures
 
 if TYPE_CHECKING:
@@ -35,10 +37,18 @@ _PANEL = 3.1, 2.1
 """Inches of a small panel."""
 
 
-def check_path(path: str) -> None:
-    """Raises ValueError for a path whose suffix is not that of a picture."""
+def check_path(path: str, *, overwrite: bool = False) -> None:
+    """Raises ValueError for a path whose suffix is not that of a picture, StoreError for one that is taken."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"a plot is written to a path that ends in {', '.join(SUFFIXES)}; got '{path}'")
+    refuse_existing(path, overwrite=overwrite)
+
+
+def refuse_existing(path: str, *, overwrite: bool) -> None:
+    """Raises StoreError for a file that would be replaced unasked."""
+    if os.path.lexists(path) and not overwrite:
+        asked = worded(shell="`--overwrite`", python="`overwrite=True`")
+        raise StoreError(path, "exists already", remedy=f"Write to another path, or replace it: {asked}.")
 
 
 class Picture(NamedTuple):
@@ -122,7 +132,7 @@ def draw_svg(figure: Figure) -> str:
 
 
 def write_figure(figure: Figure, path: str, title: str) -> None:
-    """Write a figure as the suffix of the path says; an existing file is replaced. Raises StoreError."""
+    """Write a figure as the suffix of the path says; an existing file is replaced as a whole. Raises StoreError."""
     kind = Path(path).suffix.lower()
     if kind == ".png":
         out = BytesIO()
@@ -137,9 +147,14 @@ def write_figure(figure: Figure, path: str, title: str) -> None:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Replace a file. Raises StoreError."""
-    with os_failures(path, "write it"):
-        Path(path).write_bytes(data)
+    """Write a file, or replace it as a whole; if that fails or is stopped, nothing is left. Raises StoreError."""
+    staged = stage(path, overwrite=True)
+    try:
+        with os_failures(path, "write it"):
+            Path(staged.staging).write_bytes(data)
+        publish([staged], durable=False)
+    finally:
+        staged.abandon()
 
 
 _PAGE = """<!doctype html>

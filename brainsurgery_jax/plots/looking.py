@@ -7,11 +7,12 @@ from math import sqrt
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference
-from brainsurgery_jax.comparison.rollups import layer_of, module_of, relative_change, sort_differences
+from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.looking.histograms import Histogram, histograms_of
-from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.stats import stats_of
+from brainsurgery_jax.numerics.moments import TensorStats
+from brainsurgery_jax.numerics.rollups import layer_of, module_of, sort_differences
 from brainsurgery_jax.plots.canvas import Picture, compose, write_figure
 from brainsurgery_jax.plots.pictures import choose_panels, draw_cells, draw_energy, draw_histograms
 

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison import Difference, diff
-from brainsurgery_jax.comparison.rollups import Grouping, module_of, roll_up, sort_differences
 from brainsurgery_jax.comparison.side_files import shorten
-from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.looking.chosen import choose
-from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum, spectra_of
 from brainsurgery_jax.looking.stats import stats_of
-from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, wrap_page, write_file
+from brainsurgery_jax.numerics.moments import TensorStats
+from brainsurgery_jax.numerics.rollups import Grouping, module_of, roll_up, sort_differences
+from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, refuse_existing, wrap_page, write_file
 from brainsurgery_jax.plots.looking import picture_checkpoint, picture_difference
 from brainsurgery_jax.plots.pictures import draw_energy
 from brainsurgery_jax.store.sizes import show_size
@@ -59,8 +58,7 @@ def report(
     >>> bs.report("model.safetensors", to="report.html")
     """
     page = os.fspath(to)
-    if os.path.lexists(page) and not overwrite:
-        raise StoreError(page, "exists already", remedy="Write to another path, or replace it: `overwrite`.")
+    refuse_existing(page, overwrite=overwrite)
     with ExitStack() as opened:
         first = choose(open_side(path, opened, "report"), target if other is None else None)
         if other is None:
@@ -147,7 +145,7 @@ def _module_rows(stats: Mapping[str, TensorStats]) -> Iterator[tuple[Cell, ...]]
 
 
 def _sums(found: Difference, by: Grouping) -> Iterator[tuple[Cell, ...]]:
-    for row in roll_up(found, by):
+    for row in roll_up(found.differing, by):
         figures = row.figures
         yield (row.key or f"no {by}", row.tensors, figures.differing, figures.largest, figures.relative, figures.cosine)
 

@@ -7,9 +7,9 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.comparison.rollups import layer_of, module_of
 from brainsurgery_jax.looking.histograms import Histogram
 from brainsurgery_jax.looking.spectra import Spectrum
+from brainsurgery_jax.numerics.rollups import layer_of, module_of
 from brainsurgery_jax.plots.canvas import Picture, add_panels, set_ticks, set_title, size_of_panels
 
 if TYPE_CHECKING:

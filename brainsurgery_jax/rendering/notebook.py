@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -27,6 +27,14 @@ def as_html(title: str, facts: Sequence[str] = (), table: HtmlTable | None = Non
     if table is not None and table.rows:
         parts.append(_table(table))
     return f"<div>{''.join(parts)}{picture}</div>"
+
+
+def show_in_treescope(shown: object, path: str | None, subtree_renderer: Callable[..., object]) -> object:
+    """The `__treescope_repr__` of a class: its `repr`, below which treescope puts what `_repr_html_` gives. Without it
+    treescope would unfold all fields."""
+    from treescope import rendering_parts  # which calls this, and is there
+
+    return rendering_parts.build_one_line_tree_node(line=rendering_parts.text(repr(shown)), path=path)
 
 
 def _table(table: HtmlTable) -> str:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.comparison import Difference, Figures, TensorDifference
-from brainsurgery_jax.comparison.rollups import Grouping, Order, RollUp, roll_up, sort_differences
+from brainsurgery_jax.comparison import Difference, TensorDifference
 from brainsurgery_jax.comparison.side_files import shorten
 from brainsurgery_jax.documents import Entry, Parts, Record, Table, Text, Value, show_only
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.numerics.figures import describe_figures
+from brainsurgery_jax.numerics.rollups import (
+    Grouping,
+    Order,
+    RollUp,
+    describe_order,
+    describe_rank,
+    describe_roll_up,
+    roll_up,
+    sort_differences,
+)
 from brainsurgery_jax.wording import counted
 
 
@@ -35,7 +44,7 @@ def report_difference(found: Difference, wishes: Wishes) -> Record:
     avals = [one for one in differing if _unlike(one, wishes)]
     values = [one for one in differing if not _unlike(one, wishes)]
     listed = differing[: wishes.top]
-    groups = () if wishes.by is None else roll_up(found, wishes.by)
+    groups = () if wishes.by is None else roll_up(found.differing, wishes.by)
     leaves = ((name, f"{a or 'nothing'} -> {b or 'nothing'}") for name, (a, b) in sorted(found.leaves.items()))
     side_files = ((name, f"{shorten(a)} -> {shorten(b)}") for name, (a, b) in found.side_files.items())
     shown = _show(avals, values, groups, wishes)
@@ -68,37 +77,13 @@ def _show(
 ) -> tuple[Table, ...]:
     """The tables of what differs: of values the first ones, or what they sum up to."""
     head = f"other values by {wishes.by}" if wishes.by else "other values"
-    rows = list(map(_roll_up_row, groups)) if wishes.by else list(map(_row, values))
-    if wishes.order != "name" and not wishes.by:
-        head += {"change": ", most changed first", "cosine": ", least aligned first", "rank": ", highest rank first"}[
-            wishes.order
-        ]
+    rows = list(map(describe_roll_up, groups)) if wishes.by else list(map(_row, values))
+    if not wishes.by:
+        head += describe_order(wishes.order)
     more = len(rows) - len(rows[: wishes.top])
     tables = _table("other shape or dtype", map(_row, avals)), _table(head, rows[: wishes.top])
     found = tuple(table for table in tables if table is not None)
     return (*found, Table(f"and {more:,} more; `--top` limits the list", (("",),))) if more else found
-
-
-def _roll_up_row(one: RollUp) -> tuple[str, ...]:
-    figures, key = one.figures, "no layer" if one.key is None else one.key
-    share = f"{figures.differing:,} of {figures.size:,} differ"
-    return (
-        key,
-        counted(one.tensors, "tensor"),
-        share,
-        f"largest {figures.largest:.4g}",
-        _ratios(figures),
-        _rank(one.rank),
-    )
-
-
-def _ratios(figures: Figures) -> str:
-    ratios = (("relative", figures.relative, 4), ("cosine", figures.cosine, 6))
-    return ", ".join(f"{name} {value:.{digits}g}" for name, value, digits in ratios if value is not None)
-
-
-def _rank(rank: float | None) -> str:
-    return "" if rank is None else f"effective rank {rank:.1f}"
 
 
 def _group(one: RollUp) -> dict[str, Value]:
@@ -134,7 +119,7 @@ def _row(one: TensorDifference) -> tuple[str, ...]:
     if one.figures is None:
         return one.name, kind
     told = one.name, kind, *describe_figures(one.figures, one.left.shape)
-    return told if one.effective_rank is None else (*told, _rank(one.effective_rank))
+    return told if one.effective_rank is None else (*told, describe_rank(one.effective_rank))
 
 
 def _summary(found: Difference, avals: list[TensorDifference], values: list[TensorDifference]) -> str:

@@ -44,6 +44,7 @@ class KeyNotes:
     - `keys`: keys of random numbers, by their kind; `stored`: what is stored as a narrower type than it is read in
     - `boxed`: the key that the box around a leaf adds, by the name of the leaf; of all leaves, if the name is empty
     - `json`: metadata whose text is JSON, since it was no text
+    - `unboxed`: there are no other boxes, whatever keys are called
     """
 
     lists: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class KeyNotes:
     keys: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     boxed: Mapping[str, str] = field(default_factory=dict)
+    unboxed: bool = False
 
     def encode(self) -> dict[str, str]:
         """The metadata entry; nothing where names leave nothing open."""
@@ -84,6 +86,7 @@ def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
         keys=_texts(table, "keys"),
         stored=_texts(table, "stored"),
         boxed=_texts(table, "boxed"),
+        unboxed=table.get("unboxed") is True,
     )
 
 

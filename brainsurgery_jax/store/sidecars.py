@@ -35,9 +35,9 @@ MAX_SIDECAR = 64 << 20
 SIDE_FILES: Mapping[str, tuple[str, ...]] = {
     "model": (
         "config.json", "configuration.json", "generation_config.json", "params.json", "model_index.json",
-        "scheduler_config.json", "open_clip_config.json", "quantize_config.json", "quant_config.json",
-        "quantization_config.json", "hf_quant_config.json",
+        "scheduler_config.json", "open_clip_config.json",
     ),
+    "quantization": ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json"),
     "tokenizer": (
         "tokenizer*.json", "tokenizer.model*", "tekken.json", "*.tiktoken", "vocab.json", "vocab.txt", "vocab.bpe",
         "vocab.model", "vocab.spm", "vocab.tsv", "vocab-*.json", "merges.txt", "special_tokens_map.json",
@@ -74,6 +74,12 @@ class SideFiles(NamedTuple):
     folder: str
     copied: tuple[str, ...]
     left: tuple[str, ...] = ()
+
+    @property
+    def of_floats(self) -> SideFiles:
+        """Without those that describe quantized weights."""
+        names = SIDE_FILES["quantization"]
+        return self._replace(copied=tuple(name for name in self.copied if name not in names))
 
 
 def find_side_files(folder: str | os.PathLike[str]) -> SideFiles:

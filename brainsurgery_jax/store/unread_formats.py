@@ -13,9 +13,12 @@ HEAD = 16
 
 _BY_NAME = "Load it with its own library, and save its arrays by name: `numpy.savez('model.npz', **arrays)`."
 
+_UNPACK = "Unpack it, and name what was in it."
+
 
 class UnreadFormat(NamedTuple):
-    """A format: how its files end or begin (at an offset), which files a folder of it holds, and what to do."""
+    """A format: how its files end or begin (at an offset), which files a folder of it holds, and what to do. `alone`: a
+    file of it does not tell what the folder is that holds it."""
 
     what: str
     suffixes: tuple[str, ...] = ()
@@ -23,6 +26,7 @@ class UnreadFormat(NamedTuple):
     at: int = 0
     marks: tuple[str, ...] = ()
     remedy: str = _BY_NAME
+    alone: bool = False
 
 
 UNREAD: tuple[UnreadFormat, ...] = (
@@ -40,7 +44,11 @@ UNREAD: tuple[UnreadFormat, ...] = (
     UnreadFormat("a checkpoint of PaddlePaddle", (".pdparams", ".pdopt")),
     UnreadFormat("an archive of NeMo", (".nemo",), remedy="Unpack it, and read the weights in it: `tar -xf`."),
     UnreadFormat("a model of Core ML", (".mlmodel", ".mlpackage")),
+    UnreadFormat("an archive", (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst"), remedy=_UNPACK, alone=True),
+    UnreadFormat("a compressed file", (".gz", ".xz", ".bz2", ".zst"), b"\x1f\x8b", remedy=_UNPACK, alone=True),
     UnreadFormat("a pickle of Python, of which nothing is run", (".pkl", ".pickle", ".joblib")),
+    UnreadFormat("a pickle of Python, of which nothing is run", begins=b"\x80\x02}"),
+    UnreadFormat("a pickle of Python, of which nothing is run", begins=b"\x80\x03}"),
     UnreadFormat("a pickle of Python, of which nothing is run", begins=b"\x80\x04\x95"),
     UnreadFormat("a pickle of Python, of which nothing is run", begins=b"\x80\x05\x95"),
 )  # fmt: skip
@@ -57,6 +65,8 @@ def refuse_unread_file(path: str, head: bytes) -> None:
 def refuse_unread_folder(folder: str, names: Collection[str]) -> None:
     """Raises StoreError for a folder that holds such a checkpoint, and no other."""
     for format in UNREAD:
+        if format.alone:
+            continue
         if any(mark in names for mark in format.marks):
             raise StoreError(folder, f"holds {format.what}, a format that is not read", remedy=format.remedy)
         if found := next((name for name in names if format.suffixes and name.lower().endswith(format.suffixes)), None):

@@ -12,7 +12,7 @@ from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.compare import places
-from brainsurgery_jax.families.evidence import Sizes, formula, shape_table, sizes_of
+from brainsurgery_jax.families.evidence import Sizes, formula, is_divided, shape_table, sizes_of
 from brainsurgery_jax.families.model import FamilyPlace, ModelType
 from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
 from brainsurgery_jax.families.tables import MODELS
@@ -65,10 +65,12 @@ class Described:
         return found
 
     def with_config(self, patch: Mapping[str, object]) -> Sizes:
-        """Its dims after a change of the config."""
+        """Its dims after a change of the config. One that a division with a rest gives is not known."""
         changed = patch_mapping(self.place.whole, patch)
         own = changed.get(self.place.part) if self.place.part else changed
-        return sizes_of(self.place.family, own if isinstance(own, Mapping) else {})
+        config = own if isinstance(own, Mapping) else {}
+        values = sizes_of(self.place.family, config).values
+        return Sizes({dim: n if is_divided(self.place.family, dim, config) else None for dim, n in values.items()})
 
     @cached_property
     def parts(self) -> tuple[TensorPart, ...]:

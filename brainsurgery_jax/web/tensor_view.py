@@ -7,8 +7,8 @@ from asyncio import to_thread
 from nicegui import ui
 
 from brainsurgery_jax.errors import PlanError, StoreError
-from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum
+from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.web.workbench import OpenCheckpoint, Workbench
 
 MOST_POINTS = 512

@@ -16,10 +16,10 @@ from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference, diff
 from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Noted, Published, Said, Started
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, Stopped, StoreError
-from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum, spectrum
 from brainsurgery_jax.looking.stats import stats
 from brainsurgery_jax.lower import Effect
+from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.plan.source import Map, compose
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.web.confined import Root

@@ -24,6 +24,7 @@ NEEDS: Mapping[str, str] = {
     "moe-upcycle": "came without a config.json",
     "olmoe": "came without a config.json",
     "drop-layers": "came without a config.json",
+    "head-pruning": "came without a config.json",
     "lora-fold": "came without an adapter_config.json",
     "diff-check": "cannot print values while JAX traces",
 }

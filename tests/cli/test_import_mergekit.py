@@ -43,7 +43,7 @@ def test_what_cannot_be_imported_is_1_with_its_place(command: Command, place: Pa
     put_config(place, {**CASES["stacked"].config, "merge_method": "karcher"})
     done = command("import-mergekit", "merge.yml")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("merge.yml:4:5: slices of karcher cannot be imported, only whole models")
+    assert done.err.startswith("merge.yml:4:5: karcher merges several models, and a slice has 'a' alone")
 
 
 def test_a_missing_configuration_is_1_with_the_nearest(command: Command, config: Path):

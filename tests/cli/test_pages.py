@@ -148,6 +148,12 @@ def test_schema_prints_json_schema(command: Command):
     assert json.loads(command("schema").out)["$schema"].endswith("2020-12/schema")
 
 
+def test_the_installed_schema_is_the_one_that_is_printed(command: Command):
+    (path,) = command("schema", "--where").out.splitlines()
+    assert Path(path).is_absolute()
+    assert Path(path).read_text(encoding="utf-8") == command("schema").out, "`make schema` writes it"
+
+
 def test_demo_runs_to_its_end(command: Command):
     done = command("demo")
     assert (done.code, "What next:" in done.out) == (0, True)

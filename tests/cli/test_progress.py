@@ -12,6 +12,7 @@ import pytest
 from brainsurgery_jax.cli.progress import Plain, describe_progress, memory_held, show_time
 from brainsurgery_jax.engine.events import Started, Wrote
 from tests import checkpoints
+from tests.cli.conftest import Command
 
 
 def test_a_tensor_is_one_line_however_many_blocks_it_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +55,11 @@ def test_the_memory_is_what_the_process_holds() -> None:
     after = memory_held()
     assert before is not None and after is not None
     assert after - before > held.nbytes // 2
+
+
+def test_a_conversion_tells_each_tensor_that_is_written_where_this_is_asked(command: Command):
+    done = command("convert", "base.safetensors", "out.npz", "--verbose")
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if line.startswith(("h.", "ids"))]
+    assert sorted(told) == ["h.0.w: 24 B", "h.1.w: 24 B", "ids: 32 B"]
+    assert "h.0.w" not in command("convert", "base.safetensors", "again.npz").err

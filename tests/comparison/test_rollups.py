@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.diff import Wishes, diff
-from brainsurgery_jax.comparison.rollups import layer_of, module_of, relative_change, roll_up, sort_differences
+from brainsurgery_jax.comparison.rollups import relative_change
+from brainsurgery_jax.engine.events import Event, Said
+from brainsurgery_jax.numerics import spectrum
+from brainsurgery_jax.numerics.rollups import layer_of, module_of, roll_up, sort_differences
+from brainsurgery_jax.rendering.text import as_text
 from tests.checkpoints import Tensors, normal, write
 
 PLAIN = Wishes()
@@ -43,7 +48,7 @@ def test_a_name_has_a_layer_and_a_module():
 
 def test_layers_sum_up_to_the_figures_of_their_elements(sides: tuple[Tensors, Tensors]):
     left, right = sides
-    rows = roll_up(compare(), "layer")
+    rows = roll_up(compare().differing, "layer")
     assert [(row.key, row.tensors) for row in rows] == [("0", 1), ("2", 2), ("10", 1), (None, 1)]
     names = ["h.2.attn.w", "h.2.mlp.w"]
     a, b = (np.concatenate([side[n].ravel() for n in names]) for side in (left, right))
@@ -55,7 +60,7 @@ def test_layers_sum_up_to_the_figures_of_their_elements(sides: tuple[Tensors, Te
 
 
 def test_modules_come_together_over_layers(sides: tuple[Tensors, Tensors]):
-    rows = roll_up(compare(), "module")
+    rows = roll_up(compare().differing, "module")
     assert {row.key: row.tensors for row in rows} == {"h.*.attn.w": 1, "h.*.mlp.w": 3, "wte": 1}
     cells = relative_change(compare())
     assert set(cells) == {("h.*.attn.w", 2), ("h.*.mlp.w", 0), ("h.*.mlp.w", 2), ("h.*.mlp.w", 10), ("wte", None)}
@@ -147,3 +152,65 @@ def test_the_step_tells_the_figures_of_the_command(sides: tuple[Tensors, Tensors
         (line,) = (line for line in said.splitlines() if line.startswith(f"  - {one.name}: "))
         (row,) = (line for line in told if line.startswith(f"  {one.name} "))
         assert line.partition(": ")[2].replace("; ", "").split() == row.split("]", 1)[1].replace("  ", "").split()
+
+
+def say(**keys: Any) -> list[str]:
+    """What the step says of the two checkpoints."""
+    step = {"mode": "aliases", "left_alias": "a", "right_alias": "b", **keys}
+    plan = {"inputs": ["a::left.safetensors", "b::right.safetensors"], "transforms": [{"diff": step}]}
+    (said,) = bs.load(plan).run().said
+    return said.splitlines()
+
+
+def squeeze(line: str) -> list[str]:
+    """The words of a line, without what separates columns."""
+    return line.replace(";", " ").replace(":", " ").replace("-", " ").replace(",", " ").split()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"by": "layer"}, {"by": "module"}, {"effective_rank": True}, {"sort": "change", "top": 3}, {"sort": "cosine"},
+     {"sort": "rank", "top": 2}, {"by": "layer", "effective_rank": True}],
+    ids=str,
+)  # fmt: skip
+def test_the_step_sums_up_and_sorts_as_the_command(
+    sides: tuple[Tensors, Tensors], capsys: pytest.CaptureFixture[str], keys: dict[str, Any]
+):
+    lines = say(**keys)
+    start = next(at for at, line in enumerate(lines) if line.startswith("figures"))
+    rank = keys.get("effective_rank", False) or keys.get("sort") == "rank"
+    wishes = Wishes(effective_rank=rank, order=keys.get("sort", "name"), top=keys.get("top"), by=keys.get("by"))
+    told = [line for line in command(capsys, wishes).splitlines() if " differ" in line]
+    rows = [line for line in lines[start + 1 :] if " differ;" in line]
+    assert rows and len(rows) == min(len(told), keys.get("top", 99))
+    for row, line in zip(rows, told, strict=True):
+        assert squeeze(row) == squeeze(re.sub(r" f32\[[0-9,]+\]", "", line))
+    assert (f"{len(compare().differing) - keys['top']:,} more" in lines[-1]) if "top" in keys else True
+
+
+def test_a_prompt_tells_the_figures_of_the_command(sides: tuple[Tensors, Tensors]):
+    session = bs.Session.begin(bs.load({"inputs": ["a::left.safetensors", "b::right.safetensors"]}))
+    step = "diff: {mode: aliases, left_alias: a, right_alias: b, by: layer, effective_rank: true}"
+    heard: list[Event] = []
+    session.step(*session.parse(step)).run(heard.append)
+    (told,) = (as_text(event.document) for event in heard if isinstance(event, Said))
+    assert told.splitlines() == say(by="layer", effective_rank=True)
+
+
+def test_figures_that_are_switched_off_cannot_be_summed_up(sides: tuple[Tensors, Tensors]):
+    for keys in ({"by": "layer"}, {"sort": "change"}, {"effective_rank": True}):
+        with pytest.raises(bs.PlanError, match=r"without figures there is nothing.*\n.*Leave out `figures: false`"):
+            say(figures=False, **keys)
+    assert not any(line.startswith("figures") for line in say(figures=False))
+
+
+def test_equal_matrices_are_not_factorized_for_their_difference(here: Path, monkeypatch: pytest.MonkeyPatch):
+    w = normal((6, 5), seed=1)
+    write(here / "left.safetensors", {"w": w, "v": w})
+    write(here / "right.safetensors", {"w": w.copy(), "v": w + 1})
+    factorized: list[tuple[int, ...]] = []
+    true = spectrum.singular_values
+    monkeypatch.setattr(spectrum, "singular_values", lambda x: factorized.append(x.shape) or true(x))
+    lines = say(effective_rank=True)
+    assert "effective rank 1.0" in lines[-1]
+    assert factorized == [(6, 5)]

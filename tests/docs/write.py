@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from brainsurgery_jax.plan.schema import plan_schema
 from tests.docs import recipe_page, reference
 from tests.docs.examples import Section, rendered, sections
 
@@ -34,6 +36,7 @@ def main() -> int:
     """Write the pages, tell which of them are others than before, and which examples failed; yields the exit code."""
     failures: list[str] = []
     made = {"docs/ops.md": reference.page(), "docs/recipes.md": recipe_page.page()}
+    made["plans/schema.json"] = json.dumps(plan_schema(), indent=2) + "\n"
     for name in PAGES:
         cut = sections((ROOT / name).read_text(encoding="utf-8"))
         made[name] = reference.with_modes("".join(_rendered(name, section, failures) for section in cut))

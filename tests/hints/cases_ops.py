@@ -287,7 +287,7 @@ OPS = [
          lambda plan, hint: add(2)(plan, hint)),
     Case("sets that share no name", "unmatched",
          [{"diff": {"left": "a::w", "right": "b::v", "unmatched": "drop"}}],
-         put("Compare the names on both sides.", right="b::w"), of="ops/report.py"),
+         put("Compare the names on both sides.", right="b::w"), of="ops/difference.py"),
     # steps about aliases, files and plans
     Case("a mode without its keys", "prefixes-keys", [{"prefixes": {"mode": "rename", "alias": "b"}}],
          put("rename with `from` and `to`", alias=None, from_="b", to="c")),

@@ -72,6 +72,7 @@ def _given(node: ast.AST) -> Iterator[ast.expr]:
             "remedy",
             "of_kind",
             "of_pattern",
+            "of_box",
             "after",
         ):
             yield from (n.value for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None)

@@ -75,8 +75,12 @@ MEAN = {"norm": (NORMS["a"] + NORMS["b"]) / 2}
 A_ALONE = {"norm": NORMS["a"]}
 SLICES = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 4]}]\n"
 TASK = "merge_method: task_arithmetic\nbase_model: a\n"
-SLICED = "merge_method: slerp\nparameters: {t: 0.5}\n" + (
-    "slices: [{sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]}]\n"
+TIED = "merge_method: ties\nbase_model: a\nslices:\n" + (
+    "- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]\n"
+    "- sources: [{model: b, layer_range: [2, 4]}]\n"
+)
+LONELY = "merge_method: karcher\nslices:\n" + (
+    "- sources: [{model: a, layer_range: [0, 2]}]\n- sources: [{model: a, layer_range: [2, 4]}]\n"
 )
 THREE = (
     "merge_method: linear\nparameters: {weight: 1}\n"
@@ -109,7 +113,9 @@ MERGES = [
         "tokenizer_source: base", expect=MEAN),
     Row(merge, "import-form", LINEAR.replace("linear", "lineer"), "lineer", "linear", "Supported: linear", MEAN),
     Row(merge, "import-form", AB, "models:", "merge_method: linear\nmodels:", "Supported: linear", MEAN),
-    Row(merge, "import-unsupported", SLICED, SLICED, LINEAR, "Write it by hand", MEAN),
+    Row(merge, "import-form", TIED, "[{model: b", "[{model: a, layer_range: [2, 4]}, {model: b",
+        "Add it to the sources, with its layer_range.", {"norm": NORMS["a"] + (NORMS["b"] - NORMS["a"])}),
+    Row(merge, "import-form", LONELY, "karcher", "passthrough", "write `merge_method: passthrough`", A_ALONE),
     Row(merge, "import-form", TASK.replace("base_model: a\n",
         "") + AB.replace("- {model: a, parameters: {weight: 1}}\n", ""),
         "models:", "base_model: a\nmodels:", "Add `base_model: PATH`.",

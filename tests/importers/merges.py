@@ -14,7 +14,21 @@ import yaml
 from tests.checkpoints import normal, write
 from tests.merging import oracles as by
 
-LAYERS, WIDTH, INNER, WORDS = 4, 16, 24, 32
+
+class Size(NamedTuple):
+    """The shapes of a Llama."""
+
+    layers: int
+    width: int
+    inner: int
+    words: int
+    heads: int
+
+
+TINY = Size(4, 16, 24, 32, 2)
+GPT2 = Size(1, 768, 3072, 1000, 12)
+"""A layer of the size of GPT-2's, and fewer words."""
+LAYERS, WIDTH, INNER, WORDS, _ = TINY
 CONFIG: Mapping[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": INNER,
     "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": WORDS,
@@ -26,27 +40,32 @@ Models = Mapping[str, Tensors]
 """Tensors in float64, by the letter of the model."""
 
 
-def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
-    """The tensors of a tiny Llama."""
+def shapes(layers: int = LAYERS, size: Size = TINY) -> dict[str, tuple[int, ...]]:
+    """The tensors of a tiny Llama, or of one of another size."""
+    _, width, inner, words, _ = size
     outside: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (WORDS, WIDTH), "model.norm.weight": (WIDTH,), "lm_head.weight": (WORDS, WIDTH)
+        "model.embed_tokens.weight": (words, width), "model.norm.weight": (width,), "lm_head.weight": (words, width)
     }  # fmt: skip
-    layer: dict[str, tuple[int, ...]] = {f"self_attn.{x}_proj.weight": (WIDTH, WIDTH) for x in "qkvo"}
-    layer |= {f"mlp.{x}_proj.weight": (INNER, WIDTH) for x in ("gate", "up")} | {
-        "mlp.down_proj.weight": (WIDTH, INNER), "input_layernorm.weight": (WIDTH,),
-        "post_attention_layernorm.weight": (WIDTH,),
+    layer: dict[str, tuple[int, ...]] = {f"self_attn.{x}_proj.weight": (width, width) for x in "qkvo"}
+    layer |= {f"mlp.{x}_proj.weight": (inner, width) for x in ("gate", "up")} | {
+        "mlp.down_proj.weight": (width, inner), "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
     }  # fmt: skip
     return outside | {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()}
 
 
-def put_models(folder: Path, dtype: str | Mapping[str, str] = "float32", **config: Any) -> Models:
+def put_models(folder: Path, dtype: str | Mapping[str, str] = "float32", size: Size = TINY, **config: Any) -> Models:
     """Models `a`, `b` and `c`, as folders; yields what they hold."""
     held = {}
+    if size != TINY:
+        config = {"hidden_size": size.width, "intermediate_size": size.inner, "num_hidden_layers": size.layers,
+                  "num_attention_heads": size.heads, "num_key_value_heads": size.heads, "vocab_size": size.words,
+                  **config}  # fmt: skip
     for seed, letter in enumerate("abc"):
         own = dtype if isinstance(dtype, str) else dtype[letter]
         stored = np.dtype(getattr(ml_dtypes, own, own))
         tensors = {name: normal(shape, seed=97 * seed + at).astype(stored) for at, (name, shape) in
-                   enumerate(shapes().items())}  # fmt: skip
+                   enumerate(shapes(size.layers, size).items())}  # fmt: skip
         (folder / letter).mkdir()
         write(folder / letter / "model.safetensors", tensors, {"format": "pt"})
         (folder / letter / "config.json").write_text(json.dumps({**CONFIG, "dtype": own, **config}))
@@ -133,6 +152,47 @@ def _sliced(held: Models) -> Tensors:
 def _uneven(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     layer = layer_of(name)
     return (a + b) * ((0.5 if "embed" in name else 2) if layer is None else (0.5, 1, 2, 3)[layer])
+
+
+def _of_layers(
+    held: Models, of_layer: Callable[[int, str], np.ndarray], layers: int, outside: Callable[[str], np.ndarray]
+) -> Tensors:
+    """What `of_layer(layer, name in layer 0)` gives for each layer, and `outside(name)` for what is in none."""
+    found = {n: outside(n) for n in held["a"] if layer_of(n) is None}
+    first = [n for n in held["a"] if layer_of(n) == 0]
+    return found | {in_layer(n, at): of_layer(at, n) for n in first for at in range(layers)}
+
+
+def _slerped(held: Models) -> Tensors:
+    def of_layer(at: int, name: str) -> np.ndarray:
+        if at < 3:
+            t = at / 2 if "self_attn" in name else 0.4
+            return by.slerp(None, [held["a"][in_layer(name, at)], held["b"][in_layer(name, at + 1)]], t)
+        pair = [held["a"][in_layer(name, at - 1)], held["c"][in_layer(name, at - 3)]]
+        return by.slerp(None, pair, (0.1, 0.9)[at - 3])
+
+    def outside(name: str) -> np.ndarray:
+        other, t = ("b", 0.4) if "embed" in name else ("c", 0.1)
+        return by.slerp(None, [held["a"][name], held[other][name]], t)
+
+    return _of_layers(held, of_layer, 5, outside)
+
+
+def _trimmed(held: Models) -> Tensors:
+    def tied(a: np.ndarray, b: np.ndarray, c: np.ndarray, weight: float) -> np.ndarray:
+        return by.add(a, by.deltas(a, [b, c]), (weight, 0.3), vote=True, normalize=True)
+
+    def of_layer(at: int, name: str) -> np.ndarray:
+        a, b, c = (held[m] for m in "abc")
+        if at >= 2:
+            return a[in_layer(name, at - 1)]
+        return tied(a[in_layer(name, at)], b[in_layer(name, at)], c[in_layer(name, at + 2)], (0.2, 0.8)[at])
+
+    def outside(name: str) -> np.ndarray:
+        a, b, c = (held[m][name] for m in "abc")
+        return tied(a, b, c, 0.2) if "embed" in name else a
+
+    return _of_layers(held, of_layer, 5, outside)
 
 
 CASES: Mapping[str, Case] = {
@@ -301,6 +361,54 @@ CASES: Mapping[str, Case] = {
     "slerp from the first layer to the last": Case(
         {"merge_method": "slerp", "base_model": "a", "models": models(b=None), "parameters": {"t": [0.25, 0.75]}},
         each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0.25, 0.75)(n)), *"ab"),
+    ),
+    "slerp of slices that are whole models": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [
+                {
+                    "sources": [{"model": m, "layer_range": [0, LAYERS]} for m in "ab"],
+                    "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}]},
+                }
+            ],
+            "parameters": {"t": 0.25},
+        },
+        each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0, 1)(n) if "mlp" in n else 0.25), *"ab"),
+    ),
+    "slerp of slices": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 3]}, {"model": "b", "layer_range": [1, 4]}]},
+                {
+                    "sources": [{"model": "a", "layer_range": [2, 4]}, {"model": "c", "layer_range": [0, 2]}],
+                    "parameters": {"t": [0.1, 0.9]},
+                },
+            ],
+            "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.4}]},
+        },
+        _slerped,
+        layers=5,
+    ),
+    "ties of slices": Case(
+        {
+            "merge_method": "ties",
+            "base_model": "a",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 2]},
+                        {"model": "b", "layer_range": [0, 2], "parameters": {"weight": [0.2, 0.8]}},
+                        {"model": "c", "layer_range": [2, 4], "parameters": {"weight": 0.3}},
+                    ]
+                },
+                {"sources": [{"model": "a", "layer_range": [1, 4]}]},
+            ],
+        },
+        _trimmed,
+        layers=5,
     ),
     "ties of whole task vectors": Case(
         {"merge_method": "ties", "base_model": "a", "models": models(b=0.5, c=0.25), "parameters": {"lambda": 0.5}},

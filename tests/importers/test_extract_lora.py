@@ -66,6 +66,36 @@ REFUSED = {
 }
 
 
+TABLES = {"model.embed_tokens", "lm_head"}
+CHOICES = {
+    "one": ("-i up_proj", lambda module: "up_proj" in module),
+    "all but some": ("-e layers.0 -e=down", lambda module: "layers.0" not in module and "down" not in module),
+    "some but some": ("--include-regex mlp --exclude-regex=down", lambda m: "mlp" in m and "down" not in m),
+    "by both ends": (
+        r"-i '^model\.layers\.1|o_proj$'",
+        lambda m: m.startswith("model.layers.1") or m.endswith("o_proj"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_modules_are_chosen_by_regular_expressions_and_tables_always(here: Path, kind: str):
+    held = put_models(here)
+    switches, chosen = CHOICES[kind]
+    found = extracted(here, f"{WHOLE} --max-rank 2 --device cpu -j 2 --no-quiet {switches}")
+    modules = {name.removeprefix("base_model.model.").split(".lora_")[0].removesuffix(".weight") for name in found}
+    known = {name.removesuffix(".weight") for name in held["a"]}
+    assert modules == {module for module in known if chosen(module) or module in TABLES}
+    assert "# --device is ignored.\n# --num-threads is ignored.\n" in (here / "plan.yaml").read_text()
+
+
+def test_a_broken_expression_is_corrected(here: Path):
+    put_models(here)
+    says = "it is searched in the names of modules, such as `model.layers.0.mlp.up_proj`."
+    hint = hint_of(lambda: plan_of(f"{WHOLE} -i '('"), says)
+    assert "up_proj" in plan_of(f"{WHOLE} -i {hint.split('`')[1]}")
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str):
     put_models(here)
@@ -90,7 +120,7 @@ def test_a_value_follows_its_option(here: Path):
 def test_tensors_are_chosen_in_the_plan(here: Path):
     put_models(here)
     says = "say by `of: PATTERN` in the step `lora_extract` of the plan."
-    hint_of(lambda: plan_of(f"{WHOLE} --include-regex up_proj"), says)
+    hint_of(lambda: plan_of(f"{WHOLE} --save-module up_proj"), says)
     text = plan_of(f"{WHOLE} --max-rank=3").replace("rank: 3", "rank: 3, of: 'base::.*up_proj.*'")
     (here / "plan.yaml").write_text(text)
     bs.load("plan.yaml").run(durable=False)

@@ -348,9 +348,13 @@ def test_a_key_that_means_something_stands_once(here: Path):
 STACK = {"sources": [{"model": "a", "layer_range": [0, 2]}]}
 LINEAR = {"merge_method": "linear", "models": models(a=0.5, b=0.5)}
 REFUSED = {
-    "slices of ties": (
-        {"merge_method": "ties", "base_model": "a", "slices": [STACK]},
-        r"merge\.yml:\d+:\d+: slices of ties cannot be imported, only whole models",
+    "slices of ties without the base": (
+        {"merge_method": "ties", "base_model": "b", "slices": [STACK, STACK]},
+        r"merge\.yml:\d+:\d+: the base 'b' is not among the sources of a slice",
+    ),
+    "a slice of one model": (
+        {"merge_method": "karcher", "slices": [STACK, STACK]},
+        r"merge\.yml:\d+:\d+: karcher merges several models, and a slice has 'a' alone",
     ),
     "ties without a base": ({**LINEAR, "merge_method": "ties"}, "ties needs a base model"),
     "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),

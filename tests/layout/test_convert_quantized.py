@@ -172,3 +172,75 @@ def test_what_is_not_quantized_is_not_dequantized(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
     with pytest.raises(PlanError, match=r"nothing that '.*' matches is quantized"):
         bs.convert(source, str(tmp_path / "out"), dequantize="bf16", layout="tunix", durable=False)
+
+
+OF_CODES = ("hf_quant_config.json", "quantization_config.json", "quantize_config.json", "quant_config.json")
+
+
+def beside(folder: Path) -> Path:
+    """A folder with side files that describe quantized weights, and one that does not."""
+    for name in (*OF_CODES, "tokenizer.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def side_files(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()} & {*OF_CODES, "tokenizer.json"}
+
+
+def test_what_describes_codes_travels_with_codes_alone(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", quantized(blocks=True)[0], {**LLAMA, "quantization_config": FP8})
+    beside(tmp_path / "hf")
+    bs.convert(source, str(tmp_path / "same"), to="safetensors", durable=False)
+    assert side_files(tmp_path / "same") == {*OF_CODES, "tokenizer.json"}
+    bs.convert(source, str(tmp_path / "floats"), to="safetensors", dequantize="bf16", durable=False)
+    assert side_files(tmp_path / "floats") == {"tokenizer.json"}
+    bs.convert(source, str(tmp_path / "tree"), layout="tunix", dequantize="bf16", durable=False)
+    assert side_files(tmp_path / "tree") == {"tokenizer.json"}
+    bs.convert(str(beside(tmp_path / "tree")), str(tmp_path / "back"), durable=False)
+    assert side_files(tmp_path / "back") == {"tokenizer.json"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ([{"dequantize": {"target": ".*", "to": "bfloat16"}}], False),
+        ([{"dequantize": {"target": r".*\.0\..*", "to": "bfloat16"}}], True),  # the other layers stay codes
+        ([{"dequantize": {"target": ".*", "to": "bfloat16"}},
+          {"quantize": {"target": r".*_proj\.weight", "to": "int8", "per": "channel"}}], False),
+        ([{"move": {"from": "(.*)", "to": r"x.\1"}}], True),
+    ],
+)  # fmt: skip
+def test_steps_decide_whether_it_travels(steps: list[dict[str, Any]], kept: bool, tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", quantized(blocks=True)[0], {**LLAMA, "quantization_config": FP8})
+    beside(tmp_path / "hf")
+    output = {"path": str(tmp_path / "out"), "format": "safetensors"}
+    plan = bs.load({"inputs": [source], "transforms": steps, "output": output})
+    plan.run(durable=False)
+    assert side_files(tmp_path / "out") == {"tokenizer.json", *(OF_CODES if kept else ())}
+
+
+def test_a_tree_saved_with_the_config_of_codes_gets_nothing_that_describes_them(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", quantized(blocks=True)[0], {**LLAMA, "quantization_config": FP8})
+    beside(tmp_path / "hf")
+    bs.convert(source, str(tmp_path / "tree"), layout="tunix", dequantize="bf16", durable=False)
+    params = bs.open(str(tmp_path / "tree")).to_linen()
+    config = str(tmp_path / "hf/config.json")
+    bs.save(str(tmp_path / "out"), params, layout="tunix-llama", config=config, format="safetensors", durable=False)
+    assert side_files(tmp_path / "out") == {"tokenizer.json"}
+    assert json.loads((tmp_path / "out/config.json").read_text()) == LLAMA
+
+
+def test_a_cast_does_not_part_integer_codes_from_their_scales(tmp_path: Path) -> None:
+    stored = {
+        "a.weight": np.arange(6, dtype=np.int8).reshape(2, 3), "a.weight_scale": np.ones((2, 1), np.float32),
+        "norm.weight": np.ones(3, np.float32),
+    }  # fmt: skip
+    mxfp4 = {"w_blocks": np.zeros((2, 1, 16), np.uint8), "w_scales": np.full((2, 1), 127, np.uint8)}
+    for at, tensors in enumerate((stored, mxfp4 | {"norm.weight": np.ones(3, np.float32)})):
+        source = model(tmp_path / f"hf{at}", tensors, {"model_type": "x"})
+        with pytest.raises(PlanError, match="a cast would leave the codes as they are") as caught:
+            bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", to="safetensors", durable=False)
+        assert "dequantize='bfloat16'" in caught.value.diagnostics[0].hint
+        found = convert(source, tmp_path / f"{at}.safetensors", dtype="bfloat16", dequantize="bfloat16")
+        assert {x.dtype.name for x in found.values()} == {"bfloat16"}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.layout.library import layout_names, load_layout
+from brainsurgery_jax.nametree import nest
 from tests.behaviour import tiny
 from tests.checkpoints import bits, read, write
 
@@ -109,3 +113,18 @@ def test_a_config_beside_the_tree_stays(model: Path, leaves: dict[str, np.ndarra
     step = {"name": "maxtext-qwen3", "config": str(model / "config.json"), "inverse": True}
     bs.load({"inputs": [str(folder)], "transforms": [{"layout": step}], "output": f"{tmp_path / 'hf'}/"}).run()
     assert json.loads((tmp_path / "hf" / "config.json").read_text()) == own
+
+
+@pytest.mark.parametrize("tree", ["sft", "rl"])
+def test_a_tree_that_orbax_saved_of_a_module_goes_back(
+    tree: str, model: Path, leaves: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    start = TREES[tree][0]
+    held = {f"{start}{name}": nnx.Param(jnp.asarray(x)) for name, x in leaves.items()}
+    held[f"{start}decoder.dropout.rngs.params.count"] = nnx.Param(jnp.zeros((), np.uint32))
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "tree", nest(held))
+    assert {*bs.open(str(tmp_path / "tree"))} == held.keys()  # without the key `value` of variables
+    config = str(model / "config.json")
+    bs.convert(str(tmp_path / "tree"), str(tmp_path / "hf"), layout="maxtext", config=config, durable=False)
+    assert_the_original(tmp_path / "hf", model)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.looking.moments import PIECE
+from brainsurgery_jax.numerics.moments import PIECE
 from tests.checkpoints import write
 
 

@@ -220,3 +220,55 @@ def test_a_threshold_over_all_parameters_ranks_all_tensors_together(method: str,
     else:
         x = by.breadcrumbs(flat["base"], [flat["a"], flat["b"]], (1, 1), 0.3, 0.05)
     np.testing.assert_allclose(np.concatenate([made[n].ravel() for n in names]), x, rtol=2e-6, atol=2e-6)
+
+
+# --- As mergekit rounds -----------------------------------------------------------------------------------------------
+
+
+def short(x: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, in float32 for the next step."""
+    return np.asarray(x, np.float32).astype(BF16).astype(np.float32)
+
+
+def rounded_nearswap(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    share = np.clip(short(short(1 / np.maximum(short(abs(a - b)), np.float32(1e-6))) * np.float32(t)), 0, 1)
+    return short(short(share * b) + short(short(1 - share) * a))
+
+
+def rounded_fusion(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def softmax(x: np.ndarray) -> np.ndarray:
+        made = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+        return short(short(made / made.sum(-1, keepdims=True)) + np.float32(1e-8))
+
+    p, q = softmax(b), softmax(a)
+    divergence = short((short(p * short(np.log(short(p / q))))).astype(np.float64).sum(-1, keepdims=True))
+    importance = short(short(abs(short(b - a))) * divergence)
+    low, middle, high = (np.sort(importance.ravel())[int(s * (importance.size - 1))] for s in (0.25, 0.5, 0.75))
+    threshold = short(middle + short(np.float32(1.5) * short(high - low)))
+    return short(a + np.where(importance >= threshold, short(b - a), np.float32(0)))
+
+
+@pytest.mark.parametrize("method", ["nearswap", "arcee_fusion"])
+def test_compat_rounds_every_step_to_the_dtype_of_the_tensors(method: str, tmp_path: Path):
+    tensors = models(BF16)
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m", "compat": "mergekit"}
+    keys |= {"parameters": {"t": 0.1}} if method == "nearswap" else {}
+    made = merge(tmp_path, tensors, keys)
+    for name, x in made.items():
+        a, b = (tensors[alias][name].astype(np.float32) for alias in ("base", "a"))
+        wanted = rounded_nearswap(a, b, 0.1) if method == "nearswap" else rounded_fusion(a, b)
+        assert np.array_equal(x.astype(np.float32), wanted), name
+
+
+def test_compat_rounds_the_numbers_of_slerp_to_float32(tmp_path: Path):
+    tensors = models()
+    parameters = {"t": 0.3}
+    keys = {"method": "slerp", "models": ["a", "b"], "parameters": parameters, "to": "m", "compat": "mergekit"}
+    made = merge(tmp_path, tensors, keys)
+    f = np.float32
+    for name, x in made.items():
+        a, b = tensors["a"][name], tensors["b"][name]
+        norms = [f(np.linalg.norm(y.astype(np.float64))) for y in (a, b)]
+        angle = f(np.arccos(np.float64(f(np.sum(a.astype(np.float64) * b)) / (norms[0] * norms[1]))))
+        sines = [f(np.sin(np.float64(angle * f(share)))) / f(np.sin(np.float64(angle))) for share in (0.7, 0.3)]
+        assert np.array_equal(x, a * sines[0] + b * sines[1]), name

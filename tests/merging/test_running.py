@@ -53,6 +53,7 @@ LARGE = {
                       "parameters": {"density": 0.3, "threshold": "all"}},
     "dare": {"method": "dare_ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.3}},
     "sce": {"method": "sce", "base": "base", "models": ["a", "b"], "parameters": {"select_topk": 0.3}},
+    "arcee fusion": {"method": "arcee_fusion", "base": "base", "models": ["a"]},
     "della": {"method": "della", "base": "base", "models": ["a"], "parameters": {"density": 0.5}},
     "model stock of rows": {"method": "model_stock", "base": "base", "models": ["a", "b"],
                             "parameters": {"filter_wise": True}},

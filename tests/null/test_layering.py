@@ -26,11 +26,13 @@ MAY_IMPORT = {
     "index": "errors dtypes select",
     "store": "wording errors dtypes index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
+    "numerics.spectrum": "dtypes _lazy op numerics",
+    "numerics.rollups": "wording numerics",
     "expression": "reduction errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
     "reduction": "_lazy",
     "protocol": "reduction _lazy errors documents dtypes select",
-    "summaries": "_lazy protocol",
+    "summaries": "_lazy reduction numerics.moments",
     "keys": "_lazy dtypes select",
     "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
@@ -50,7 +52,8 @@ MAY_IMPORT = {
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
-    "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "merging": "reduction errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape "
+    "ops.sets",
     "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
@@ -58,7 +61,7 @@ MAY_IMPORT = {
     "ops.elementwise ops.lowrank ops.sets ops.shape",
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
-    "ops._codes": "errors dtypes index.parts _lazy op numerics",
+    "ops._codes": "errors dtypes codes index.parts _lazy op numerics",
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
     "ops.reduce ops.shape",
     "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
@@ -73,6 +76,7 @@ MAY_IMPORT = {
     "ops.elementwise": "errors dtypes _lazy op protocol numerics ops._drawn",
     "ops.equations": "errors select _lazy op protocol numerics expression ops._constants ops._matches ops._verdicts "
     "ops.compute ops.value_asserts",
+    "ops.difference": "errors keys op protocol select numerics ops._differences ops._verdicts",
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
@@ -91,7 +95,8 @@ MAY_IMPORT = {
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
     "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
-    "engine.compute": "errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan engine.events",
+    "engine.compute": "reduction errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan "
+    "engine.events",
     "engine": "",
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
@@ -124,18 +129,23 @@ MAY_IMPORT = {
     "reports.ops": "documents wording op protocol plan.pages",
     "reports.recipes": "documents plan.declarations plan.recipes",
     "reports.inspection": "documents wording dtypes checkpoint looking store.key_tree store.sizes",
-    "reports.difference": "documents wording dtypes numerics.figures comparison",
+    "reports.difference": "documents wording dtypes numerics comparison",
     "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
-    "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
+    "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
     "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
     "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
     "store.base",
+    # An audit runs plans that it changed, through the API, in a world of its own.
+    "auditing": "errors dtypes api checkpoint world run_options lower graph.expr plan.source looking.fingerprint store",
+    "reports.audit": "documents wording auditing",
+    "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
-    "plots": "wording errors dtypes _lazy checkpoint comparison looking store.failures store.sizes",
+    "plots": "wording errors dtypes _lazy checkpoint comparison numerics looking store.atomic "
+    "store.failures store.sizes",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
     "cli.sizes": "store.sizes",
@@ -154,13 +164,13 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison looking world lower "
+    "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments looking world lower "
     "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
     "store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
-    "looking plots",
+    "__init__": "errors version op plugins protocol session api auditing checkpoint comparison conversion interop "
+    "forward looking numerics.moments plots",
     "__main__": "cli",
 }
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.plan.recipes import find_recipe
 from tests.checkpoints import normal, read
 from tests.merging import oracles
 from tests.plans import models, recipe_inputs
@@ -196,6 +197,31 @@ def test_experts_differ_from_the_public_one_by_their_own_ranks(tmp_path: Path):
         wanted = public + u[:, :rank] * s[:rank] @ v[:rank]
         np.testing.assert_allclose(found[up.format(expert)].astype(np.float32), wanted, rtol=2**-8, atol=1e-5)
     np.testing.assert_array_equal(found[up.format(0)].astype(np.float32), public.astype(found[up.format(0)].dtype))
+
+
+PAPERS = {
+    "task arithmetic": ("2212.04089", "merge-task-arithmetic"), "TIES": ("2306.01708", "merge-ties"),
+    "LoRA": ("2106.09685", "lora-extract lora-fold"), "structured pruning": ("1905.10650", "head-pruning"),
+    "pruning": ("1506.02626", "magnitude-pruning magnitude-masks"), "EWC": ("1612.00796", "ewc"),
+    "continual learning": ("2407.06322", "merge-magmax"), "a survey of merging": ("2408.07666", "merge-dare"),
+    "NeuroSurgeon": ("2309.00244", "subnetwork-mask"), "tuned lens": ("2303.08112", "tuned-lens"),
+    "TransformerLens": ("TransformerLensOrg/TransformerLens", "fold-norms"), "MergeKit": ("2403.13257", "merge-slerp"),
+    "EMMET": ("2403.14236", "emmet"), "Interpreto": ("2512.09730", "steering"), "NNsight": ("2407.14561", "transplant"),
+    "nnterp": ("2511.14465", "nnterp-names"), "ROME": ("2202.05262", "rome"), "MEMIT": ("2210.07229", "memit"),
+    "a survey of mixtures": ("2407.06204", "moe-upcycle"), "OLMoE": ("2409.02060", "olmoe expert-removal"),
+    "FlexOlmo": ("2507.07024", "flexolmo-merge expert-removal"), "FlexMoRE": ("2602.08818", "flexmore"),
+    "PHLoRA": ("2509.10971", "phlora-delta lora-extract"),
+}  # fmt: skip
+"""What the paper on BrainSurgery refers to and what manipulates weights, and the recipes that do it."""
+
+
+@pytest.mark.parametrize("what", PAPERS)
+def test_what_manipulates_weights_has_a_recipe_that_names_its_paper(what: str):
+    paper, names = PAPERS[what]
+    for name in names.split():
+        recipe = find_recipe(name)
+        assert paper in " ".join(recipe.about), name
+        assert name in recipe_inputs.INPUTS  # it runs in tests/plans/test_recipes.py
 
 
 @pytest.mark.parametrize(

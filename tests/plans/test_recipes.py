@@ -145,7 +145,7 @@ def test_the_list_and_the_page_name_what_is_needed(capsys: pytest.CaptureFixture
 # --- Packages ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_wheel_holds_the_recipes_and_the_page_of_diagnostics(tmp_path: Path):
+def test_a_wheel_holds_the_recipes_the_schema_and_the_page_of_diagnostics(tmp_path: Path):
     """Built from a copy without what other tests may change."""
     source = tmp_path / "source"
     source.mkdir()
@@ -166,6 +166,7 @@ def test_a_wheel_holds_the_recipes_and_the_page_of_diagnostics(tmp_path: Path):
     (wheel,) = source.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"brainsurgery_jax/recipes/{path.name}" for path in (ROOT / "plans").glob("*.yaml")} <= held
+    assert "brainsurgery_jax/recipes/schema.json" in held
     assert [name for name in held if name.endswith(".md") and "dist-info" not in name] == [
         "brainsurgery_jax/pages/diagnostics.md"
     ]

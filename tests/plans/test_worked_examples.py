@@ -57,8 +57,8 @@ def _experts(folder: Path) -> Settings:
 
 
 def _pruning(folder: Path) -> Settings:
-    save_file(models.narrow_gpt2().transformer.state_dict(), folder / "narrow.safetensors")
-    return {"model": folder / "narrow.safetensors", "embed": 24, "width": 2}
+    models.narrow_gpt2().transformer.save_pretrained(folder / "narrow")
+    return {"model": folder / "narrow", "width": 2}
 
 
 def _dropping(folder: Path) -> Settings:
@@ -83,7 +83,7 @@ EXAMPLES = (
     DELTA,
     Example("moe_upcycle", _upcycling, "out"),
     LOW_RANK,
-    Example("head_pruning", _pruning, "out.safetensors"),
+    Example("head_pruning", _pruning, "out"),
     Example("drop_layers", _dropping, "out"),
     Example("lora_fold", _folding, "out", exact=False),
     Example("abliteration", _removing, "out", exact=False),

@@ -15,6 +15,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.cli.diff import Wishes
 from brainsurgery_jax.cli.diff import diff as diff_command
 from brainsurgery_jax.cli.inspect_ import Looks, inspect
+from brainsurgery_jax.cli.plotting import PlotTo, wish_plot
 from brainsurgery_jax.cli.report import ReportWishes
 from brainsurgery_jax.cli.report import report as report_command
 from brainsurgery_jax.cli.spectrum import spectrum
@@ -64,14 +65,15 @@ def check_safe(page: Page) -> None:
     assert all(address.startswith(("#", "data:image/png")) for address in page.addresses)
 
 
-def draw(command: str, sides: tuple[str, str], path: str) -> None:
+def draw(command: str, sides: tuple[str, str], path: str, *, overwrite: bool = False) -> None:
+    plot = PlotTo(path, overwrite)
     match command:
         case "inspect":
-            assert inspect(sides[0], None, "compact", stats=False, looks=Looks(plot=path)) == 0
+            assert inspect(sides[0], None, "compact", stats=False, looks=Looks(plot=plot)) == 0
         case "diff":
-            assert diff_command(*sides, PLAIN, json=False, plot=path) == 1
+            assert diff_command(*sides, PLAIN, json=False, plot=plot) == 1
         case _:
-            spectrum(sides, None, None, memory=None, json=False, plot=path)
+            spectrum(sides, None, None, memory=None, json=False, plot=plot)
 
 
 @pytest.mark.parametrize("command", ["inspect", "diff", "spectrum"])
@@ -103,8 +105,48 @@ def test_a_heat_map_has_layers_across_and_modules_down(sides: tuple[str, str]):
     assert "h.*.attn.w" not in text  # which does not differ
 
 
+@pytest.mark.parametrize("command", ["inspect", "spectrum"])
+def test_an_existing_picture_is_kept_unless_it_may_be_replaced(command: str, sides: tuple[str, str]):
+    Path("a.svg").write_bytes(b"keep")
+    with pytest.raises(bs.StoreError, match=r"exists already\n.*`overwrite=True`"):
+        draw(command, ("missing", "missing"), "a.svg")  # before anything is read
+    assert Path("a.svg").read_bytes() == b"keep"
+    draw(command, sides, "a.svg", overwrite=True)
+    assert Path("a.svg").read_bytes().startswith(b"<?xml")
+    assert sorted(path.name for path in Path().iterdir()) == ["a.svg", "left.safetensors", "right.safetensors"]
+
+
+def test_diff_is_in_trouble_where_the_picture_exists(sides: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    Path("a.svg").write_bytes(b"keep")
+    assert diff_command(*sides, PLAIN, json=False, plot=PlotTo("a.svg")) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert diff_command(*sides, PLAIN, json=False, plot=PlotTo("a.svg", overwrite=True)) == 1
+    assert Path("a.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_to_overwrite_nothing_is_a_mistake():
+    assert wish_plot(None, overwrite=False) is None
+    assert wish_plot("a.svg", overwrite=True) == ("a.svg", True)
+    with pytest.raises(typer.BadParameter, match="without --plot FILE"):
+        wish_plot(None, overwrite=True)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(sides: tuple[str, str], monkeypatch: pytest.MonkeyPatch):
+    def stopped(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    Path("a.svg").write_bytes(b"keep")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_bytes", stopped)
+        draw("spectrum", sides, "a.svg", overwrite=True)
+    assert Path("a.svg").read_bytes() == b"keep"
+    assert len(list(Path().iterdir())) == 3
+
+
 def test_equal_checkpoints_have_no_picture(sides: tuple[str, str]):
-    assert diff_command(sides[0], sides[0], PLAIN, json=False, plot="a.svg") == 0
+    assert diff_command(sides[0], sides[0], PLAIN, json=False, plot=PlotTo("a.svg")) == 0
     assert not Path("a.svg").exists()
 
 
@@ -118,12 +160,15 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_read(sides: tuple[st
         draw("inspect", ("ids.safetensors", ""), "a.svg")
     write("zero.safetensors", {"w": np.zeros((3, 3))})
     with pytest.raises(typer.BadParameter, match="all matrices are zero"):
-        spectrum(("zero.safetensors", None), None, None, memory=None, json=False, plot="a.svg")
+        spectrum(("zero.safetensors", None), None, None, memory=None, json=False, plot=PlotTo("a.svg"))
 
 
 def test_many_modules_are_cut_to_the_largest(here: Path):
     tensors = {f"h.0.m{at}.w": np.full(2, at + 1.0) for at in range(70)}
-    assert inspect(str(write("m.safetensors", tensors)), None, "compact", stats=False, looks=Looks(plot="a.svg")) == 0
+    assert (
+        inspect(str(write("m.safetensors", tensors)), None, "compact", stats=False, looks=Looks(plot=PlotTo("a.svg")))
+        == 0
+    )
     text = Path("a.svg").read_text(encoding="utf-8")
     assert "60 of 70 modules" in text
     assert "h.*.m69.w" in text

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import treescope
 
 import brainsurgery_jax as bs
 from tests.checkpoints import write
@@ -54,6 +55,17 @@ def test_representations_are_short_and_say_how_much_there_is(objects: dict[str, 
     assert texts["nothing finite"] == "<Spectrum of [2, 2]: not finite>"
     assert texts["histogram"] == "<Histogram: 9 elements in 64 bins from 0 to 3>"
     assert texts["heat map"] == "<HeatMap: 3 x 3 cells of [0:3, 0:3] of [3, 3]>"
+
+
+def test_treescope_shows_the_line_and_the_table_and_unfolds_nothing(objects: dict[str, Any]):
+    rich = {name: one for name, one in objects.items() if hasattr(one, "_repr_html_")}
+    assert len(rich) == 8
+    for one in rich.values():
+        assert treescope.render_to_text(one).splitlines()[0] == repr(one)
+        page = treescope.render_to_html(one, compressed=False)
+        assert len(page) < 10 * MOST
+        assert "Rich HTML representation" in page
+        assert ATTACK not in page
 
 
 def test_html_is_short_and_escaped(objects: dict[str, Any]):

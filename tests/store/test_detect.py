@@ -175,6 +175,11 @@ def test_a_size_shown_reads_as_the_same_size(number: int, unit: str) -> None:
         ("m.nemo", b"", r"is an archive of NeMo, .*\n    Unpack it, and read the weights in it: `tar -xf`."),
         ("state.pkl", b"", "is a pickle of Python, of which nothing is run"),
         ("state", b"\x80\x04\x95", "is a pickle of Python"),
+        ("params.dat", b"\x80\x03}q", "is a pickle of Python"),
+        ("params.pkl.gz", b"\x1f\x8b", r"is a compressed file, .*\n    Unpack it, and name what was in it."),
+        ("state", b"\x1f\x8b\x08", "is a compressed file"),
+        ("ckpt.tar.gz", b"\x1f\x8b", r"is an archive, .*\n    Unpack it, and name what was in it."),
+        ("model.zip", b"PK", "is an archive"),
     ],
 )
 def test_a_format_that_is_not_read_is_called_what_it_is(here: Path, name: str, content: bytes, message: str) -> None:

@@ -150,3 +150,17 @@ def test_what_is_only_read_is_no_format_of_an_output(name: str):
         output_kind("out/", find_format(name))
     (problem,) = bs.check(bs.load({"inputs": [], "transforms": [], "output": {"path": "out/", "format": name}}))
     assert "unknown format" in problem.message
+
+
+def test_elements_within_a_chunk_without_compression_lie_one_after_the_other_in_its_file(tmp_path: Path) -> None:
+    array = counting((9, 4))
+    put_array(tmp_path / "model", "plain", array, chunks=[4, 4], compressor=None)
+    put_array(tmp_path / "model", "packed", array, chunks=[9, 4], compressor=GZIP)
+    source = open_source(str(tmp_path / "model"))
+    run = source.file_run("plain", 18, 30)
+    assert run is not None
+    found = np.fromfile(run.file.name, np.uint8, run.nbytes, offset=run.offset)
+    np.testing.assert_array_equal(found, array.reshape(-1)[18:30].view(np.uint8))
+    assert source.file_run("plain", 14, 18) is None  # of two chunks
+    assert source.file_run("packed", 0, 4) is None
+    np.testing.assert_array_equal(source.read("plain"), array)

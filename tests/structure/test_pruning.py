@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from brainsurgery_jax.errors import PlanError
+from tests.plans.models import narrow_gpt2
 from tests.structure.judged import assert_same, edit, load, logits, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
@@ -149,6 +151,17 @@ def test_heads_are_named_for_each_layer(tmp_path: Path) -> None:
         for layer, gone in enumerate((1, 0, 1)):
             model.model.layers[layer].self_attn.o_proj.weight[:, gone * 16 : gone * 16 + 16] = 0
     assert_same(logits(load(tmp_path / "out")), logits(model))
+
+
+def test_a_width_that_only_a_division_with_a_rest_gives_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    import brainsurgery_jax as bs
+
+    narrow_gpt2().transformer.save_pretrained(tmp_path / "whole")  # 12 heads of width 2: 24 // 10 is 2 as well
+    steps = [{"prune": {"heads": [2, 5]}}]
+    plan = bs.load({"inputs": [str(tmp_path / "whole")], "transforms": steps, "output": str(tmp_path / "out")})
+    assert any("the config has no key for n_embd // n_head" in note.message for note in bs.check(plan))
+    plan.run(durable=False)
+    assert json.loads((tmp_path / "out/config.json").read_text())["n_head"] == 12
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "bert", "olmoe"])

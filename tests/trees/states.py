@@ -155,6 +155,20 @@ class Net(nnx.Module):
         self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(jax.random.key(7, impl=impl)))
 
 
+class Lists(nnx.Module):
+    """A module whose submodules are lists and dicts of modules."""
+
+    def __init__(self, names: Sequence[str]):
+        for name in names:
+            blocks = [nnx.Linear(2, 2, rngs=nnx.Rngs(n)) for n in range(11)]
+            setattr(self, name, nnx.List([*blocks, nnx.Dict(norm=nnx.LayerNorm(2, rngs=nnx.Rngs(0)))]))
+
+
+def lists(body: str, heads: Sequence[str]) -> Any:
+    """The state of a module with lists. Their places are integer keys of dicts to it."""
+    return nnx.state(Lists((body, *heads)))
+
+
 def _nnx(impl: str) -> Callable[[str, Sequence[str]], Any]:
     return lambda body, heads: nnx.state(Net((body, *heads), impl))
 
@@ -199,6 +213,7 @@ STATES = {
     "flax TrainState": State(train_state, OF_TRAINING),
     "flax NNX, default keys": State(_nnx("threefry2x32"), OF_MODULES),
     "flax NNX, rbg keys": State(_nnx("rbg"), OF_MODULES),
+    "flax NNX, lists": State(lists, OF_MODULES),
     "Equinox module": State(equinox, OF_MODULES),
 }
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore
 
 import brainsurgery_jax as bs
 from tests.trees.judge import VERSIONS, assert_same, restore, save, tree_of
@@ -60,6 +62,52 @@ def test_what_orbax_has_no_word_for_is_refused_and_kept_by_safetensors(tmp_path:
         bs.save(f"{tmp_path / 'out'}/", tree, format="orbax")
     bs.save(str(tmp_path / "m.safetensors"), tree, durable=False)
     assert bs.open(str(tmp_path / "m.safetensors")).tree.types["q"].stored == "uint4"
+
+
+NARROW = ("int2", "int4", "float4_e2m1fn", "float8_e3m4", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz",
+          "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")  # fmt: skip
+"""What tensorstore, and so orbax, has a word for."""
+
+LACKING = ("uint2", "uint4", "float8_e4m3")
+"""What JAX has, and tensorstore does not."""
+
+
+def every_value(name: str) -> np.ndarray:
+    """All values of a narrow type, in rows of two."""
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    bits = int(name.lstrip("uint")) if "int" in name else int(name[5])
+    codes = np.arange(1 << bits, dtype=np.uint8)
+    return codes.view(dtype).reshape(-1, 2) if bits == 8 else codes.astype(np.uint8).view(dtype).reshape(-1, 2)
+
+
+def same_values(left: Any, right: Any) -> bool:
+    return np.array_equal(np.asarray(left).astype(np.float32), np.asarray(right).astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("holder", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_types_keep_every_value(name: str, holder: Any, tmp_path: Path) -> None:
+    tree = {"a": holder(every_value(name)), "b": jnp.ones(2)}
+    plan(save(tmp_path / "in", tree), tmp_path / "out", {"move": {"from": "a", "to": "c"}}).run(durable=False)
+    bs.save(f"{tmp_path / 'ours'}/", tree, format="orbax", options={"version": "v0"}, durable=False)
+    bs.save(str(tmp_path / "m.npz"), tree, durable=False)
+    plan(tmp_path / "m.npz", tmp_path / "back").run(durable=False)
+    for folder, key in (("out", "c"), ("ours", "a"), ("back", "a")):
+        found = restore(tmp_path / folder, "v0")[key]
+        assert str(found.dtype) == name
+        assert same_values(found, tree["a"])
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_tensorstore_lacks_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    tree = {"a": jnp.asarray(every_value(name)), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match=f'Unsupported data type: "{name}"'):
+        tensorstore.Spec({"driver": "array", "dtype": name})  # orbax fails so, in the middle of a save
+    with pytest.raises(bs.PlanError, match=f"orbax has no dtype {name}"):
+        bs.save(f"{tmp_path / 'ours'}/", tree, format="orbax")
+    assert not (tmp_path / "ours").exists()
+    bs.save(str(tmp_path / "m.npz"), tree, durable=False)
+    assert same_values(bs.open(str(tmp_path / "m.npz"))["a"], tree["a"])
 
 
 @pytest.mark.parametrize("middle", ["m.npz", "m.safetensors"])

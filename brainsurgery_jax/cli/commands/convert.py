@@ -94,6 +94,7 @@ def convert(
     shard_size: ShardSize = None,
     memory: Memory = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every tensor that is written.")] = False,
     json: Json = False,
 ) -> None:
     """Convert a checkpoint to another format or naming.
@@ -111,7 +112,7 @@ def convert(
         layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow, dequantize
     )
     chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run)
-    pages.convert(source, destination, request, chosen, quiet=quiet, json=json)
+    pages.convert(source, destination, request, chosen, pages.Watch(quiet, verbose, json))
 
 
 def layouts(

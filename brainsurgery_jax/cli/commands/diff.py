@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, Plot, Target
+from brainsurgery_jax.cli.options import Json, Memory, Plot, ReplacePlot, Target
 
 
 class DiffOrder(StrEnum):
@@ -53,6 +53,7 @@ def diff(
         DiffGroups | None, typer.Option("--by", help="Sum up what differs in value.", show_default=False)
     ] = None,
     plot: Plot = None,
+    overwrite: ReplacePlot = False,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
@@ -63,7 +64,9 @@ def diff(
     """
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import diff as pages
+    from brainsurgery_jax.cli.plotting import wish_plot
 
+    drawn = wish_plot(plot, overwrite=overwrite)
     if quick and (by or plot or effective_rank or sort is not DiffOrder.by_name):
         raise typer.BadParameter(
             "--quick measures nothing to sort by or to sum up. Leave it out.", param_hint="--quick"
@@ -72,4 +75,4 @@ def diff(
         target, eps, rtol, ignore_dtype, quick, memory, effective_rank or sort is DiffOrder.rank, sort.value, top,
         by.value if by else None,
     )  # fmt: skip
-    raise typer.Exit(pages.diff(left, right, wishes, json=json, plot=plot))
+    raise typer.Exit(pages.diff(left, right, wishes, json=json, plot=drawn))

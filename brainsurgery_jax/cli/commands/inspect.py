@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import Json, Plot, Target
+from brainsurgery_jax.cli.options import Json, Plot, ReplacePlot, Target
 
 
 class TreeFormat(StrEnum):
@@ -35,12 +35,14 @@ def inspect(
         bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
     ] = False,
     plot: Plot = None,
+    overwrite: ReplacePlot = False,
     json: Json = False,
 ) -> None:
     """List the tensors of a checkpoint, from its headers."""
     from brainsurgery_jax.cli import inspect_ as pages
+    from brainsurgery_jax.cli.plotting import wish_plot
 
     if fingerprint:
         raise typer.Exit(pages.print_fingerprint(checkpoint, as_json=json or format is TreeFormat.json))
-    looks = pages.Looks(histogram, effective_rank, plot)
+    looks = pages.Looks(histogram, effective_rank, wish_plot(plot, overwrite=overwrite))
     raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))

@@ -28,9 +28,12 @@ def ops_(
     pages.ops(name, json=json)
 
 
-def schema(ops: Ops = None) -> None:
+def schema(
+    ops: Ops = None,
+    where: Annotated[bool, typer.Option("--where", help="Print the path of the installed schema instead.")] = False,
+) -> None:
     """Print the JSON Schema of plans, for editors."""
     know(ops)
     from brainsurgery_jax.cli import ops as pages
 
-    pages.schema()
+    pages.schema(where=where)

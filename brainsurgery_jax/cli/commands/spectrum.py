@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, Plot, Target
+from brainsurgery_jax.cli.options import Json, Memory, Plot, ReplacePlot, Target
 
 
 def spectrum(
@@ -25,11 +25,14 @@ def spectrum(
         typer.Option(metavar="N", help="Compute only the N largest singular values, which is quicker.", min=1),
     ] = None,
     plot: Plot = None,
+    overwrite: ReplacePlot = False,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
     """Compute the singular values of matrices: how many ranks capture 90, 95 and 99 % of the energy."""
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import spectrum as pages
+    from brainsurgery_jax.cli.plotting import wish_plot
 
-    pages.spectrum((path, other), target, rank, memory=memory, json=json, most=most, plot=plot)
+    drawn = wish_plot(plot, overwrite=overwrite)
+    pages.spectrum((path, other), target, rank, memory=memory, json=json, most=most, plot=drawn)

@@ -14,10 +14,11 @@ from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.kernels import accept
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import question_of
-from brainsurgery_jax.engine.plan.tiles import boxes_to_ask
+from brainsurgery_jax.engine.plan.tiles import blocks_to_ask, boxes_to_ask
 from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.protocol import Pending, Reduction
+from brainsurgery_jax.reduction import Again
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
@@ -54,15 +55,14 @@ def place_of(e: Expr, box: Box) -> int:
 def answer(question: Pending[Answer], reader: Reader) -> Answer:
     """The answer to a question, one block after the other."""
     exprs, reduction = asked_of(question), question.reduction
-    size = exprs[0].aval.size
-    if not size:
+    if not exprs[0].aval.size:
         return reduction.empty
     if boxes := boxes_to_ask(question):
         looked_at: Iterable[tuple[int, Sequence[Array]]] = (
             (place_of(exprs[0], box), [reader.box(e, box).reshape(-1) for e in exprs]) for box in boxes
         )
     else:
-        looked_at = ((start, list(reader.blocks(exprs, start, stop))) for start, stop in cuts(0, size))
+        looked_at = ((start, list(reader.blocks(exprs, start, stop))) for start, stop in blocks_to_ask(question))
     return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
 
 
@@ -70,10 +70,15 @@ def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapp
     """The values of independent folds. Each pass over the operands serves all of them."""
     passes = {call: made for call in calls if (made := passes_of(call)) is not None}
     found: dict[Expr, Any] = dict.fromkeys(passes)
-    for number in range(max(map(len, passes.values()), default=0)):
-        now = {e: question_of(e.srcs, made[number](found[e])) for e, made in passes.items() if number < len(made)}
-        answers = ask(list(now.values()))
-        found |= {e: answers[question] for e, question in now.items()}
+    done = dict.fromkeys(passes, 0)
+    while now := {e: made[done[e]](found[e]) for e, made in passes.items() if done[e] < len(made)}:
+        questions = {e: question_of(e.srcs, reduction) for e, reduction in now.items()}
+        answers = ask(list(questions.values()))
+        for e, question in questions.items():
+            answer = answers[question]
+            repeated = isinstance(answer, Again)
+            found[e] = answer.known if repeated else answer
+            done[e] += not repeated
     return {e: (accept(e, value),) for e, value in found.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from brainsurgery_jax.graph.expr import Expr, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.protocol import Known, Pending, Reduction
@@ -39,3 +40,8 @@ def first_question(call: Expr) -> Pending:
     passes = passes_of(call)
     assert passes is not None
     return question_of(call.srcs, passes[0](None))
+
+
+def in_full(question: Pending) -> Pending:
+    """A question of all blocks, where a sample would do."""
+    return replace(question, reduction=question.reduction._replace(sampled=False))

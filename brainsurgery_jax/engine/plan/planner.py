@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts
-from brainsurgery_jax.engine.plan.folds import early_folds, first_question
+from brainsurgery_jax.engine.plan.folds import early_folds, first_question, in_full
 from brainsurgery_jax.engine.plan.footprint import HEAP, looking
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
@@ -17,7 +17,7 @@ from brainsurgery_jax.engine.plan.schedule import Asked, Root, Task, Written, as
 from brainsurgery_jax.engine.plan.segments import Segment, segments
 from brainsurgery_jax.engine.plan.sites import Batch, batches, sites_of
 from brainsurgery_jax.engine.plan.sweeps import Sweep, box_of, span_of, sweeps
-from brainsurgery_jax.engine.plan.tiles import boxes_to_ask, has_parts, is_tiled, tiles
+from brainsurgery_jax.engine.plan.tiles import blocks_to_ask, boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
@@ -66,13 +66,17 @@ def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[WorkItem, ...]:
 
 
 def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> WorkItem:
-    """The item of some folds: the parts of their first pass. The other passes read the same blocks."""
-    items = plan_stage(list(asked(map(first_question, calls))), machine, known)
+    """The item of some folds: the parts of a pass over all blocks. A sampled first pass reads some of them."""
+    questions = list(map(first_question, calls))
+    items = plan_stage(list(asked(map(in_full, questions))), machine, known)
     items = tuple(item._replace(host_bytes=item.host_bytes + HEAP) for item in items)  # partial results wait in turn
     passes = max(len(passes_of(call) or ()) for call in calls)
     work = Fold(tuple(calls), passes, items)
     held = max((item.host_bytes for item in items), default=0) + results_held(work)
-    return WorkItem(work, key_of(work, needs), held, 0, passes * sum(item.reads for item in items), 0, needs)
+    each = first = sum(item.reads for item in items)
+    if any(question.reduction.sampled for question in questions):
+        first = sum(item.reads for item in plan_stage(list(asked(questions)), machine, known))
+    return WorkItem(work, key_of(work, needs), held, 0, first + (passes - 1) * each, 0, needs)
 
 
 def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[WorkItem, ...]:
@@ -123,7 +127,7 @@ def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[Work
     )
     for root, found in apart.items():
         yield from (_portion_item(Portion((_ask(root, len(found)),), box)) for box in found)
-    passages = [_passage(root) for root in asked if not boxes[root]]
+    passages = [passage for root in asked if not boxes[root] for passage in _passages(root)]
     passages += [Passage((m.put,), m.segment.start, m.segment.stop) for m in alone if not is_tiled(m.segment)]
     joined = join(passages)
     yield from _stream_items(p for p in joined if not _writes(p))
@@ -137,10 +141,11 @@ def _ask(root: Asked, parts: int) -> Ask:
     return Ask(root.number, root.question, parts)
 
 
-def _passage(root: Asked) -> Passage:
-    """The passage of a question that is answered block by block."""
-    size = root.exprs[0].aval.size
-    return Passage((_ask(root, len(list(cuts(0, size)))),), 0, size)
+def _passages(root: Asked) -> Iterator[Passage]:
+    """The passage of a question that is answered block by block; of a sampled one those of its blocks."""
+    found = blocks_to_ask(root.question)
+    ranges = found if root.question.reduction.sampled else [(0, root.exprs[0].aval.size)]
+    yield from (Passage((_ask(root, len(found)),), start, stop) for start, stop in ranges)
 
 
 def _writes(p: Passage) -> bool:
@@ -264,7 +269,7 @@ def _work_of(root: Root) -> tuple[Light, ...]:
         return tuple(map(_segment_work, _outputs([root])))
     if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
         return (Boxes(None, tuple(Portion((_ask(root, len(boxes)),), box) for box in boxes)),)
-    return (Stream((_passage(root),)),)
+    return (Stream(tuple(_passages(root))),)
 
 
 def _segment_work(output: _Made | Transfer) -> Light:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.footprint import item_bytes
 from brainsurgery_jax.engine.plan.segments import Segment, mixes, streamed_below
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals
@@ -19,6 +20,14 @@ from brainsurgery_jax.index.boxes import Box, box_shape, flat_range, whole
 from brainsurgery_jax.index.moves import Moves
 from brainsurgery_jax.index.parts import parts
 from brainsurgery_jax.protocol import Pending
+
+T = TypeVar("T")
+
+FEWEST = 4
+"""Parts that a sample is taken of, at least."""
+
+PARTS = 16
+"""Parts of which a sample is taken of one, if there are many."""
 
 LIMIT = 32 << 20
 """Bytes of a box, which is held twice: as it was read, and reordered."""
@@ -36,7 +45,20 @@ def boxes_to_ask(question: Pending) -> list[Box]:
         return []
     boxes = list(tiles(mixed[0]))
     in_order = has_parts(mixed[0]) and _follow(mixed[0].aval.shape, boxes)
-    return boxes if question.reduction.unordered or in_order else []
+    return _looked_at(question, boxes) if question.reduction.unordered or in_order else []
+
+
+def blocks_to_ask(question: Pending) -> list[tuple[int, int]]:
+    """The blocks in which a question reads its tensors, if not in boxes."""
+    return _looked_at(question, list(cuts(0, asked_of(question)[0].aval.size)))
+
+
+def _looked_at(question: Pending, parts: list[T]) -> list[T]:
+    """The parts of tensors that a question needs: of a sampled one some, at equal distances."""
+    if not question.reduction.sampled:
+        return parts
+    count = min(len(parts), max(FEWEST, len(parts) // PARTS))
+    return [parts[(2 * at + 1) * len(parts) // (2 * count)] for at in range(count)]
 
 
 def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeGuard
 
-from brainsurgery_jax.dtypes import BY_NAME, Aval
+from brainsurgery_jax.dtypes import OF_ARRAYS, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Unread
 from brainsurgery_jax.store.flax.wire import AGAIN, Blob, Extension, Walker
@@ -114,7 +114,7 @@ def _array(file: File, found: Extension, name: str) -> StoredArray | Unread:
             pass
         case _:
             raise StoreError(file.name, "is an array without shape, dtype and bytes", tensor=name, remedy=AGAIN)
-    ours = BY_NAME.get("bfloat16" if dtype == "V2" else dtype)  # as numpy called it before it knew the type
+    ours = OF_ARRAYS.get("bfloat16" if dtype == "V2" else dtype)  # as numpy called it before it knew the type
     if ours is None or ours.numpy is None:
         return Unread(f"its elements are of the type {dtype}", _OTHER_TYPE)
     aval = Aval(tuple(shape), ours)

@@ -13,7 +13,7 @@ from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.dtypes import BY_NAME, OF_ARRAYS, Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.index.boxes import Box, cover, strides, whole
 from brainsurgery_jax.store.base import Fingerprint, Header, Source, TensorInfo, Unread, fingerprint_of
@@ -224,5 +224,5 @@ def _dtype(dataset: Any) -> DType | None:
     if dataset.dtype.kind == "V":
         told = BY_NAME.get(str(dataset.attrs.get("dtype", "bfloat16")))
         return told if dataset.dtype.names is None and told and told.bits == 8 * dataset.dtype.itemsize else None
-    found = BY_NAME.get(dataset.dtype.name)
-    return found if found is not None and found.numpy == dataset.dtype.name else None
+    found = OF_ARRAYS.get(dataset.dtype.name)
+    return found if found is not None and found.numpy is not None else None

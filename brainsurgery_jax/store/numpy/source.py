@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.dtypes import BY_NAME, OF_ARRAYS, Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.index.boxes import strides
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
@@ -150,7 +150,7 @@ def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
 def _dtype(dtype: np.dtype, told: str) -> DType | None:
     """Ours for one of numpy's; raw bytes are what is told, and two of them bfloat16."""
     if dtype.kind != "V":
-        return BY_NAME.get(dtype.name)
+        return OF_ARRAYS.get(dtype.name)
     if dtype.names is not None or dtype.subdtype is not None:
         return None
     ours = BY_NAME.get(told or ("bfloat16" if dtype.itemsize == 2 else ""))

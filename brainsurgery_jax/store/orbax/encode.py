@@ -26,10 +26,10 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash, path_of
+from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, Path, clash, path_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
-from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, place_of
+from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, mark_boxes, place_of
 from brainsurgery_jax.store.orbax.leaf_types import mark_types
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from brainsurgery_jax.store.uninterrupted import defer_signals
@@ -47,7 +47,7 @@ DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
 the largest tensor at least: orbax would cut it in pieces, and copy it for that."""
 
-_LACKING = ("uint4", "uint2")
+_LACKING = ("uint4", "uint2", "float8_e4m3")
 """Narrow types of JAX that tensorstore has no word for."""
 
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
@@ -197,9 +197,16 @@ def _leaves(
 def _custom(metadata: Mapping[str, str], tree: KeyTree, names: Iterable[str]) -> dict[str, Any]:
     """The metadata, and notes of what orbax does not keep by itself."""
     notes = tree.notes(names)
-    own = KeyNotes(tuples=notes.tuples, integers=notes.integers, boxed=notes.boxed).encode()
+    paths = [tree.path(name) for name in (*names, *tree.others)]
+    is_alike = _count_boxes(mark_boxes(paths)) > _count_boxes(paths)
+    known = KeyNotes(tuples=notes.tuples, integers=notes.integers, boxed=notes.boxed, unboxed=is_alike)
+    own = known.encode()
     texts = {key: text for key, text in metadata.items() if key != NOTES}
     return texts | {key: _value(texts[key]) for key in tree.json if key in texts} | own
+
+
+def _count_boxes(paths: Iterable[Path]) -> int:
+    return sum(isinstance(path[-1], BoxKey) for path in paths)
 
 
 def _value(text: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ STRINGS = "_strings.json"
 STATE = "state"
 SHARDING = "_sharding"
 ARRAYS = "array_metadatas"
+BOX = "value"
+"""The key that a variable of Flax adds to the path of its leaf."""
+
 KEY_KIND = "random_key_impl"
 UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
 """Marks in the names of folders whose save orbax has not finished."""
@@ -152,7 +156,8 @@ def read_tree(folder: str) -> OrbaxTree:
         raise StoreError(path, f"is not the metadata of a tree: {error!r}", remedy=_AGAIN) from error
     given = _custom_metadata(folder, table)
     notes = read_notes(given)
-    entries = {path: kind for (keys, _), kind in zip(found, kinds, strict=True) for path in (_recall(keys, notes),)}
+    recalled = [_recall(keys, notes) for keys, _ in found]
+    entries = dict(zip(recalled if notes.unboxed else mark_boxes(recalled), kinds, strict=True))
     if len({*map(name_of, entries)}) < len(found):
         problem = "holds two leaves of one name: keys with a dot in them beside nested ones"
         raise StoreError(folder, problem, remedy="Restore it with orbax, and save it with other keys.")
@@ -186,6 +191,16 @@ def _recall(path: Path, notes: KeyNotes) -> Path:
             keys[depth] = int(key)
     box = notes.boxed.get(name_of(path[:-1])) or notes.boxed.get("")
     return (*keys[:-1], BoxKey(keys[-1])) if box == keys[-1] else tuple(keys)
+
+
+def mark_boxes(paths: Sequence[Path]) -> list[Path]:
+    """Paths with the boxes of Flax variables marked, which orbax does not tell from dicts: a last key `value` of a dict
+    that holds nothing else."""
+    leaves = Counter(path[:depth] for path in paths for depth in range(1, len(path)))
+    return [
+        (*path[:-1], BoxKey(BOX)) if path[-1:] == (BOX,) and len(path) > 1 and leaves[path[:-1]] == 1 else path
+        for path in paths
+    ]
 
 
 def place_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from math import prod
 from struct import unpack
 from threading import Lock
@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.index.boxes import Box, box_shape, cover, whole
-from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
+from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.descriptors import Watch
+from brainsurgery_jax.store.io.local import LocalFile, open_files
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.key_tree import PLAIN, KeyTree
 from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, place_of, read_tree
-from brainsurgery_jax.store.orbax.zarr import METADATA, ZarrArray, parse
+from brainsurgery_jax.store.orbax.zarr import METADATA, ChunkRange, ZarrArray, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,7 @@ class OrbaxSource:
         tree = read_tree(find(path)) if tree is None else tree
         files = _files_of(tree.folder)
         self._tree, self._watch = tree, Watch(files)
+        self._files = {} if tree.ocdbt else dict(zip(files, open_files(files), strict=True))
         self._lock = Lock()
         self._bytes_read = 0
         self._store = _key_value_store(tree)
@@ -93,8 +95,19 @@ class OrbaxSource:
         self._fill(name, byte_view(result), start)
         return result
 
-    def file_run(self, name: str, start: int, stop: int) -> None:
-        """None: where chunks lie in the files of a key-value store is known to tensorstore alone."""
+    def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
+        """The bytes of elements `start` to `stop`; None if they do not lie one after the other in one file, or where
+        tensorstore alone knows."""
+        array = self._array(name)
+        runs = list(islice(array.runs(start, stop, stop - start), 2)) if array.plain and start < stop else []
+        file = self._file(array, runs[0]) if len(runs) == 1 else None
+        size = array.aval.dtype.bits // 8
+        return None if file is None else FileRun(file, runs[0].start * size, runs[0].length * size)
+
+    def _file(self, array: ZarrArray, run: ChunkRange) -> LocalFile | None:
+        """The file that is the value with a run, where each value is a file with one chunk."""
+        key = os.path.join(self._tree.folder, *array.place.split("/"), *run.key.split("/"))
+        return None if array.indexed else self._files.get(key)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -106,7 +119,9 @@ class OrbaxSource:
         self._watch.verify_unchanged()
 
     def close(self) -> None:
-        """Gives cached chunks back."""
+        """Gives cached chunks and descriptors back."""
+        for file in self._files.values():
+            file.close()
         self._open.clear()
         self._context = None
 
@@ -126,7 +141,11 @@ class OrbaxSource:
         done = 0
         waiting: deque[tuple[str, int, Any]] = deque()
         for run in chain(array.runs(start, start + len(view) // size, PIECE // size), repeat(None, AHEAD)):
-            if run is not None:
+            if run is not None and (file := self._file(array, run)) is not None:
+                nbytes = run.length * size
+                file.read_into(view[done : done + nbytes], run.start * size, tensor=name)
+                done += nbytes
+            elif run is not None:
                 key, nbytes = f"{array.place}/{run.key}", run.length * size
                 at = run.start * size + (0 if run.inner is None else self._place(name, key, run.inner))
                 waiting.append((key, nbytes, self._store.read(key, byte_range=slice(at, at + nbytes))))

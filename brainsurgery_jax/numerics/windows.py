@@ -1,0 +1,203 @@
+"""Exact order statistics by one reading of tensors that go by in blocks, with or without a sign.
+
+A sample tells about where the element at a place of the sorted order lies; then what is below that window is counted,
+and what is in it is kept, few elements. Where a window missed its place, or is too wide to be kept by single numbers,
+the next reading looks at a better one: so the answer never depends on the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from brainsurgery_jax._lazy import np
+
+SAMPLE = 1 << 15
+"""Elements of a sample, at least; tensors of no more are kept whole."""
+
+SPARSE = 61
+"""The largest step between the elements of a sample: no divisor of a usual length of rows."""
+
+MARGIN = 0.02
+"""The share of elements by which a window reaches beyond its place, to both sides, for places in the middle twice."""
+
+BUCKETS = 21
+"""Bits of the numbers that are told apart in a window."""
+
+LOOSE = 1 << 19
+"""Elements of a window that are kept one by one before equal ones are counted."""
+
+
+class KeyWindow(NamedTuple):
+    """Keys from `low` on, `width` of them, told apart by all but their last `shift` bits. `sure`: the place that it is
+    for lies in it."""
+
+    low: int
+    width: int
+    shift: int = 0
+    sure: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether it is the key itself."""
+        return self.sure and self.width == 1
+
+
+class Pile(NamedTuple):
+    """Numbers, ascending, and how often each occurs; and others that are not counted yet."""
+
+    numbers: np.ndarray
+    counts: np.ndarray
+    loose: tuple[np.ndarray, ...] = ()
+
+
+class Near(NamedTuple):
+    """What is known of elements: how many are below each window, what is in it, the least and the greatest key, and how
+    many are not zero."""
+
+    below: tuple[int, ...]
+    inside: tuple[Pile, ...]
+    least: int
+    most: int
+    nonzero: int = 0
+
+
+def sample_step(size: int) -> int:
+    """The step between the elements of a sample of a tensor."""
+    return min(SPARSE, size // SAMPLE | 1)
+
+
+def keys_of(x: np.ndarray) -> np.ndarray:
+    """Integers in the order of floats, -0 before 0; NaN is beyond infinity. Of floats without a sign, their bits."""
+    keys = x.view(f"i{x.itemsize}")
+    return _turned(keys) if keys.size and keys.min() < 0 else keys
+
+
+def _turned(bits: np.ndarray) -> np.ndarray:
+    """The keys of floats some of which have a sign."""
+    return bits ^ ((bits >> np.asarray(8 * bits.itemsize - 1, bits.dtype)) & np.iinfo(bits.dtype).max)
+
+
+def value_of(key: int, dtype: np.dtype) -> np.floating:
+    """The float that has a key."""
+    bits = np.asarray(key, f"i{dtype.itemsize}")
+    return (bits if key >= 0 else bits ^ np.iinfo(bits.dtype).max)[None].view(dtype)[0]
+
+
+def is_nan(key: int, dtype: np.dtype) -> bool:
+    """Whether a key is that of a NaN."""
+    infinity = int(keys_of(np.array([np.inf], dtype))[0])
+    return key > infinity or key < -infinity - 1
+
+
+def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[KeyWindow, ...]:
+    """The windows for places in the order of `size` elements, of some of these."""
+    keys, found = keys_of(sample), []
+    for place in places:
+        share = (place + 0.5) / size
+        reach = keys.size * MARGIN * float(np.sqrt(share * (1 - share))) + 8
+        first, last = (int(share * keys.size + side) for side in (-reach, reach))
+        limits = np.iinfo(keys.dtype)
+        ends = np.partition(keys, [max(0, first), min(last, keys.size - 1)])
+        low = int(ends[first]) if first >= 0 else int(limits.min)
+        high = int(ends[last]) if last < keys.size else int(limits.max)
+        found.append(_window(low, high))
+    return tuple(found)
+
+
+def _window(low: int, high: int, *, sure: bool = False) -> KeyWindow:
+    width = high - low + 1
+    return KeyWindow(low, width, max(0, (width - 1).bit_length() - BUCKETS), sure)
+
+
+NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+# --- A reading --------------------------------------------------------------------------------------------------------
+
+
+def look_near(x: np.ndarray, windows: Sequence[KeyWindow]) -> Near:
+    """What some elements, at least one, say of windows; those that are found are not looked at."""
+    keys = x.view(f"i{x.itemsize}")
+    most = int(keys.view(f"u{x.itemsize}").max())
+    least = 0
+    if most > np.iinfo(keys.dtype).max:  # some have a sign
+        keys = _turned(keys)
+        least, most = int(keys.min()), int(keys.max())
+    made = [(0, NOTHING) if w.found else _look(keys, w) for w in windows]
+    return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, most)
+
+
+def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
+    low = np.asarray(window.low, keys.dtype)
+    reached = keys >= low
+    below = keys.size - int(np.count_nonzero(reached))
+    if window.width == 1:
+        count = int(np.count_nonzero(keys == low))
+        return below, Pile(np.zeros(1, np.uint64), np.array([count]))
+    reached ^= keys > np.asarray(window.low + window.width - 1, keys.dtype)
+    (inside,) = reached.nonzero()
+    if not inside.size:
+        return below, NOTHING
+    unsigned = np.dtype(f"u{keys.itemsize}")
+    numbers = (keys[inside] - low).view(unsigned)
+    if window.shift:
+        numbers >>= np.asarray(window.shift, unsigned)
+    few = numbers.size <= keys.size // 8
+    return below, NOTHING._replace(loose=(numbers,)) if few else _counted(numbers)
+
+
+def _counted(numbers: np.ndarray) -> Pile:
+    own, counts = np.unique(numbers, return_counts=True)
+    return Pile(own.astype(np.uint64), counts)
+
+
+def join_near(a: Near, b: Near) -> Near:
+    """What is known of both."""
+    return Near(
+        tuple(x + y for x, y in zip(a.below, b.below, strict=True)),
+        tuple(_together(x, y) for x, y in zip(a.inside, b.inside, strict=True)),
+        min(a.least, b.least), max(a.most, b.most), a.nonzero + b.nonzero,
+    )  # fmt: skip
+
+
+def _together(a: Pile, b: Pile) -> Pile:
+    loose = (*a.loose, *b.loose)
+    if sum(x.size for x in loose) > LOOSE:
+        b, loose = _add(b, _counted(np.concatenate(loose))), ()
+    return _add(a, b)._replace(loose=loose)
+
+
+def _add(a: Pile, b: Pile) -> Pile:
+    """The counts of two piles."""
+    if not a.numbers.size or not b.numbers.size:
+        return a if a.numbers.size else b
+    numbers, places = np.unique(np.concatenate([a.numbers, b.numbers]), return_inverse=True)
+    counts = np.zeros(numbers.size, np.int64)
+    np.add.at(counts, places, np.concatenate([a.counts, b.counts]))
+    return Pile(numbers, counts)
+
+
+def narrow(windows: Sequence[KeyWindow], places: Sequence[int], near: Near) -> tuple[KeyWindow, ...]:
+    """Better windows for places after a reading of all elements, or those that were found."""
+    return tuple(
+        w if w.found else _narrow(w, place, near, at) for at, (w, place) in enumerate(zip(windows, places, strict=True))
+    )
+
+
+def _narrow(window: KeyWindow, place: int, near: Near, at: int) -> KeyWindow:
+    pile, own = near.inside[at], place - near.below[at]
+    if own < 0:
+        return _window(near.least, window.low - 1, sure=True)
+    if own >= int(pile.counts.sum()) + sum(x.size for x in pile.loose):
+        return _window(window.low + window.width, near.most, sure=True)
+    number = window.low + (_number_at(pile, own) << window.shift)
+    return _window(number, number + (1 << window.shift) - 1, sure=True)
+
+
+def _number_at(pile: Pile, place: int) -> int:
+    """The number at a place of a pile."""
+    if not pile.numbers.size:
+        return int(np.partition(np.concatenate(pile.loose), place)[place])
+    whole = _add(pile, _counted(np.concatenate(pile.loose))) if pile.loose else pile
+    return int(whole.numbers[int(np.searchsorted(np.cumsum(whole.counts), place, side="right"))])

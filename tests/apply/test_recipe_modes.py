@@ -1,0 +1,72 @@
+"""Every recipe that reads no file, applied to trees under `jax.vmap` and `jax.grad`: what it gives outside, and finite
+gradients, or a reason by name. That gradients are the slopes is tested op by op in `test_modes.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.apply.test_recipes import APPLIED, Trees, flat, given, near
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+LARGE = {"minilm-forward"}
+"""It factorizes 36 matrices as wide as a real model's: minutes for a batch of two. Its ops are in `test_modes.py`."""
+
+NO_GRADIENT: Mapping[str, str] = {
+    "magnitude-masks": "grad requires real-valued outputs",  # masks are integers
+    "nm-masks": "grad requires real-valued outputs",
+}
+"""Recipes without a gradient, and the words that say so."""
+
+
+def is_float(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def loaded(name: str, folder: Path) -> tuple[Any, Trees]:
+    """A recipe as a function of trees, and its trees on the device."""
+    plan, trees, _ = given(name, folder)
+    return lambda trees: plan.apply(**trees, checks="skip"), jax.tree.map(jnp.asarray, trees)
+
+
+@pytest.mark.parametrize("name", sorted(set(APPLIED) - LARGE))
+def test_a_recipe_is_mapped_over_models(name: str, tmp_path: Path) -> None:
+    recipe, trees = loaded(name, tmp_path)
+    other = jax.tree.map(lambda x: x * 2 if is_float(x) else x, trees)
+    made = flat(jax.vmap(recipe)(jax.tree.map(lambda *pair: jnp.stack(pair), trees, other)))
+    for number, model in enumerate((trees, other)):
+        alone = flat(recipe(model))
+        assert set(made) == set(alone)
+        assert [n for n, x in alone.items() if not near(made[n][number], x)] == []
+
+
+def gradient(recipe: Any, trees: Trees) -> Any:
+    """The gradient of the sum of all results, with respect to the floats."""
+    floats, rest = ({a: {n: x for n, x in tree.items() if is_float(x) is wanted} for a, tree in trees.items()}
+                    for wanted in (True, False))  # fmt: skip
+
+    def total(floats: Trees) -> Any:
+        made = flat(recipe({a: {**rest[a], **floats[a]} for a in floats})).values()
+        return sum([jnp.sum(x.astype(jnp.float32)) for x in made if is_float(x)] or [jnp.sum(x) for x in made])
+
+    return jax.grad(total)(floats)
+
+
+@pytest.mark.parametrize("name", sorted(set(APPLIED) - LARGE - set(NO_GRADIENT)))
+def test_a_recipe_has_finite_gradients(name: str, tmp_path: Path) -> None:
+    found = [np.asarray(x, np.float32) for x in jax.tree.leaves(gradient(*loaded(name, tmp_path)))]
+    assert all(np.isfinite(x).all() for x in found)
+    assert any(x.any() for x in found)
+
+
+@pytest.mark.parametrize("name", sorted(NO_GRADIENT))
+def test_a_recipe_without_a_gradient_says_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=NO_GRADIENT[name]):
+        gradient(*loaded(name, tmp_path))

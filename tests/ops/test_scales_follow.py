@@ -1,0 +1,265 @@
+"""Codes and scales that are renamed, cut, ordered or joined: what comes out is the floats rearranged alike, or it is
+refused. The oracle is NumPy on the floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
+from tests.checkpoints import normal, problems, run_plan, write
+
+FP8 = ml_dtypes.float8_e4m3fn
+Array = np.ndarray
+
+
+def codes_of(shape: tuple[int, ...]) -> Array:
+    return (np.arange(np.prod(shape)).reshape(shape) % 13 + 1).astype(FP8)
+
+
+def scales_of(shape: tuple[int, ...], start: int = 1) -> Array:
+    return np.arange(start, start + int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+TENSORS = {
+    "row.weight": codes_of((4, 6)), "row.weight_scale": scales_of((4, 1)),
+    "row2.weight": codes_of((4, 6)), "row2.weight_scale": scales_of((4, 1), 5),
+    "one.weight": codes_of((4, 6)), "one.weight_scale": scales_of((1,)),
+    "one2.weight": codes_of((4, 6)), "one2.weight_scale": scales_of((1,), 2),
+    "block.weight": codes_of((384, 256)), "block.weight_scale_inv": scales_of((3, 2)),
+    "square.weight": codes_of((256, 256)), "square.weight_scale_inv": scales_of((2, 2)),
+    "stack.weight": codes_of((3, 4, 6)), "stack.weight_scale": scales_of((3, 4, 1)),
+}  # fmt: skip
+
+
+def ending(name: str) -> str:
+    return "_scale_inv" if f"{name}.weight_scale_inv" in TENSORS else "_scale"
+
+
+def spread(scales: Array, shape: tuple[int, ...]) -> Array:
+    """Scales, one for each element of a tensor: for all, for each row, or for blocks of 128."""
+    if scales.size == 1:
+        return np.broadcast_to(scales.reshape(()), shape)
+    if scales.shape[:-1] == shape[:-1]:
+        return np.broadcast_to(scales, shape)
+    return np.repeat(np.repeat(scales, 128, 0), 128, 1)[: shape[0], : shape[1]]
+
+
+def floats(name: str) -> Array:
+    codes = TENSORS[f"{name}.weight"]
+    return codes.astype(np.float32) * spread(TENSORS[f"{name}.weight{ending(name)}"], codes.shape)
+
+
+def copy(name: str, cut: str = "", cut_scales: str = "") -> list[Any]:
+    tail = ending(name)
+    return [
+        {"copy": {"from": rf"{name}\.weight{cut}", "to": "new.weight"}},
+        {"copy": {"from": rf"{name}\.weight{tail}{cut_scales}", "to": f"new.weight{tail}"}},
+    ]
+
+
+def both(op: str, name: str, keys: dict[str, Any], keys_of_scales: dict[str, Any] | None) -> list[Any]:
+    tail = ending(name)
+    of_scales = keys if keys_of_scales is None else keys_of_scales
+    parts = [("", keys), (tail, of_scales)]
+    return [{op: {"from": rf"{name}\.weight{part}", "to": f"new.weight{part}", **k}} for part, k in parts]
+
+
+def join(names: list[str], op: str, dims: tuple[int, int]) -> list[Any]:
+    made = zip(("", ending(names[0])), dims, strict=True)
+    return [{op: {"from": [rf"{n}\.weight{part}" for n in names], "to": f"new.weight{part}", "dim": dim}}
+            for part, dim in made]  # fmt: skip
+
+
+Rearrange = Callable[[], Array]
+
+RIGHT: dict[str, tuple[list[Any], Rearrange]] = {
+    "a copy": (copy("block"), lambda: floats("block")),
+    "whole blocks": (copy("block", "::[128:]", "::[1:]"), lambda: floats("block")[128:]),
+    "columns of blocks": (copy("block", "::[:, 128:]", "::[:, 1:]"), lambda: floats("block")[:, 128:]),
+    "rows": (copy("row", "::[1:3]", "::[1:3]"), lambda: floats("row")[1:3]),
+    "columns that share all scales": (copy("row", "::[:, 2:]"), lambda: floats("row")[:, 2:]),
+    "a part of the only block": (copy("one", "::[1:3, 2:]"), lambda: floats("one")[1:3, 2:]),
+    "rows in another order": (
+        both("take", "row", {"dim": 0, "indices": [3, 1, 0, 2]}, None), lambda: floats("row")[[3, 1, 0, 2]]
+    ),
+    "both transposed": (both("transpose", "square", {}, None), lambda: floats("square").T),
+    "rows joined": (join(["row", "row2"], "concat", (0, 0)), lambda: np.concatenate([floats("row"), floats("row2")])),
+    "matrices stacked": (join(["row", "row2"], "stack", (0, 0)), lambda: np.stack([floats("row"), floats("row2")])),
+    "one of a stack": (copy("stack", "::[1]", "::[1]"), lambda: floats("stack")[1]),
+}  # fmt: skip
+
+WRONG = {
+    "rows beside other scales": copy("row", "::[:2]", "::[2:]"),
+    "a cut within a block": copy("block", "::[64:192]", "::[:1]"),
+    "fewer rows, all scales": copy("block", "::[:192]", "::[1:]"),
+    "columns of other blocks": copy("block", "::[:, 128:]", "::[:, :1]"),
+    "codes in another order": both(
+        "take", "row", {"dim": 0, "indices": [3, 1, 0, 2]}, {"dim": 0, "indices": [0, 1, 2, 3]}
+    ),
+    "codes transposed": [{"transpose_": {"target": r"square\.weight"}}],
+    "scales transposed": [{"transpose_": {"target": r"square\.weight_scale_inv"}}],
+    "joined beside the scale of one": [join(["one", "one2"], "concat", (0, 0))[0], copy("one")[1]],
+    "joined in another order": [
+        join(["row", "row2"], "concat", (0, 0))[0], join(["row2", "row"], "concat", (0, 0))[1]
+    ],
+    "another of a stack": copy("stack", "::[1]", "::[2]"),
+    "others' codes": [{"assign": {"from": r"row2\.weight", "to": "row.weight"}}],
+    "others' scales": [{"assign": {"from": r"row2\.weight_scale", "to": "row.weight_scale"}}],
+    "one row of others": [{"assign": {"from": r"row2\.weight::[1]", "to": "row.weight::[1]"}}],
+    "codes that change places": [
+        {"move": {"from": r"row\.weight", "to": "between"}}, {"move": {"from": r"row2\.weight", "to": "row.weight"}},
+        {"move": {"from": "between", "to": "row2.weight"}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", RIGHT)
+def test_codes_and_scales_that_are_rearranged_alike_are_the_floats_rearranged(which: str, tmp_path: Path) -> None:
+    steps, wanted = RIGHT[which]
+    assert [d.message for d in problems(tmp_path, TENSORS, steps) if "scale" in d.code] == []
+    back = {"dequantize": {"target": r"new\.weight", "to": "float32"}}
+    found = run_plan(tmp_path, TENSORS, [*steps, back])["new.weight"]
+    assert found.tolist() == wanted().tolist()
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_codes_that_would_be_read_with_scales_that_are_not_theirs_are_refused(which: str, tmp_path: Path) -> None:
+    (bad,) = [d for d in problems(tmp_path, TENSORS, WRONG[which]) if "scale" in d.code]
+    assert (bad.code, bad.severity) == ("scale-mismatch", "error")
+    assert "as a first step: `dequantize: {target: 'model::.*', to: bfloat16}`." in bad.hint
+    with pytest.raises(PlanError, match="scale-mismatch"):
+        run_plan(tmp_path, TENSORS, WRONG[which])
+
+
+def test_the_first_element_with_another_scale_is_named(tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, TENSORS, copy("block", "::[64:192]", "::[:1]"))
+    assert bad.message == (
+        "output: 'new.weight', codes, has at [127, 0] what is at [191, 0] of 'block.weight', whose scale is at [1, 0] "
+        "of 'block.weight_scale_inv', but 'new.weight_scale_inv' has for it that at [0, 0]"
+    )
+
+
+def test_codes_of_one_checkpoint_do_not_stand_beside_scales_of_another(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.safetensors", {"w": codes_of((4, 6)), "w_scale": scales_of((4, 1))})
+    steps: list[Any] = [{"assign": {"from": "b::w", "to": "a::w"}}]
+    plan = {"inputs": [f"{n}::{tmp_path}/{n}.safetensors" for n in "ab"], "transforms": steps,
+            "output": {"path": str(tmp_path / "out.safetensors"), "alias": "a"}}  # fmt: skip
+    with pytest.raises(PlanError, match="is 'w' of one checkpoint, but 'w_scale' beside it is 'w_scale' of another"):
+        bs.load(plan).run(durable=False)
+    steps.append({"assign": {"from": "b::w_scale", "to": "a::w_scale"}})
+    bs.load(plan).run(durable=False)
+
+
+# --- Blocks of the config ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "right"), [(64, True), (50, False)])
+def test_blocks_are_as_long_as_the_config_says(rows: int, right: bool, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write(
+        tmp_path / "model/model.safetensors", {"x.weight": codes_of((100, 8)), "x.weight_scale_inv": scales_of((2, 1))}
+    )
+    config = '{"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}'
+    (tmp_path / "model/config.json").write_text(config)
+    steps = [{"copy": {"from": rf"x\.weight::[{rows}:]", "to": "y.weight"}},
+             {"copy": {"from": r"x\.weight_scale_inv::[1:]", "to": "y.weight_scale_inv"}}]  # fmt: skip
+    plan = {"inputs": [str(tmp_path / "model")], "transforms": steps, "output": {"path": str(tmp_path / "out")}}
+    if right:
+        bs.load(plan).check()
+    else:
+        with pytest.raises(PlanError, match="scale-mismatch"):
+            bs.load(plan).check()
+
+
+# --- Packed codes -----------------------------------------------------------------------------------------------------
+
+
+def words(name: str, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {f"{name}.qweight": rng.integers(0, 9, (4, 8), dtype=np.int32),
+            f"{name}.qzeros": rng.integers(0, 9, (2, 1), dtype=np.int32),
+            f"{name}.scales": normal((2, 8)).astype(np.float16),
+            f"{name}.g_idx": rng.integers(0, 2, 32, dtype=np.int32)}  # fmt: skip
+
+
+PACKED = {**words("a", 0), **words("b", 1)}
+
+
+@pytest.mark.parametrize("part", ["scales", "qzeros", "g_idx"])
+def test_every_part_of_packed_codes_must_come_along(part: str, tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, PACKED, [{"delete": {"target": rf"a\.{part}"}}])
+    assert (said.code, said.severity) == ("scale-left", "note") and f"stood in 'a.{part}'" in said.message
+
+
+@pytest.mark.parametrize("part", ["qweight", "scales", "qzeros", "g_idx"])
+def test_every_part_of_packed_codes_must_be_their_own(part: str, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, PACKED, [{"assign": {"from": rf"b\.{part}", "to": f"a.{part}"}}])
+    assert (bad.code, bad.severity) == ("scale-mismatch", "error")
+
+
+def test_packed_codes_that_are_renamed_or_stacked_with_all_parts_are_right(tmp_path: Path) -> None:
+    assert problems(tmp_path, PACKED, [{"move": {"from": r"a\.(.+)", "to": r"c.\1"}}]) == ()
+    stack = [{"stack": {"from": [rf"{n}\.{part}" for n in "ab"], "to": f"all.{part}", "dim": 0}}
+             for part in ("qweight", "qzeros", "scales", "g_idx")]  # fmt: skip
+    assert problems(tmp_path, PACKED, stack) == ()
+    swapped = [*stack[:2], {"stack": {"from": [r"b\.scales", r"a\.scales"], "to": "all.scales", "dim": 0}}, stack[3]]
+    assert [d.code for d in problems(tmp_path, PACKED, swapped)] == ["scale-mismatch"]
+
+
+def test_packed_codes_that_are_cut_alone_are_noted(tmp_path: Path) -> None:
+    cut = [{"copy": {"from": r"a\.qweight::[:, :4]", "to": "c.qweight"}},
+           {"copy": {"from": r"a\.(qzeros|scales|g_idx)", "to": r"c.\1"}}]  # fmt: skip
+    (said,) = problems(tmp_path, PACKED, cut)
+    assert (said.code, said.severity) == ("scale-left", "note") and "do not fit" in said.message
+
+
+# --- Computing on codes that have moved -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        {"move": {"from": r"row\.weight", "to": "x"}}, {"copy": {"from": r"row\.weight::[:2]", "to": "x"}},
+        {"stack": {"from": [r"row\.weight", r"row2\.weight"], "to": "x"}},
+        {"transpose": {"from": r"row\.weight", "to": "x"}},
+    ],
+    ids=lambda s: next(iter(s)),
+)  # fmt: skip
+def test_codes_that_left_their_scales_are_not_computed_on(away: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, TENSORS, [away, {"cast_": {"target": "x", "to": "bfloat16"}}])
+    assert bad.code == "scale-ignored"
+    assert bad.message == (
+        "cast_: 'x' holds codes of 'row.weight', whose scales were left in 'row.weight_scale': this step ignores them"
+    )
+
+
+def test_codes_that_left_their_scales_are_computed_on_with_them(tmp_path: Path) -> None:
+    steps = [
+        {"move": {"from": r"row\.weight", "to": "x"}}, {"move": {"from": r"row\.weight_scale", "to": "s"}},
+        {"compute": {"from": {"x": "x", "s": "s"}, "to": "y", "expr": "float32(x) * s", "dtype": "float32"}},
+    ]  # fmt: skip
+    assert run_plan(tmp_path, TENSORS, steps)["y"].tolist() == floats("row").tolist()
+
+
+def test_codes_whose_scales_were_deleted_are_numbers_under_any_name(tmp_path: Path) -> None:
+    steps = [
+        {"delete": {"target": r"row\.weight_scale"}}, {"move": {"from": r"row\.weight", "to": "x"}},
+        {"cast_": {"target": "x", "to": "float32"}},
+    ]  # fmt: skip
+    found = run_plan(tmp_path, TENSORS, steps)["x"]
+    assert found.tolist() == TENSORS["row.weight"].astype(np.float32).tolist()
+
+
+def test_codes_of_a_pytree_are_not_computed_on_after_they_were_renamed() -> None:
+    tree = {"w": TENSORS["row.weight"], "w_scale": TENSORS["row.weight_scale"]}
+    steps = [{"move": {"from": "w", "to": "x"}}, {"cast_": {"target": "x", "to": "float32"}}]
+    with pytest.raises(PlanError, match="'x' holds codes of 'w', whose scales were left in 'w_scale'"):
+        bs.load({"transforms": steps}).apply(tree)
