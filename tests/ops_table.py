@@ -850,6 +850,26 @@ def _folded(t: Tensors) -> Changes:
     return made
 
 
+_GPT2: Tensors = {
+    "wte.weight": counting((6, 4)) ** 2, "wpe.weight": counting((3, 4)) ** 2, "lm_head.weight": counting((6, 4)) ** 2,
+    "h.0.attn.c_attn.weight": counting((4, 12)), "h.0.attn.c_attn.bias": counting((12,)) + 1,
+    "h.0.attn.c_proj.weight": counting((4, 4)) ** 2, "h.0.attn.c_proj.bias": counting((4,)),
+}  # fmt: skip
+_AS_GPT2 = ({"config": {"patch": {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 2, "vocab_size": 6,
+                                  "n_positions": 3, "tie_word_embeddings": False}}},)  # fmt: skip
+
+
+def _centred(*names: str) -> Callable[[Tensors], Changes]:
+    """Tensors without the mean over their last axis."""
+    return lambda t: {n: t[n] - t[n].mean(-1, keepdims=True) for n in names}
+
+
+def _without_value_bias(t: Tensors) -> Changes:
+    fused, start = t["h.0.attn.c_attn.bias"], "h.0.attn.c_proj"
+    moved = t[f"{start}.bias"] + fused[8:] @ t[f"{start}.weight"]
+    return {f"{start}.bias": moved, "h.0.attn.c_attn.bias": np.concatenate([fused[:8], np.zeros_like(fused[8:])])}
+
+
 def _fused(t: Tensors) -> Changes:
     made: dict[str, np.ndarray | None] = {}
     for i in range(2):
@@ -919,6 +939,13 @@ STRUCTURE: tuple[Row, ...] = (
         lambda t: {"lm_head.weight": t["model.embed_tokens.weight"]}, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("fold_norm", {}, _NORMED, _folded,
         (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
+    Row("centre_writing", {}, _GPT2,
+        _centred("wte.weight", "wpe.weight", "h.0.attn.c_proj.weight", "h.0.attn.c_proj.bias"),
+        (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_GPT2),
+    Row("centre_unembed", {}, _MODEL, lambda t: {"lm_head.weight": t["lm_head.weight"] - t["lm_head.weight"].mean(0)},
+        (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
+    Row("fold_value_biases", {}, _GPT2, _without_value_bias,
+        (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_GPT2),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
                        "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},

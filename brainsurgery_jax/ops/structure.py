@@ -30,6 +30,15 @@ class ModelKeys(KeyGroup):
 
 
 @dataclass(frozen=True)
+class ProvenKeys(ModelKeys):
+    """Which model is meant, and whether it is to be shown that it computes what it did."""
+
+    prove: Annotated[StrictBool, Field(description="assert that no logit of 32 tokens changes by more than 1e-3")] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
 class LayerKeys(KeyGroup):
     """Which layers there are afterwards: one of the four."""
 
@@ -137,7 +146,7 @@ def vocab(
 
 
 @control(configures=True)
-def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+def tie(view: View, *, replace: StrictBool = False, model: ProvenKeys) -> Iterator[Edit]:
     """Let a model have one table for the words that come in and those that go out, and say so in its config.
 
     Both must be identical, so that the model computes what it did; with `replace: true` the one for words that go out
@@ -146,18 +155,18 @@ def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterato
     """
     from brainsurgery_jax.structure.tying import tie
 
-    yield from tie(view, model.alias, model.part, replace=replace)
+    yield from tie(view, model.alias, model.part, replace=replace, prove=model.prove)
 
 
 @control(configures=True)
-def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def untie(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Give a model a table of its own for the words that go out, a copy of the other one, and say so in its config.
 
     Example: `untie: {alias: model}`
     """
     from brainsurgery_jax.structure.tying import untie
 
-    yield from untie(view, model.alias, model.part)
+    yield from untie(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
@@ -178,7 +187,54 @@ def fold_norm(view: View, *, final: StrictBool = True, prove: StrictBool = False
 
 
 @control(configures=True)
-def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def centre_writing(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Subtract the mean over the residual stream from all that writes to it: W - mean(W) for embeddings, and for the
+    matrices and biases that attention and MLP end with.
+
+    LayerNorm subtracts the mean of what it reads, and all is read through it, so the logits stay what they were: of
+    GPT-2 and GPT-NeoX, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no logit
+    of 32 tokens changes by more than 1e-3.
+    Example: `centre_writing: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import centre_writing
+
+    yield from centre_writing(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
+def centre_unembed(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Subtract the mean over all words from the output table, and from its bias if there is one.
+
+    All logits of a token shift by the same amount, which the softmax does not see: the probabilities stay what they
+    were, and logits sum to zero. Where words are tied, or logits are capped softly (Gemma 2), it is refused. `prove:
+    true` asserts that the KL divergence over 32 tokens is at most 1e-5 nats a token.
+    Example: `centre_unembed: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import centre_unembed
+
+    yield from centre_unembed(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
+def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Move the bias of values through the matrix behind attention, into its bias: b + W v, and v becomes zero.
+
+    The weights that attention gives to tokens sum to 1, so every token gets the whole bias of values, and the logits
+    stay what they were. For GPT-2, GPT-NeoX and the Llama family, where both biases exist (`attention_bias: true`);
+    Qwen 2 has none for the matrix and is refused, as are models that clip values. `prove: true` asserts that no logit
+    of 32 tokens changes by more than 1e-3.
+    Example: `fold_value_biases: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import fold_value_biases
+
+    yield from fold_value_biases(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
+def fuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
     A Mistral model (or a Llama) becomes one of the class Phi3, which computes the same. Queries, keys and values of
@@ -187,11 +243,11 @@ def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import fuse
 
-    yield from fuse(view, model.alias, model.part)
+    yield from fuse(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
-def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Cut tensors that hold queries, keys and values, or gate and up, into these, as bytes: what `fuse` joins.
 
     A Phi3 model becomes one of the class Mistral.
@@ -199,7 +255,7 @@ def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import unfuse
 
-    yield from unfuse(view, model.alias, model.part)
+    yield from unfuse(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
@@ -246,7 +302,7 @@ def upcycle(
     router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
     std: Real = 0.02,
     parts: ShardKeys,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
 
@@ -266,7 +322,7 @@ def upcycle(
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
     asked = Upcycling(to, experts, per_token, router, std, parts.shards, parts.drop)
-    yield from upcycle(view, model.alias, model.part, asked)
+    yield from upcycle(view, model.alias, model.part, asked, prove=model.prove)
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
@@ -324,12 +380,12 @@ def expert_join(
     yield from join_experts(view, model.alias, model.part, others, public)
 
 
-@control()
+@control(configures=True)
 def experts(
     view: View,
     *,
     names: Annotated[Literal["stacked", "separate"], Word],
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Put all experts of a layer into two tensors, or give each names of its own: bytes are moved.
 
@@ -339,4 +395,6 @@ def experts(
     """
     from brainsurgery_jax.structure.experts import separate_experts, stack_experts
 
-    yield from {"stacked": stack_experts, "separate": separate_experts}[names](view, model.alias, model.part)
+    yield from {"stacked": stack_experts, "separate": separate_experts}[names](
+        view, model.alias, model.part, prove=model.prove
+    )

@@ -11,6 +11,7 @@ from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.proof import preserve
 
 NUMBER = "E"
 GROUPS, TAKEN_GROUPS = "n_group", "topk_group"
@@ -174,7 +175,7 @@ def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def stack_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: stacked`."""
     layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
@@ -196,10 +197,10 @@ def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[E
         Substep("delete", {"target": to(model.alias, layout.expert(r"\d+", ".+"))}),
         *_route(layout, own.block, _block(own)),
     ]
-    yield Expand(tuple(steps))
+    yield preserve(view, model, steps, prove=prove)
 
 
-def separate_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def separate_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: separate`."""
     layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
@@ -221,7 +222,7 @@ def separate_experts(view: View, alias: str | None, part: str | None) -> Iterato
         Substep("delete", {"target": to(model.alias, rf"{lead}\.(?:gate_up|down)_proj")}),
         *_route(layout, _block(own), own.block),
     ]
-    yield Expand(tuple(steps))
+    yield preserve(view, model, steps, prove=prove)
 
 
 def _block(own: Experts) -> str:

@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.tables.gpt2 import GPT2
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
-
-MAX_DIFF = 1e-3
-"""How far a logit may be from what it was, for the proof."""
+from brainsurgery_jax.structure.proof import preserve
 
 _ATTENTION = tuple(f"layers.*.self_attn.{name}_proj.weight" for name in ("q", "k", "v", "qkv"))
 _MLP = tuple(f"layers.*.{name}.weight" for name in (
@@ -46,9 +44,7 @@ def fold_norms(view: View, alias: str | None, part: str | None, *, final: bool, 
     affine = model.place.family is GPT2
     readings = list(_readings(model, final))
     fold = _fold_affine if affine else _fold_gain
-    before = view.scratch() if prove else None
-    steps = [step for each in readings for step in fold(model, each, unit)]
-    yield Expand((*(_keep(model, before) if before else ()), *steps, *(_prove(model, before) if before else ())))
+    yield preserve(view, model, [step for each in readings for step in fold(model, each, unit)], prove=prove)
 
 
 def _refuse_stacked(model: Described) -> None:
@@ -78,9 +74,9 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
         yield NormReaders(model.names([last])[0], (head,))
 
 
-def _compute(model: Described, target: str, norm: str, expr: str, **more: str) -> Substep:
-    """A step that changes all `w` of a name, by the norm `g` of their layer and by others of it."""
-    read = {key: to(model.alias, filled(name)) for key, name in {"g": f"{norm}.weight", **more}.items()}
+def _compute(model: Described, target: str, expr: str, **more: str) -> Substep:
+    """A step that changes all `w` of a name, by others of the same layer, such as the gain `g` of a norm."""
+    read = {key: to(model.alias, filled(name)) for key, name in more.items()}
     return Substep("compute", {"from": {"w": {"alias": model.alias, "name": captured(target)}, **read}, "expr": expr})
 
 
@@ -92,7 +88,7 @@ def _fold_gain(model: Described, each: NormReaders, unit: int) -> Iterator[Subst
     """The steps for RMSNorm: each column of the matrices takes the gain of what it reads."""
     gain = "g" if unit else "(g + 1)"
     for matrix in each.matrices:
-        yield _compute(model, matrix, each.norm, f"w * {gain}")
+        yield _compute(model, matrix, f"w * {gain}", g=f"{each.norm}.weight")
     yield _fill(model, f"{each.norm}.weight", unit)
 
 
@@ -100,26 +96,15 @@ def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Sub
     """The steps for LayerNorm before a matrix [in, out] with a bias, which takes that of the norm. The head has none in
     GPT-2's class, so the last norm keeps a bias, divided by the gain that its columns take."""
     (matrix,) = each.matrices
-    bias = f"{each.norm}.bias"
+    norm, bias = f"{each.norm}.weight", f"{each.norm}.bias"
     if matrix.endswith("lm_head.weight"):
-        gain = {"from": {"g": model.ref(f"{each.norm}.weight")}, "expr": "g != 0"}
+        gain = {"from": {"g": model.ref(norm)}, "expr": "g != 0"}
         yield Substep("assert", {"holds": gain})  # a bias cannot pass a gain of 0
-        yield _compute(model, bias, each.norm, "w / g")
-        yield _compute(model, matrix, each.norm, "w * g")
+        yield _compute(model, bias, "w / g", g=norm)
+        yield _compute(model, matrix, "w * g", g=norm)
     else:
         whole = matrix.removesuffix("weight") + "bias"
-        yield _compute(model, whole, each.norm, "w + n @ m", n=bias, m=matrix)
-        yield _compute(model, matrix, each.norm, "w * reshape(g, (-1, 1))")
+        yield _compute(model, whole, "w + n @ m", n=bias, m=matrix)
+        yield _compute(model, matrix, "w * reshape(g, (-1, 1))", g=norm)
         yield _fill(model, bias, 0)
-    yield _fill(model, f"{each.norm}.weight", unit)
-
-
-def _keep(model: Described, before: str) -> Iterator[Substep]:
-    """The steps that keep the model as it is under another alias."""
-    yield Substep("copy", {"from": {"alias": model.alias, "name": ".*"}, "to": to(before, r"\g<0>")})
-    yield Substep("config", {"patch": dict(model.place.whole), "alias": before})
-
-
-def _prove(model: Described, before: str) -> Iterator[Substep]:
-    """The step that compares the logits of the model with those before."""
-    yield Substep("assert", {"logits": {"left": before, "right": model.alias, "max_diff": MAX_DIFF}})
+    yield _fill(model, norm, unit)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import formula, shape_table
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
 from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.structure.proof import preserve
 
 
 class Fusion(NamedTuple):
@@ -28,7 +29,7 @@ class Fusion(NamedTuple):
     rest: tuple[int, ...]
 
 
-def fuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def fuse(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `fuse` does."""
     model = describe(view, alias, part)
     found = [f for f in _fusions(model) if all(name in model.kin for name in f.parts)]
@@ -36,10 +37,10 @@ def fuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
         _refuse(model, "have no tensors that belong into one")
     work = view.scratch()
     steps = [step for each in found for step in _join(model, each, work)]
-    yield Expand((*steps, *_identify(view, model, "fuse")))
+    yield preserve(view, model, [*steps, *_identify(view, model, "fuse")], prove=prove)
 
 
-def unfuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def unfuse(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `unfuse` does."""
     model = describe(view, alias, part)
     found = [f for f in _fusions(model) if f.whole in model.kin]
@@ -47,7 +48,7 @@ def unfuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
         _refuse(model, "have no tensor that holds several")
     work = view.scratch()
     steps = [step for each in found for step in _cut(model, each, work)]
-    yield Expand((*steps, *_identify(view, model, "unfuse")))
+    yield preserve(view, model, [*steps, *_identify(view, model, "unfuse")], prove=prove)
 
 
 def _refuse(model: Described, why: str) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.presence import TIED, flag_patch
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
+from brainsurgery_jax.structure.proof import preserve
 
 
-def tie(view: View, alias: str | None, part: str | None, *, replace: bool) -> Iterator[Edit]:
+def tie(view: View, alias: str | None, part: str | None, *, replace: bool, prove: bool) -> Iterator[Edit]:
     """What the op `tie` does."""
     model = describe(view, alias, part)
     head, table = _pair(model)
@@ -18,19 +19,21 @@ def tie(view: View, alias: str | None, part: str | None, *, replace: bool) -> It
         raise Refusal("structure-words", f"there is no '{head}': the words of '{model.alias}' are tied already",
                       key="alias", hint="Leave the step out.")  # fmt: skip
     same = Substep("assert", {"identical": {"left": model.ref(head), "right": to(model.alias, table)}})
-    yield Expand((*([] if replace else [same]), Substep("delete", {"target": model.ref(head)}),
-                  *model.configure(flag_patch(model.place, TIED, True))))  # fmt: skip
+    steps = [*([] if replace else [same]), Substep("delete", {"target": model.ref(head)}),
+             *model.configure(flag_patch(model.place, TIED, True))]  # fmt: skip
+    yield preserve(view, model, steps, prove=prove)
 
 
-def untie(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def untie(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `untie` does."""
     model = describe(view, alias, part)
     head, table = _pair(model)
     if head in model.kin:
         raise Refusal("structure-words", f"there is '{head}' already: the words of '{model.alias}' are not tied",
                       key="alias", hint="Leave the step out.")  # fmt: skip
-    yield Expand((Substep("copy", {"from": model.ref(table), "to": to(model.alias, head)}),
-                  *model.configure(flag_patch(model.place, TIED, False))))  # fmt: skip
+    copied = Substep("copy", {"from": model.ref(table), "to": to(model.alias, head)})
+    steps = [copied, *model.configure(flag_patch(model.place, TIED, False))]
+    yield preserve(view, model, steps, prove=prove)
 
 
 def _pair(model: Described) -> tuple[str, str]:

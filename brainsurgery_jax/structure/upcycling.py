@@ -9,9 +9,10 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
 from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.structure.proof import preserve
 from brainsurgery_jax.wording import few
 
 ZERO, RANDOM = "zero", "random"
@@ -31,7 +32,7 @@ class Upcycling(NamedTuple):
     drop: float = 0.0
 
 
-def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -> Iterator[Edit]:
+def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling, *, prove: bool) -> Iterator[Edit]:
     """What the op `upcycle` does."""
     model = describe(view, alias, part)
     kind, other, experts = _classes(model, asked)
@@ -54,7 +55,8 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -
     if asked.drop:
         steps += _drop(model, experts, asked, view.scratch())
     dense = rf"{re.escape(model.layered())}\d+\.{experts.dense}\.(?:{'|'.join(experts.parts)})\.weight"
-    yield Expand((*steps, Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)))
+    steps += [Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)]
+    yield preserve(view, model, steps, prove=prove)
 
 
 def _classes(model: Described, asked: Upcycling) -> tuple[ModelType, ModelType, Experts]:

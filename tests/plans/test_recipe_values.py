@@ -117,13 +117,13 @@ def test_a_translator_becomes_one_matrix(tmp_path: Path):
 def test_folded_norms_leave_what_gpt2_computes(tmp_path: Path):
     settings, found = made("fold-norms", tmp_path)
     state = {name: torch.from_numpy(np.array(x)) for name, x in found.items()}
-    bias, head = state.pop("lm_head.bias"), state.pop("lm_head.weight")
+    head = state.pop("lm_head.weight")
     whole: Any = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
     model: Any = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
     model.transformer.load_state_dict(state)
     with torch.no_grad():
         wanted = whole(models.TOKENS).logits
-        logits = model.transformer(models.TOKENS).last_hidden_state @ head.T + bias
+        logits = model.transformer(models.TOKENS).last_hidden_state @ head.T
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
     assert set(found["h.0.ln_1.weight"]) == {1.0}
     assert abs(found["wte.weight"].mean(axis=1)).max() < 1e-6

@@ -1,0 +1,150 @@
+"""Means that nothing sees, taken out of what writes the residual stream and of the output table; and biases of values,
+moved to where they end up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.names import expand_braces
+from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, to
+from brainsurgery_jax.structure.proof import SAME_PROBABILITIES, preserve
+
+WIDTH, WORDS = "D", "V"
+
+_EMBEDDINGS: Mapping[str, tuple[str, ...]] = {"gpt2": ("wte.weight", "wpe.weight"), "gpt_neox": ("embed_in.weight",)}
+"""The tables that start the stream, for every `model_type` in which LayerNorm, which subtracts the mean, comes before
+all that reads it."""
+_CAP = "final_logit_softcapping"
+
+
+def centre_writing(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+    """What the op `centre_writing` does."""
+    model = describe(view, alias, part)
+    tables = _EMBEDDINGS.get(str(model.place.kind))
+    if tables is None:
+        raise Refusal("structure-model", f"'{model.alias}' is a {model.place.kind}: only where LayerNorm, which "
+                      "subtracts the mean, comes before all that reads the residual stream does its mean not count "
+                      "(gpt2, gpt_neox); RMSNorm sees it", key="alias", hint="Leave the step out.")  # fmt: skip
+    _head(model, "the mean of a row counts where it is read as that of the output table")
+    inner = tuple(f".{name}" for text in model.place.family.writers for name in expand_braces(text))
+    writers = [each for each in model.parts if each.name in tables or each.name.endswith(inner)]
+    yield preserve(view, model, [_centre(model, each, WIDTH) for each in writers], prove=prove)
+
+
+def centre_unembed(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+    """What the op `centre_unembed` does."""
+    model = describe(view, alias, part)
+    if model.place.config.get(_CAP):
+        raise Refusal("structure-model", f"config.json of '{model.alias}' has {_CAP}: what is added to all logits "
+                      "counts after a soft cap", key="alias", hint="Leave the step out.")  # fmt: skip
+    head = _head(model, "its mean counts for words that come in")
+    names = (head, head.removesuffix("weight") + "bias")
+    steps = [_subtract(model, name, 0) for name in names if name in model.kin]
+    yield preserve(view, model, steps, prove=prove, bounds=SAME_PROBABILITIES)
+
+
+def _head(model: Described, why: str) -> str:
+    """The name of the output table. Raises Refusal if there is none of its own."""
+    heads = model.names(model.place.family.tied)
+    found = next((name for name in heads if name in model.kin), None)
+    if found is None:
+        if not heads:
+            raise Refusal("structure-words", f"models of the family {model.place.family.name} have no output table",
+                          key="alias", hint="Leave the step out.")  # fmt: skip
+        raise Refusal("structure-words", f"'{model.alias}' has no '{heads[0]}', so words are tied to one table: {why}",
+                      key="alias", hint="Put a step `untie` before this.")  # fmt: skip
+    return found
+
+
+def _centre(model: Described, part: TensorPart, dim: str) -> Substep:
+    axis = part.axis_with({dim})
+    assert axis is not None
+    return _subtract(model, part.starred, axis)
+
+
+def _subtract(model: Described, starred: str, axis: int) -> Substep:
+    """The step that takes the mean over an axis out of all tensors of a name."""
+    source = {"w": {"alias": model.alias, "name": captured(starred)}}
+    return Substep("compute", {"from": source, "expr": f"w - mean(w, axis={axis}, keepdims=True)"})
+
+
+# --- Biases of values -------------------------------------------------------------------------------------------------
+
+
+class ValueBias(NamedTuple):
+    """Where the bias of values is, `v`: its name, an expression for its entries (one for each column of the heads), one
+    for the tensor without it; and what maps heads to the stream: the name of the matrix, whether it is [in, out]."""
+
+    name: str
+    entries: str
+    without: str
+    matrix: str
+    transposed: bool
+
+
+_WEIGHTED = frozenset({
+    "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3", "qwen3_moe",
+    "olmoe", "flex_olmo",
+})  # fmt: skip
+"""Every `model_type` whose attention gives weights that sum to 1, and nothing but these to values."""
+_CLIP = "clip_qkv"
+
+
+def fold_value_biases(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+    """What the op `fold_value_biases` does."""
+    model = describe(view, alias, part)
+    _refuse_values(model)
+    found = [each for each in _value_biases(model) if each.name in model.kin]
+    if not found:
+        raise Refusal("structure-model", f"no bias of values is known in '{model.alias}', a {model.place.kind}",
+                      key="alias", hint="Leave the step out.")  # fmt: skip
+    steps = [step for each in found for step in _fold(model, each)]
+    yield preserve(view, model, steps, prove=prove)
+
+
+def _refuse_values(model: Described) -> None:
+    if str(model.place.kind) not in _WEIGHTED:
+        raise Refusal("structure-model", f"it is not known that the weights of attention of a {model.place.kind} sum "
+                      "to 1, and that values have a bias to fold", key="alias", hint="Leave the step out.")  # fmt: skip
+    if model.place.config.get(_CLIP) is not None:
+        raise Refusal("structure-model", f"config.json of '{model.alias}' has {_CLIP}: values are clipped after their "
+                      "bias is added", key="alias", hint="Leave the step out.")  # fmt: skip
+
+
+def _value_biases(model: Described) -> Iterator[ValueBias]:
+    """Where the family keeps biases of values."""
+    kind = str(model.place.kind)
+    heads, width = model.size("N"), model.size("H")
+    if kind == "gpt2":
+        fused, alone, matrix = model.names(["h.*.attn.c_attn.bias", "h.*.attn.v_attn.bias", "h.*.attn.c_proj.weight"])
+        start = 2 * heads * width
+        yield ValueBias(fused, f"v[{start}:]", f"concat([v[:{start}], zeros_like(v[{start}:])], axis=0)", matrix, True)
+        yield ValueBias(alone, "v", "zeros_like(v)", matrix, True)
+    elif kind == "gpt_neox":
+        names = [f"layers.*.attention.{name}" for name in ("query_key_value.bias", "value.bias", "dense.weight")]
+        fused, alone, matrix = model.names(names)
+        three = f"reshape(v, ({heads}, 3, {width}))"
+        without = f"reshape(concat([{three}[:, :2], zeros_like({three}[:, 2:])], axis=1), (-1,))"
+        yield ValueBias(fused, f"reshape({three}[:, 2:], (-1,))", without, matrix, False)
+        yield ValueBias(alone, "v", "zeros_like(v)", matrix, False)
+    else:
+        bias, matrix = model.names(["layers.*.self_attn.v_proj.bias", "layers.*.self_attn.o_proj.weight"])
+        shared = model.size("K")
+        every = f"reshape(repeat(reshape(v, ({shared}, {width})), {heads // shared}, axis=0), (-1,))"
+        yield ValueBias(bias, "v" if shared == heads else every, "zeros_like(v)", matrix, False)
+
+
+def _fold(model: Described, each: ValueBias) -> Iterator[Substep]:
+    """The steps that move the bias of values of every layer through the matrix that reads heads."""
+    target = each.matrix.removesuffix("weight") + "bias"
+    if target not in model.kin:
+        raise Refusal("structure-model", f"'{model.alias}' has no '{target}' for '{each.name}' to go into, and its "
+                      "class has no place for one", key="alias", hint="Leave the step out.")  # fmt: skip
+    read = {"v": to(model.alias, filled(each.name)), "m": to(model.alias, filled(each.matrix))}
+    moved = f"({each.entries}) @ m" if each.transposed else f"m @ ({each.entries})"
+    source = {"b": {"alias": model.alias, "name": captured(target)}, **read}
+    yield Substep("compute", {"from": source, "expr": f"b + {moved}"})
+    yield Substep("compute", {"from": {"v": {"alias": model.alias, "name": captured(each.name)}}, "expr": each.without})
