@@ -105,11 +105,11 @@ class StepParts(NamedTuple):
         """Patterns and their values, lists by the layers of a slice being spelt out; the first that matches counts."""
         for condition in setting:
             pattern = ".*" if condition.filter is None else f".*{re.escape(condition.filter)}.*"
-            if len(condition.values) > 1:
+            if len(condition.values) > 1 and place.layers:
                 for at, layer in enumerate(place.layers):
                     own = between(condition.values, at / max(1, len(place.layers) - 1))
                     yield f"{re.escape(place.prefix)}\\.{layer}\\.{pattern}", _number(own, name)
-            if len(condition.values) == 1 or not place.layers:
+            else:
                 yield pattern, _number(condition.values[0], name)
             if condition.filter is None:
                 return
