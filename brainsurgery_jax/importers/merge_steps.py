@@ -105,12 +105,13 @@ class StepParts(NamedTuple):
         """Patterns and their values, lists by the layers of a slice being spelt out; the first that matches counts."""
         for condition in setting:
             pattern = ".*" if condition.filter is None else f".*{re.escape(condition.filter)}.*"
-            if len(condition.values) > 1 and place.layers:
+            first, *more = condition.values
+            if more and place.layers:
                 for at, layer in enumerate(place.layers):
                     own = between(condition.values, at / max(1, len(place.layers) - 1))
                     yield f"{re.escape(place.prefix)}\\.{layer}\\.{pattern}", _number(own, name)
             else:
-                yield pattern, _number(condition.values[0], name)
+                yield pattern, _number(first, name)
             if condition.filter is None:
                 return
 

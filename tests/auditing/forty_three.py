@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,9 +114,13 @@ def _settings(plan: str, folder: Path) -> Settings:
     return made
 
 
+_FOLDER = TemporaryDirectory(prefix="forty-three-")  # removed at exit
+
+
 @cache
 def _originals(plan: str) -> Mapping[str, Any]:
-    return _settings(plan, Path(mkdtemp(prefix="forty-three-")))
+    (folder := Path(_FOLDER.name) / plan).mkdir()
+    return _settings(plan, folder)
 
 
 def settings_of(plan: str, folder: Path) -> Settings:
