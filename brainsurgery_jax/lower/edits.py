@@ -78,6 +78,16 @@ class Drafts:
         return expr
 
     def look_up(self, alias: str, name: str, key: str = "") -> Expr:
+        """The value of a tensor that the step computes on: of codes of quantized weights it notes the scales."""
+        expr = self._value(alias, name, key)
+        if can_hold_codes(expr.aval.dtype):
+            names = self.drafts[alias].names
+            found = coded(alias, name, expr, names) or self._coded_before(alias, name, expr)
+            if found is not None:
+                self.coded[expr] = found
+        return expr
+
+    def _value(self, alias: str, name: str, key: str = "") -> Expr:
         """The value of a tensor."""
         space = self.drafts.get(alias) or self.space(alias, key)
         expr = space.names.get(name)
@@ -94,10 +104,6 @@ class Drafts:
             self.provisional = True
         if self._verbose:
             self.fetched.append(name)
-        if can_hold_codes(expr.aval.dtype):
-            found = coded(alias, name, expr, space.names) or self._coded_before(alias, name, expr)
-            if found is not None:
-                self.coded[expr] = found
         return expr
 
     def _coded_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
@@ -218,13 +224,14 @@ class Drafts:
         if self.has_trees:
             self._replant(moves)
             moves = [move for move in moves if move[1] in self.space(move[0]).names]
-        values = [self.look_up(alias, name) for alias, name, _, _ in moves]
+        values = [self._value(alias, name) for alias, name, _, _ in moves]
+        writes = {alias: self.space(alias).writes for alias in {move[0] for move in moves}}
         arriving: dict[str, dict[str, Expr]] = defaultdict(dict)  # by alias: values by new name
         written: dict[str, dict[str, int]] = defaultdict(dict)  # by alias: how often what arrives was written
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
         for (alias, name, to_alias, to_name), value in zip(moves, values, strict=True):
             arriving[to_alias][to_name] = value
-            if (times := self.space(alias).writes.get(name)) is not None:
+            if (times := writes[alias].get(name)) is not None:
                 written[to_alias][to_name] = times
             leaving[alias][name] = to_name if alias == to_alias else None
         for alias, items in arriving.items():
