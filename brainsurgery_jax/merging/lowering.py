@@ -11,7 +11,7 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
-from brainsurgery_jax.merging.settings import Given, Settings, depths_of, refuse_unknown
+from brainsurgery_jax.merging.settings import Given, Settings, depths_of, has_layers, refuse_unknown
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
@@ -114,7 +114,8 @@ class MergeStep:
     def _settings(self, names: Sequence[str]) -> Settings:
         general = cast("Mapping[str, Given]", self.parameters or {})
         own = cast("Mapping[str, Mapping[str, Given]]", self.models)
-        return Settings(self.method.name, self.method.parameters, general, own, depths_of(names))
+        layered = has_layers(self.view.names(self.primary))
+        return Settings(self.method.name, self.method.parameters, general, own, depths_of(names), layered)
 
     # --- tensors
 

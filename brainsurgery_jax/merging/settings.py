@@ -38,6 +38,8 @@ class Settings:
     own: Mapping[str, Mapping[str, Given]]
     depths: Mapping[str, float] = field(default_factory=dict)
     """From 0 for the first layer to 1 for the last, by name of a tensor."""
+    has_layers: bool = True
+    """Whether any name of the model has the number of a layer. Stacked layers have none, and would get one value."""
 
     def value(self, parameter: str, name: str, model: str = "") -> Plain:
         """The value of a parameter for a tensor, of a model or of all. Raises Refusal."""
@@ -63,6 +65,9 @@ class Settings:
         if not given or not all(isinstance(v, int | float) for v in given):
             raise Refusal("merge-parameter", f"'{parameter}' is a number, a list of numbers, or a mapping of patterns",
                           key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
+        if not self.has_layers and len(set(given)) > 1:
+            raise Refusal("merge-parameter", f"'{parameter}' is a list by layer, and no name has the number of a layer",
+                          key=key, hint="Give one number; or `unstack` the layers of each model before.")  # fmt: skip
         return _between(given, self.depths.get(name, 0.0))
 
     def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
@@ -100,6 +105,11 @@ def depths_of(names: Sequence[str]) -> dict[str, float]:
         else:
             found[name] = place[1] / last[place[0]] if last[place[0]] else 0.0
     return found
+
+
+def has_layers(names: Iterable[str]) -> bool:
+    """Whether any name has the number of a layer."""
+    return any(_layer(name) is not None for name in names)
 
 
 def _layer(name: str) -> tuple[str, int] | None:

@@ -39,6 +39,8 @@ MERGES = [
           lambda plan, hint: parameters("with a value of your own", t=0)(add()(plan, hint), hint), A["v"]),
     _case("a list that is no gradient", "merge-parameter", merge(method="slerp", parameters={"t": []}),
           parameters("A list goes from the first layer to the last", t=[0, 0]), A["v"]),
+    _case("a list by layer of stacked layers", "merge-parameter", merge(method="slerp", parameters={"t": [0, 1]}),
+          parameters("Give one number", t=0), A["v"]),
     _case("a share above one", "merge-parameter",
           merge(method="ties", base="a", models=["b"], parameters={"density": 2}),
           parameters("Correct the number.", density=1), B["v"]),

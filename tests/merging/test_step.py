@@ -12,7 +12,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.settings import depths_of
-from tests.checkpoints import normal, plan_of, problems
+from tests.checkpoints import normal, plan_of, problems, read, write
 from tests.merging.cases import merge
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -52,6 +52,23 @@ def test_every_stack_of_layers_has_its_own_depth():
     assert found == {
         "enc.0.w": 0, "enc.1.w": 1, "dec.0.experts.7.w": 0, "dec.4.w": 1, "shared.word_embedding": 0, "head": 1
     }  # fmt: skip
+
+
+def test_a_list_is_refused_for_stacked_layers_and_reaches_them_once_they_are_unstacked(tmp_path: Path):
+    stacked = {name: write(tmp_path / f"{name}.safetensors", {"h.w": np.full((3, 2), value, np.float32)})
+               for name, value in (("zeros", 0), ("ones", 1))}  # fmt: skip
+    models = {"zeros": 0, "ones": {"weight": [0.25, 0.5]}}
+    step: dict[str, Any] = {"merge": {**SLERP, "models": models}}
+    plan = {"inputs": [f"{name}::{path}" for name, path in stacked.items()], "transforms": [step],
+            "output": {"path": str(tmp_path / "m.safetensors"), "alias": "m"}}  # fmt: skip
+    with pytest.raises(PlanError, match="a list by layer, and no name has the number of a layer"):
+        bs.load(plan).run(durable=False)
+    for name in stacked:
+        unstack = {"from": f"{name}::h.w", "to": f"{name}::h.${{e}}.w", "over": "e"}
+        plan["transforms"] = [{"unstack": unstack}, {"delete": {"target": f"{name}::h.w"}}, *plan["transforms"]]
+    bs.load(plan).run(durable=False)
+    made = read(tmp_path / "m.safetensors")
+    assert [made[f"h.{i}.w"][0] for i in range(3)] == [0.25, 0.375, 0.5]
 
 
 def test_of_takes_some_names_and_leaves_the_others(tmp_path: Path):
