@@ -13,6 +13,7 @@ from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.families import LIST, Axis, BoundOp, OpContext, TensorFamily
 from brainsurgery_jax.layout.model import NESTED, TREE, DropRule, Layout, LayoutRule, OpUse, RuleCondition, TieRule
+from brainsurgery_jax.layout.moments import OPTIMIZER
 from brainsurgery_jax.layout.ops import OPS
 from brainsurgery_jax.layout.templates import NameTemplate
 
@@ -149,7 +150,9 @@ def in_form(layout: Layout, name: Value) -> Layout:
 
 
 def likely_form(layout: Layout, present: Collection[str]) -> str:
-    """The tree whose prefix and last key most of the names have, of equally frequent ones that with the longest."""
+    """The tree whose prefix and last key most of the names have, of equally frequent ones that with the longest. Names
+    of an optimizer's state, which begin otherwise, are not counted."""
+    present = [n for n in present if n.partition(".")[0] not in OPTIMIZER]
 
     def count(name: str) -> tuple[int, int]:
         start, end = f"{layout.forms[name].prefix}.".lstrip("."), f".{layout.forms[name].leaf}".rstrip(".")

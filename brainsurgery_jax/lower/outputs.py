@@ -108,9 +108,17 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    config = None if extras.doubtful else read_config(extras, world)
-    yield from scale_notes(made, output, label, None if config is None else config[1])
+    yield from scale_notes(made, output, label, _known_config(extras, world))
     yield from consistency_notes(made, output, state, world, label)
+
+
+def _known_config(extras: Extras, world: World) -> object:
+    """The config of what is written, as far as it is known: one that is no JSON is copied, and says nothing."""
+    try:
+        found = None if extras.doubtful else read_config(extras, world)
+    except Refusal:
+        return None
+    return None if found is None else found[1]
 
 
 def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:

@@ -17,6 +17,11 @@ Given = Plain | Sequence[float] | Mapping[str, "Given"]
 _EMBEDDING = re.compile(r"(^|[._/])(\w*embed\w*|wte|wpe|token\w*|word\w*)([._/]|$)")
 """Names of tables, which come before the first layer; all else that is in no layer comes after the last."""
 
+_LAYERS = re.compile(r"(?:^|[./])(?:\w*layers|\w*blocks|h)(?=[./])", re.IGNORECASE)
+"""Words that stand for all layers."""
+_NUMBER = re.compile(r"(?:^|[./])(?:\w*(?:layers?|blocks?|h)_)?(\d+)(?=[._/]|$)", re.IGNORECASE)
+"""The number of a layer, alone or after its word (`layers_3`): a matrix may have one, too (`wi_0`)."""
+
 
 class MergeParameter(NamedTuple):
     """A parameter of a method. `default` None: it must be given. `each`: every model may have its own."""
@@ -39,7 +44,7 @@ class Settings:
     depths: Mapping[str, float] = field(default_factory=dict)
     """From 0 for the first layer to 1 for the last, by name of a tensor."""
     has_layers: bool = True
-    """Whether any name of the model has the number of a layer. Stacked layers have none, and would get one value."""
+    """Whether any name of the model has the number of a layer."""
 
     def value(self, parameter: str, name: str, model: str = "") -> Plain:
         """The value of a parameter for a tensor, of a model or of all. Raises Refusal."""
@@ -65,9 +70,10 @@ class Settings:
         if not given or not all(isinstance(v, int | float) for v in given):
             raise Refusal("merge-parameter", f"'{parameter}' is a number, a list of numbers, or a mapping of patterns",
                           key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
-        if not self.has_layers and len(set(given)) > 1:
-            raise Refusal("merge-parameter", f"'{parameter}' is a list by layer, and no name has the number of a layer",
-                          key=key, hint="Give one number; or `unstack` the layers of each model before.")  # fmt: skip
+        if len(set(given)) > 1 and (is_stacked(name) or not self.has_layers):
+            why = f"'{name}' holds all layers" if is_stacked(name) else "no name has the number of a layer"
+            hint = "Give one number; or `unstack` the layers of each model before."
+            raise Refusal("merge-parameter", f"'{parameter}' is a list by layer, and {why}", key=key, hint=hint)
         return _between(given, self.depths.get(name, 0.0))
 
     def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
@@ -112,10 +118,15 @@ def has_layers(names: Iterable[str]) -> bool:
     return any(_layer(name) is not None for name in names)
 
 
+def is_stacked(name: str) -> bool:
+    """Whether a tensor seems to hold one layer after the other: its name has the word for layers, and no number."""
+    return _layer(name) is None and _LAYERS.search(name) is not None
+
+
 def _layer(name: str) -> tuple[str, int] | None:
     """The stack of layers that a tensor belongs to, and its number in it."""
-    found = re.search(r"(?:^|(?<=[._/]))\d+(?=[._/]|$)", name)
-    return None if found is None else (name[: found.start()], int(found[0]))
+    found = _NUMBER.search(name)
+    return None if found is None else (name[: found.start(1)], int(found[1]))
 
 
 def _between(values: Sequence[float], depth: float) -> float:

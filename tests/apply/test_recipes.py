@@ -25,6 +25,7 @@ NEEDS: Mapping[str, str] = {
     "olmoe": "came without a config.json",
     "drop-layers": "came without a config.json",
     "head-pruning": "came without a config.json",
+    "fold-norms": "came without a config.json",
     "lora-fold": "came without an adapter_config.json",
     "diff-check": "cannot print values while JAX traces",
 }

@@ -61,7 +61,7 @@ def test_a_list_is_refused_for_stacked_layers_and_reaches_them_once_they_are_uns
     step: dict[str, Any] = {"merge": {**SLERP, "models": models}}
     plan = {"inputs": [f"{name}::{path}" for name, path in stacked.items()], "transforms": [step],
             "output": {"path": str(tmp_path / "m.safetensors"), "alias": "m"}}  # fmt: skip
-    with pytest.raises(PlanError, match="a list by layer, and no name has the number of a layer"):
+    with pytest.raises(PlanError, match=r"a list by layer, and 'h\.w' holds all layers"):
         bs.load(plan).run(durable=False)
     for name in stacked:
         unstack = {"from": f"{name}::h.w", "to": f"{name}::h.${{e}}.w", "over": "e"}
@@ -69,6 +69,21 @@ def test_a_list_is_refused_for_stacked_layers_and_reaches_them_once_they_are_uns
     bs.load(plan).run(durable=False)
     made = read(tmp_path / "m.safetensors")
     assert [made[f"h.{i}.w"][0] for i in range(3)] == [0.25, 0.375, 0.5]
+
+
+@pytest.mark.parametrize("names", [["decoder.layers.mlp.wi_0.kernel", "decoder.layers.mlp.wi_1.kernel"],
+                                   ["vision.0.w", "vision.1.w", "layers.w"]])  # fmt: skip
+def test_a_list_is_refused_for_stacked_layers_beside_other_numbers(tmp_path: Path, names: list[str]):
+    models = {"zeros": {n: np.zeros((3, 2), np.float32) for n in names}}
+    models["ones"] = {n: x + 1 for n, x in models["zeros"].items()}
+    with pytest.raises(PlanError, match="is a list by layer, and"):
+        merge(tmp_path, models, {**SLERP, "models": {"zeros": 0, "ones": {"weight": [0.25, 0.5]}}})
+
+
+def test_a_number_after_the_word_for_layers_is_that_of_a_layer():
+    names = ["layers_0.w", "layers_4.w", "Block_1.wi_0", "Block_3.wi_1", "final_norm.w_2"]
+    assert depths_of(names) == {"layers_0.w": 0, "layers_4.w": 1, "Block_1.wi_0": 1 / 3, "Block_3.wi_1": 1,
+                                "final_norm.w_2": 1}  # fmt: skip
 
 
 def test_of_takes_some_names_and_leaves_the_others(tmp_path: Path):

@@ -133,11 +133,15 @@ def test_a_plan_without_factorizations_writes_the_bits_of_the_script(example: Ex
     assert [n for n in theirs if not torch.equal(_bits(ours[n]), _bits(theirs[n]))] == []
 
 
+TRUE_OF = {"head_pruning": {"structure-prune", "config-differs"}}
+"""Notes about what a plan does, right as it is: the class of GPT-2 cannot load other widths of heads."""
+
+
 @every_example
 def test_a_plan_passes_check(example: Example, tmp_path: Path) -> None:
     settings = example.settings(tmp_path) | {"out": tmp_path / example.out}
     plan = bs.load(PLANS / f"{example.name}.yaml", **{k: _plain(v) for k, v in settings.items()})
-    assert bs.check(plan) == ()
+    assert {note.code for note in bs.check(plan)} <= TRUE_OF.get(example.name, set())
 
 
 @every_example
