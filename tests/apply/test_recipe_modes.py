@@ -1,5 +1,5 @@
 """Every recipe that reads no file, applied to trees under `jax.vmap` and `jax.grad`: what it gives outside, and finite
-gradients, or a reason by name. That gradients are the slopes is tested op by op in `test_modes.py`."""
+gradients that are the slopes of what it computes, or a reason by name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ NO_GRADIENT: Mapping[str, str] = {
     "nm-masks": "grad requires real-valued outputs",
 }
 """Recipes without a gradient, and the words that say so."""
+
+NO_SLOPE: Mapping[str, str] = {
+    "ewc": "a step along a random line makes Fisher information negative, which is refused",
+    "flexmore": "it rounds to bfloat16, so that small steps change nothing or all",
+    "moe-lowrank": "it rounds to bfloat16, so that small steps change nothing or all",
+    "subnetwork-mask": "a mask that moves keeps nothing",
+    "minilm-back": "it asserts that words are float32",
+}
+"""Recipes whose gradients cannot be held against differences of float64, and why."""
 
 
 def is_float(x: Any) -> bool:
@@ -70,3 +79,27 @@ def test_a_recipe_has_finite_gradients(name: str, tmp_path: Path) -> None:
 def test_a_recipe_without_a_gradient_says_so(name: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=NO_GRADIENT[name]):
         gradient(*loaded(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(set(APPLIED) - LARGE - set(NO_GRADIENT) - set(NO_SLOPE)))
+def test_the_gradient_of_a_recipe_is_its_slope(name: str, tmp_path: Path) -> None:
+    rng, weights = np.random.default_rng(0), {}
+    with jax.enable_x64(True):
+        recipe, trees = loaded(name, tmp_path)
+        trees = jax.tree.map(lambda x: x.astype(jnp.float64) if is_float(x) else x, trees)
+        floats, rest = ({a: {n: x for n, x in tree.items() if is_float(x) is wanted} for a, tree in trees.items()}
+                        for wanted in (True, False))  # fmt: skip
+
+        def total(floats: Trees) -> Any:
+            made = {n: x for n, x in flat(recipe({a: {**rest[a], **floats[a]} for a in floats})).items() if is_float(x)}
+            for n, x in made.items():
+                weights.setdefault(n, rng.normal(size=x.shape))
+            return sum(jnp.sum(x * weights[n]) for n, x in made.items())
+
+        line = jax.tree.map(lambda x: rng.normal(size=x.shape), floats)
+
+        def at(step: float) -> Any:
+            return total(jax.tree.map(lambda x, d: x + step * d, floats, line))
+
+        slopes = jax.tree.map(lambda g, d: jnp.sum(g * d), jax.grad(total)(floats), line)
+        np.testing.assert_allclose(sum(jax.tree.leaves(slopes)), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-4, atol=1e-4)
