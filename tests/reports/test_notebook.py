@@ -57,6 +57,7 @@ def test_representations_are_short_and_say_how_much_there_is(objects: dict[str, 
     assert texts["heat map"] == "<HeatMap: 3 x 3 cells of [0:3, 0:3] of [3, 3]>"
 
 
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated:DeprecationWarning")  # treescope asks for it
 def test_treescope_shows_the_line_and_the_table_and_unfolds_nothing(objects: dict[str, Any]):
     rich = {name: one for name, one in objects.items() if hasattr(one, "_repr_html_")}
     assert len(rich) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -71,3 +72,13 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     files = Descriptors([str(tmp_path / "none")], os.O_RDONLY, watch=True)
     with pytest.raises(StoreError, match=r"none: could not open the file: No such file"), files.lease(0):
         pass
+
+
+def test_files_that_nobody_closes_are_closed_when_nobody_has_them(paths: list[str]) -> None:
+    files = Descriptors(paths, os.O_RDONLY, watch=True)
+    with files.lease(0) as fd:
+        pass
+    assert is_open(fd)
+    del files
+    gc.collect()
+    assert not is_open(fd)
