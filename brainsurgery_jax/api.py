@@ -13,6 +13,7 @@ from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
+from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.plan.declarations import Variable
 from brainsurgery_jax.plan.model import PlanData, Step, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
@@ -368,11 +369,10 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
         if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
+        if options.only is not None:
+            program = program._replace(publications=_choose_output(program.publications, options.only))
         if options.dry_run:
             program = program._replace(publications=())
-        if options.only is not None:
-            kept = tuple(p for p in program.publications if p.path == options.only)
-            program = program._replace(publications=kept)
         with literal_hints(program.effects, plan.data.default_alias):
             execute(program, budget, tell, options.look, files.commit, stop)
     steps = tuple(e.step.summary for e in program.effects)
@@ -380,6 +380,15 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run
     return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
+
+
+def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:
+    """The publication at a path. Raises PlanError if there is none: a run that writes nothing would not be noticed."""
+    found = tuple(p for p in publications if p.path == path)
+    if not found:
+        places = ", ".join(p.path for p in publications) or "nowhere"
+        raise PlanError([Diagnostic("io-output", f"only={path!r}: the plan does not write there, but to: {places}")])
+    return found
 
 
 @contextmanager

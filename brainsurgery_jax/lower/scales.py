@@ -4,7 +4,7 @@ are codes that are written beside the scales of others. A note tells of codes th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import NamedTuple
 
 from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits, may_be_codes, part_beside, usual_block
@@ -121,13 +121,17 @@ class Fault(NamedTuple):
     mixed: bool = False
 
 
-def scale_notes(made: Publication, output: Output, label: str, config: object) -> Iterator[Diagnostic]:
+def scale_notes(made: Publication, output: Output, label: str, config: Callable[[], object]) -> Iterator[Diagnostic]:
     """What is wrong with codes that are written: an error, if others' scales stand beside them or scales were cut or
-    ordered otherwise; a note, if these no longer stand there or do not fit. One of each, with the number of others."""
-    usual = usual_block(config)
+    ordered otherwise; a note, if these no longer stand there or do not fit. One of each, with the number of others.
+    `config` reads the config.json of what is written, which is asked for codes alone."""
+    written = [(name, expr) for name, expr in made.tensors.items() if may_be_codes(name, expr.aval.dtype)]
+    if not written:
+        return
+    usual = usual_block(config())
     by_kind = defaultdict[bool, list[tuple[str, Fault]]](list)
-    for name, expr in made.tensors.items():
-        if may_be_codes(name, expr.aval.dtype) and (fault := _find_fault(name, expr, made.tensors, usual)) is not None:
+    for name, expr in written:
+        if (fault := _find_fault(name, expr, made.tensors, usual)) is not None:
             by_kind[fault.mixed].append((name, fault))
     alias = "" if output.alias is None else f"{output.alias}::"
     floats = flow_yaml({"dequantize": {"target": f"{alias}.*", "to": "bfloat16"}})[1:-1]

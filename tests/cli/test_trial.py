@@ -49,3 +49,8 @@ def test_of_several_outputs_one_may_be_written_alone(plan: bs.Plan):
     report = bs.run(bs.load("plan.yaml", "output=out.safetensors"), only="out.safetensors")
     assert [path for path, _, _ in report.published] == ["out.safetensors"]
     assert not Path("saved.safetensors").exists()
+
+
+def test_an_output_that_the_plan_does_not_have_cannot_be_the_only_one(plan: bs.Plan):
+    with pytest.raises(bs.PlanError, match=r"only='other.safetensors': the plan does not write there, but to: .*out"):
+        bs.run(bs.load("plan.yaml", "output=out.safetensors"), only="other.safetensors")
