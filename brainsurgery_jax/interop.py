@@ -16,7 +16,7 @@ from brainsurgery_jax.apply.filling import EXACT, Filling, Matches, checked, mat
 from brainsurgery_jax.apply.key_trees import take_apart
 from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
-from brainsurgery_jax.nametree import nest
+from brainsurgery_jax.nametree import module_of, nest
 from brainsurgery_jax.prefixes import Shift, shift_between
 from brainsurgery_jax.store.detect import output_kind
 from brainsurgery_jax.store.formats import find_format
@@ -102,12 +102,12 @@ def _absent(checkpoint: Tensors, target: Target, matches: Matches, filling: Fill
     """What is wrong with leaves for which there is no tensor: one message for all that are alike."""
     tree, what = target.tree, target.what
     if filling.missing == "error":
-        for first, more in _alike(matches.missing, _mask_numbers):
+        for first, more in _alike(matches.missing, module_of):
             near = did_you_mean(first, checkpoint.avals)
             yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{near}"
         return
     abstract = (name for name in matches.missing if isinstance(tree.tensors[name], jax.ShapeDtypeStruct))
-    for first, more in _alike(abstract, _mask_numbers):
+    for first, more in _alike(abstract, module_of):
         yield f"has no tensor '{first}'{more}, for which the {what} has a leaf without a value that could be kept"
 
 
@@ -115,7 +115,7 @@ def _spare(target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
     """What is wrong with tensors for which there is no leaf."""
     tree, what = target.tree, target.what
     if filling.extra == "error":
-        for first, more in _alike(matches.extra, _mask_numbers):
+        for first, more in _alike(matches.extra, module_of):
             yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
     elif tree.tensors and not matches.taken:
         yield f"no tensor has the name of a leaf of the {what}, so that none would be taken"
@@ -142,11 +142,6 @@ def _alike(names: Iterable[str], kind: Callable[[str], Hashable]) -> Iterator[tu
         kinds.setdefault(kind(name), []).append(name)
     for first, *rest in kinds.values():
         yield first, f" (and {len(rest)} more alike)" if rest else ""
-
-
-def _mask_numbers(name: str) -> str:
-    """A name without its numbers."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _put(array: np.ndarray, leaf: Any) -> jax.Array:

@@ -84,6 +84,10 @@ def _read_options(words: list[str]) -> Iterator[tuple[str, str]]:
         yield key, found
 
 
+_END = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])|\$")
+"""The sign for the end, but for one that is escaped or stands in a set of characters."""
+
+
 def _choice_of(options: Sequence[tuple[str, str]]) -> dict[str, object]:
     """The key `of` for the modules that regular expressions choose; tables of words are looked at in any case."""
     tables = "|".join(_TABLES)
@@ -92,19 +96,24 @@ def _choice_of(options: Sequence[tuple[str, str]]) -> dict[str, object]:
     )
     if not wanted and not others:
         return {}
-    inside = f"(?=.*?({'|'.join(wanted)}))" if wanted else ""
-    outside = f"(?!.*?({'|'.join(others)}))" if others else ""
+    # What is found ends before the last dot of the name, where the module does.
+    inside = rf"(?=.*?({'|'.join(wanted)}).*\.[^.]+$)" if wanted else ""
+    outside = rf"(?!.*?({'|'.join(others)}).*\.[^.]+$)" if others else ""
     return {"of": f"{inside}{outside}.*|.*({tables}).*"}
 
 
 def _of_modules(regex: str) -> str:
     """A regular expression on names of modules, for names of tensors: a module ends before the last dot of these."""
+    flags = re.match(r"\(\?([aimsux]+)\)", regex)
+    scoped = regex if flags is None else f"(?{flags[1]}:{regex[flags.end() :]})"
+    made = _END.sub(lambda found: found[1] or r"(?=\.[^.]+$)", scoped)
     try:
         re.compile(regex)
+        re.compile(f"(?=({made}))")
     except re.error as error:
         hint = "Correct it: it is searched in the names of modules, such as `model.layers.0.mlp.up_proj`."
         raise refuse(f"{EXTRACT}: '{regex}' is no regular expression ({error})", None, hint, FORM) from error
-    return re.sub(r"(\\.)|\$", lambda found: found[1] or r"(?=\.[^.]+$)", regex)
+    return made
 
 
 def _rank_of(given: Mapping[str, str]) -> int:

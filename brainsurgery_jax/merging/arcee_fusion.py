@@ -18,6 +18,7 @@ from brainsurgery_jax.merging.tensors import (
     kept_where,
     namespace,
     rounded,
+    rounding,
     widen,
     widened,
 )
@@ -33,10 +34,10 @@ SPREAD = 1.5
 
 
 @by_rows("row_divergence", in_work, part=1 << 20)
-def row_divergence(base: Array, x: Array, *, exact: bool) -> Array:
+def row_divergence(base: Array, x: Array, *, work: DType | None) -> Array:
     """The Kullback-Leibler divergence of each row of `x` from that of the base, both as softmax, at every entry of the
-    row; with every step rounded to the dtype of the tensors if it is not `exact` and they are of 16 bits."""
-    step = (lambda y: y) if exact or base.dtype.itemsize > 2 else lambda y: double(round_to(y, base.dtype))
+    row; with every step rounded to `work`, if that is given."""
+    step = rounding(work)
     p, q = (step(step(_softmax(double(y))) + EPS) for y in (x, base))
     xp = namespace(p)
     found = xp.sum(step(p * step(xp.log(step(p / q)))), axis=-1, keepdims=True)
@@ -62,10 +63,10 @@ quartiles = order_statistics("quartiles", _importance, _quartile_places, lambda 
 
 
 @kernel("fusion_threshold", result=lambda avals, params: (Aval((1,), FLOAT64),), host=anywhere)
-def fusion_threshold(found: Array, *, work: DType) -> Array:
+def fusion_threshold(found: Array, *, work: DType | None) -> Array:
     """The median and 1.5 times the range between the quartiles [3]; of two elements around such a place the lower.
-    `work`: the dtype in which it is computed."""
-    step = (lambda y: y) if work.bits > 16 else lambda y: double(rounded(y, work))
+    `work`: the dtype to which every step is rounded, if one is given."""
+    step = rounding(work)
     return step(found[1:2] + step(SPREAD * step(found[2:] - found[:1])))
 
 
@@ -82,8 +83,9 @@ def arcee_fusion(merging: Merging) -> TensorExpr:
     """Importance is the difference times the divergence of the row; the threshold is exact, so nothing is random."""
     view = merging.view
     base, x = (merging.in_dtype(e, merging.work) for e in merging.expressions)
-    rows = view.apply(row_divergence, base, x, exact=not merging.compat)
-    found = view.apply(fusion_threshold, merging.fold(quartiles, rows), work=merging.work)
+    short = merging.work if merging.work.bits <= 16 else None
+    rows = view.apply(row_divergence, base, x, work=short if merging.compat else None)
+    found = view.apply(fusion_threshold, merging.fold(quartiles, rows), work=short)
     return merging.with_values(fuse, [found], [rows])
 
 

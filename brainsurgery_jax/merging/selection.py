@@ -71,8 +71,9 @@ def order_statistics(
             wanted = xp.stack(
                 [xp.asarray(p) for p in places(x.size, xp.count_nonzero(x).astype(np.float64), static, at)]
             )
-            last = xp.minimum(wanted, x.size - 1).astype(np.int32)
-            found.append(xp.where(wanted < x.size, xp.take(xp.sort(x), last).astype(np.float64), np.inf))
+            last = xp.minimum(wanted, x.size - 1).astype(np.int64 if x.size >= 1 << 31 else np.int32)
+            there = xp.where(wanted < x.size, xp.take(xp.sort(x), last).astype(np.float64), np.inf)
+            found.append(xp.where(xp.isnan(x).any(), np.nan, there))
         return xp.concatenate(found)
 
     def passes(avals: Avals, params: Params) -> Passes:
@@ -101,16 +102,17 @@ class _Search(NamedTuple):
     def gather(self, _: None) -> Reduction:
         """The pass that takes a sample, of which the windows follow; of few elements all, and the answer."""
 
-        def block(*xs: Array) -> list[np.ndarray]:
-            return self._derived([x[:: self.step] for x in xs])
+        def block(*xs: Array) -> list[list[np.ndarray]]:
+            return [[x] for x in self._derived([x[:: self.step] for x in xs])]
 
-        def merge(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
-            return [np.concatenate(pair) for pair in zip(a, b, strict=True)]
+        def merge(a: list[list[np.ndarray]], b: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+            return [x + y for x, y in zip(a, b, strict=True)]
 
-        def finish(found: list[np.ndarray]) -> Any:
+        def finish(found: list[list[np.ndarray]]) -> Any:
+            whole = enumerate(map(np.concatenate, found))
             if self.step == 1:
-                return np.concatenate([self._sorted(x, at) for at, x in enumerate(found)])
-            return tuple(self._estimate(x, at) for at, x in enumerate(found))
+                return np.concatenate([self._sorted(x, at) for at, x in whole])
+            return tuple(self._estimate(x, at) for at, x in whole)
 
         return Reduction(block, merge, finish, self._nothing, unordered=True, sampled=self.step > 1)
 

@@ -20,10 +20,10 @@ def as_single(x: np.ndarray) -> np.ndarray:
     """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
     if BY_NAME[x.dtype.name] == BFLOAT16:
         return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32) if x.itemsize < 4 and not is_whole(x.dtype) else x
+    return x.astype(np.float32) if x.itemsize < 4 and not is_integral(x.dtype) else x
 
 
-def is_whole(dtype: np.dtype) -> bool:
+def is_integral(dtype: np.dtype) -> bool:
     """Whether a dtype is of integers or booleans."""
     return dtype == np.bool_ or np.issubdtype(dtype, np.integer)
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.numerics.doubles import is_integral
 from brainsurgery_jax.reduction import Answer, Reduction
 
 DIGIT = 16
@@ -121,7 +122,7 @@ def count_digits(words: np.ndarray, shift: int, bits: int, above: int | None = N
 
 def _suspicious(table: np.ndarray, dtype: np.dtype) -> bool:
     """Whether a block whose highest digits are counted may hold NaN: some have all bits of the exponent set."""
-    if dtype == np.bool_ or np.issubdtype(dtype, np.integer):
+    if is_integral(dtype):
         return False
     infinity = int(np.asarray(np.inf, dtype).view(f"u{dtype.itemsize}")) >> (
         dtype.itemsize * 8 - table.size.bit_length() + 1

@@ -8,6 +8,7 @@ code several times as fast as that of a single sum. The bits are those that nump
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.numerics.math import kind, seal
@@ -26,8 +27,7 @@ def select_at(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array,
 
 
 def _by_sorting(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    left = [a for a in range(x.ndim) if a not in axes]
-    rows = jnp.sort(jnp.transpose(x, (*left, *axes)).reshape(*(x.shape[a] for a in left), -1), axis=-1)
+    rows = jnp.sort(_as_rows(x, axes), axis=-1)
     shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
     nan = jnp.isnan(rows[..., -1])
     low, high = (jnp.where(nan, np.nan, rows[..., min(at, rows.shape[-1] - 1)]) for at in (place, place + 1))
@@ -35,10 +35,9 @@ def _by_sorting(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Arra
 
 
 def _by_bits(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    left = [a for a in range(x.ndim) if a not in axes]
     keys = _keys(jax.lax.stop_gradient(x))
     # A reduction of several operands over the last axis is the one that XLA compiles well.
-    rows = jnp.transpose(keys, (*left, *axes)).reshape(*(x.shape[a] for a in left), -1)
+    rows = _as_rows(keys, axes)
     size, bits = rows.shape[-1], keys.dtype.itemsize * 8
     number = np.int32 if size < 1 << 31 else np.int64
     one = np.asarray(1, keys.dtype)
@@ -50,7 +49,7 @@ def _by_bits(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, 
         below = [(n <= np.asarray(place, number)).astype(keys.dtype) for n in counts]
         return known | ((below[0] + below[1] + below[2]) << shift)
 
-    start = jnp.zeros([x.shape[a] for a in left], keys.dtype)
+    start = jnp.zeros(rows.shape[:-1], keys.dtype)
     low = jax.lax.fori_loop(np.int32(0), np.int32(bits // 2), step, start)
     most = np.iinfo(keys.dtype).max
     at_most = (rows <= low[..., None]).astype(number)
@@ -59,6 +58,12 @@ def _by_bits(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, 
     high = jnp.where(count > np.asarray(min(place + 1, size - 1), number), low, above)
     shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
     return _elements(x, low.reshape(shape), axes), _elements(x, high.reshape(shape), axes)
+
+
+def _as_rows(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The elements over some axes along a last axis; there may be no rows."""
+    left = [a for a in range(x.ndim) if a not in axes]
+    return jnp.transpose(x, (*left, *axes)).reshape(*(x.shape[a] for a in left), prod(x.shape[a] for a in axes))
 
 
 Together = tuple["jax.Array", ...]

@@ -193,7 +193,7 @@ def dequantize(
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
                       key="target", hint=hint)  # fmt: skip
-    zeros, usual = _zero_offset(view, target.alias, zero_offset), _usual_block(view, target.alias)
+    zeros, usual = _zero_offset(view, target.alias, zero_offset), usual_block(_settings(view, target.alias))
     asked = FloatRequest(to, block, zeros, transposed, usual)
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
@@ -218,11 +218,6 @@ def _settings(view: View, alias: str) -> Mapping[str, object] | None:
     """The config of an alias; None if it has none."""
     found = view.config(alias, "target")
     return found[1] if found is not None and isinstance(found[1], Mapping) else None
-
-
-def _usual_block(view: View, alias: str) -> tuple[int, int]:
-    """The rows and columns that share a scale, as the config says it."""
-    return usual_block(_settings(view, alias))
 
 
 def _zero_offset(view: View, alias: str, given: int | None) -> int:

@@ -7,13 +7,12 @@ from math import sqrt
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference
-from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.looking.histograms import Histogram, histograms_of
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.stats import stats_of
 from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics.moments import TensorStats
-from brainsurgery_jax.numerics.rollups import sort_differences
+from brainsurgery_jax.numerics.rollups import relative_change, sort_differences
 from brainsurgery_jax.plots.canvas import Picture, compose, write_figure
 from brainsurgery_jax.plots.pictures import choose_panels, draw_cells, draw_energy, draw_histograms
 
@@ -37,7 +36,7 @@ def picture_checkpoint(chosen: Checkpoint, found: Mapping[str, TensorStats]) -> 
 
 def picture_difference(found: Difference, left: Checkpoint, right: Checkpoint) -> list[Picture]:
     """The relative change by layer and module, and histograms before and after of what changed most."""
-    cells = relative_change(found)
+    cells = relative_change(found.differing)
     measured = (one for one in found.differing if one.figures is not None)
     names = [one.name for one in sort_differences(measured, "change")][:MOST_CHANGED]
     if not names:

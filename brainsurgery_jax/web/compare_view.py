@@ -8,9 +8,8 @@ from functools import partial
 from nicegui import events, ui
 
 from brainsurgery_jax.comparison import Difference, TensorDifference
-from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.looking.chosen import has_numbers
-from brainsurgery_jax.numerics.rollups import sort_differences
+from brainsurgery_jax.numerics.rollups import relative_change, sort_differences
 from brainsurgery_jax.web.charts import draw_change
 from brainsurgery_jax.web.labels import name_image
 from brainsurgery_jax.web.opened import Opened
@@ -167,7 +166,7 @@ def _row(one: TensorDifference) -> dict[str, object]:
 
 
 def _draw_cells(found: Difference) -> None:
-    if not (cells := relative_change(found)):
+    if not (cells := relative_change(found.differing)):
         return
     modules = len({module for module, _ in cells})
     title = "Relative change by layer and module"

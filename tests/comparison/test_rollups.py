@@ -12,11 +12,10 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.diff import Wishes, diff
-from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.engine.events import Event, Said
 from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics import spectrum
-from brainsurgery_jax.numerics.rollups import roll_up, sort_differences
+from brainsurgery_jax.numerics.rollups import relative_change, roll_up, sort_differences
 from brainsurgery_jax.rendering.text import as_text
 from tests.checkpoints import Tensors, normal, write
 
@@ -63,7 +62,7 @@ def test_layers_sum_up_to_the_figures_of_their_elements(sides: tuple[Tensors, Te
 def test_modules_come_together_over_layers(sides: tuple[Tensors, Tensors]):
     rows = roll_up(compare().differing, "module")
     assert {row.key: row.tensors for row in rows} == {"h.*.attn.w": 1, "h.*.mlp.w": 3, "wte": 1}
-    cells = relative_change(compare())
+    cells = relative_change(compare().differing)
     assert set(cells) == {("h.*.attn.w", 2), ("h.*.mlp.w", 0), ("h.*.mlp.w", 2), ("h.*.mlp.w", 10), ("wte", None)}
     np.testing.assert_allclose(cells["wte", None], 2)
 

@@ -71,6 +71,9 @@ CHOICES = {
     "one": ("-i up_proj", lambda module: "up_proj" in module),
     "all but some": ("-e layers.0 -e=down", lambda module: "layers.0" not in module and "down" not in module),
     "some but some": ("--include-regex mlp --exclude-regex=down", lambda m: "mlp" in m and "down" not in m),
+    "in any case": ("-i '(?i)UP_PROJ'", lambda module: "up_proj" in module),
+    "the last word of tensors is of no module": ("-i weight", lambda module: False),
+    "a dollar among characters": ("-i '[$]x|o_proj$'", lambda module: module.endswith("o_proj")),
     "by both ends": (
         r"-i '^model\.layers\.1|o_proj$'",
         lambda m: m.startswith("model.layers.1") or m.endswith("o_proj"),

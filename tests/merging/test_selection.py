@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -104,6 +105,16 @@ def test_nan_anywhere_gives_nan() -> None:
         x[at] = np.copysign(np.float32(np.nan), sign)
         assert np.isnan(found(x)[0]).all()
         assert np.isnan(found(x[at : at + 100])[0]).all()
+
+
+def test_nan_gives_nan_in_a_whole_and_in_a_trace_as_well() -> None:
+    kernel = order_statistics("tried", lambda xs, static: [xs[0]], lambda *_: (0, 3), lambda static: (1, 2))
+    x = normal((100,))
+    with jax.enable_x64(True):
+        assert np.asarray(jax.jit(kernel.fn)(x)).tolist() == kernel.fn(x).tolist() == [np.sort(x)[0], np.sort(x)[3]]
+        x[7] = np.nan
+        assert np.isnan(kernel.fn(x)).all()
+        assert np.isnan(jax.jit(kernel.fn)(x)).all()
 
 
 def test_places_may_depend_on_how_many_elements_are_not_zero() -> None:

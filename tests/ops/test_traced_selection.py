@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from brainsurgery_jax.numerics.selecting import select_at
+from brainsurgery_jax.numerics.selecting import _by_sorting, select_at
 
 RNG = np.random.default_rng(4)
 SPECIAL = [0.0, -0.0, 1e-40, -1e-40, np.inf, -np.inf, 3e38, -3e38]
@@ -82,3 +82,9 @@ def test_rows_are_mapped_over() -> None:
     np.testing.assert_array_equal(high[:, 0], rows[:, 8])
     grads = jax.vmap(jax.grad(lambda row: select_at(row, 7, (0,))[0][0]))(x)
     np.testing.assert_array_equal(np.argmax(np.asarray(grads), axis=1), np.argsort(x, axis=1)[:, 7])
+
+
+def test_there_may_be_no_rows():
+    for by in (select_at, _by_sorting):
+        low, high = jax.jit(lambda x, by=by: by(x, 0, (1,)))(jnp.zeros((0, 5)))
+        assert low.shape == high.shape == (0, 1)

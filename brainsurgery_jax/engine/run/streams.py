@@ -36,5 +36,5 @@ class Tally:
         return not self._left
 
     def answer(self) -> object:
-        """The answer, once all partial results have been merged."""
-        return self._reduction.finish(self._merged[0])
+        """The answer, once all partial results have been merged; they are not kept beside it."""
+        return self._reduction.finish(self._merged.pop())
