@@ -76,7 +76,7 @@ def heat_map(
         first, *others = (find_numbers(side, name) for side in sides)
         if any(aval.shape != first.shape for aval in others):
             raise ValueError(f"'{name}' has the shapes {list(others[0].shape)} and {list(first.shape)}")
-        shape = _flat_shape(first)
+        shape = flat_shape(first)
         window = ((0, shape[0]), (0, shape[1])) if window is None else window
         _check(shape, window, (rows, columns))
         edges = _edges(window[0], rows), _edges(window[1], columns)
@@ -88,7 +88,8 @@ def heat_map(
             return HeatMap(shape, window, *edges, totals / counts, most)
 
 
-def _flat_shape(aval: Aval) -> tuple[int, int]:
+def flat_shape(aval: Aval) -> tuple[int, int]:
+    """Rows and columns of a tensor whose axes but the last are taken together."""
     return prod(aval.shape[:-1]), aval.shape[-1] if aval.shape else 1
 
 
@@ -153,7 +154,7 @@ def _read(side: Checkpoint, name: str, piece: list[tuple[int, int]]) -> np.ndarr
     """A part of the tensor as a matrix, in double precision."""
     (top, bottom), (left, right) = piece
     aval, source, key = side.avals[name], side.source, side.prefix + name
-    width = _flat_shape(aval)[1]
+    width = flat_shape(aval)[1]
     if len(aval.shape) == 2:
         found = source.read(key, ((top, bottom, 1), (left, right, 1)))
     elif right - left == width:

@@ -67,7 +67,7 @@ class Staged(NamedTuple):
         with os_failures(self.staging, "remove the partial output"):
             for path in (self.staging, self.staging + SCRATCH):
                 remove(path)
-        _remove_empty(self.created)
+        remove_empty(self.created)
 
 
 class ByRename:
@@ -92,12 +92,12 @@ def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (
     Links are followed, so that an output named through a link replaces what the link points to.
     """
     path = resolve(destination)
-    created = _create_folders(os.path.dirname(path))
+    created = create_folders(os.path.dirname(path))
     foreign = clear(path, run)
     return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
 
 
-def _create_folders(folder: str) -> tuple[str, ...]:
+def create_folders(folder: str) -> tuple[str, ...]:
     """Creates a folder and its parents where they are missing; returns those that it created, innermost first."""
     missing = [folder]
     while not os.path.lexists(missing[-1]):
@@ -111,12 +111,12 @@ def _create_folders(folder: str) -> tuple[str, ...]:
                     created.insert(0, place)
             os.makedirs(folder, exist_ok=True)  # the error of a file where a folder should be
         except OSError:
-            _remove_empty(created)
+            remove_empty(created)
             raise
     return tuple(created)
 
 
-def _remove_empty(folders: Sequence[str]) -> None:
+def remove_empty(folders: Sequence[str]) -> None:
     """Removes folders, innermost first, up to one that holds something."""
     with suppress(OSError):
         for folder in folders:

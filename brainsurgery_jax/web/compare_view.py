@@ -9,11 +9,12 @@ from nicegui import events, ui
 
 from brainsurgery_jax.comparison import Difference, TensorDifference
 from brainsurgery_jax.looking.chosen import has_numbers
+from brainsurgery_jax.looking.heat_maps import flat_shape
 from brainsurgery_jax.numerics.rollups import relative_change, sort_differences
 from brainsurgery_jax.web.charts import draw_change
 from brainsurgery_jax.web.labels import name_image
 from brainsurgery_jax.web.opened import Opened
-from brainsurgery_jax.web.tensor_view import flat_shape, show_histograms
+from brainsurgery_jax.web.tensor_view import show_histograms
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
 from brainsurgery_jax.web.zoom_view import Panel, ZoomView

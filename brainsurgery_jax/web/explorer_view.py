@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,7 +106,9 @@ class ExplorerView:
         self.when_opened()
 
     def _close(self, path: str) -> None:
-        self._bench.opened.close(path)
+        self._waiting.cancel()
+        self._tensor.clear()
+        self._bench.close(path)
         self.refresh()
         self.when_opened()
 
@@ -210,7 +213,7 @@ class ExplorerView:
         tree = ui.tree(top, on_expand=expand, on_select=select).classes("bs-mono")
 
     async def _show(self, one: OpenCheckpoint, name: str) -> None:
-        self._editor.refer(one.path, _escape(name))
+        self._editor.refer(one.path, re.escape(name))
         self._waiting.cancel()
         self._tensor.clear()
         found = await self._waiting.run(
@@ -220,10 +223,6 @@ class ExplorerView:
             self._tensor.clear()
             with self._tensor:
                 TensorView(self._bench.opened, one, name, self._waiting).draw(found[0])
-
-
-def _escape(name: str) -> str:
-    return name.replace("\\", "\\\\").replace(".", r"\.")
 
 
 def _label(branch: Branch) -> str:

@@ -130,8 +130,8 @@ class LowRankView:
             base = self._workbench.write_input(path)
             other = "" if tuned is None else self._workbench.write_input(tuned)
             several = len(self._workbench.plan().data.inputs) > 1
-        except (PlanError, StoreError, StopIteration) as bad:
-            ui.notify(f"The plan cannot be read: {bad}", type="negative", multi_line=True)
+        except (PlanError, StoreError) as bad:
+            ui.notify(str(bad), type="negative", multi_line=True)
             return
         head = base if tuned is not None else f"{base}::" if several else ""
         text = self._workbench.text

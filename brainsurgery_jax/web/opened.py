@@ -72,12 +72,18 @@ class Shelf:
         """Open a checkpoint below the root, or find it open and unchanged. Raises StoreError."""
         with self._lock:
             found = self._known.get(path)
-            if found is None or not _is_unchanged(found):
-                source = self._root.files().open(path)
-                avals = {name: info.aval for name, info in source.header.tensors.items()}
-                found = self._known[path] = OpenCheckpoint(path, Checkpoint(source, avals))
-            self._users[found] = self._users.get(found, 0) + 1
-            return found
+            if found is not None:
+                self._users[found] += 1  # so that no other tab closes it meanwhile
+        if found is not None:
+            if _is_unchanged(found):
+                return found
+            self.give_back(found)
+        source = self._root.files().open(path)  # without the lock: a large one must not keep other tabs waiting
+        avals = {name: info.aval for name, info in source.header.tensors.items()}
+        made = OpenCheckpoint(path, Checkpoint(source, avals))
+        with self._lock:
+            self._known[path], self._users[made] = made, 1
+        return made
 
     def give_back(self, one: OpenCheckpoint) -> None:
         """Close a checkpoint, if no other tab has it open."""
@@ -136,6 +142,11 @@ class Opened(Mapping[str, OpenCheckpoint]):
             self._measured = {sides: known for sides, known in self._measured.items() if found not in sides}
             self._shelf.give_back(found)
 
+    def _side(self, path: str) -> OpenCheckpoint:
+        if path not in self._known:
+            raise StoreError(path, "is not open any more", remedy="Open it again.")
+        return self._known[path]
+
     def _once(self, sides: tuple[OpenCheckpoint, ...], key: Hashable, compute: Callable[[], T]) -> T:
         known = self._measured.setdefault(sides, {})
         if key not in known:
@@ -146,25 +157,25 @@ class Opened(Mapping[str, OpenCheckpoint]):
 
     def measure(self, path: str, name: str, stop: StopSignal = NEVER) -> TensorStats | None:
         """The statistics of a tensor; None for one without. Raises StoreError, Stopped."""
-        one = self[path]
+        one = self._side(path)
         return self._once((one,), ("stats", name), lambda: stats(self._only(one, name), memory=self._memory, stop=stop)
                           .get(name))  # fmt: skip
 
     def histogram(self, path: str, name: str, stop: StopSignal = NEVER) -> Histogram:
         """The histogram of a tensor of real numbers. Raises ValueError, StoreError, Stopped."""
-        one = self[path]
+        one = self._side(path)
         return self._once((one,), ("histogram", name),
                           lambda: histogram(one.checkpoint, name, memory=self._memory, stop=stop))  # fmt: skip
 
     def spectrum(self, path: str, name: str, most: int | None = None, stop: StopSignal = NEVER) -> Spectrum:
         """The spectrum of a matrix, or so many of its largest values. Raises ValueError, StoreError, Stopped."""
-        one = self[path]
+        one = self._side(path)
         return self._once((one,), ("spectrum", name, most), lambda: spectrum(
             self._only(one, name), most=most, memory=self._memory, stop=stop)[name])  # fmt: skip
 
     def heat_map(self, path: str, name: str, window: Window | None, stop: StopSignal = NEVER) -> HeatMap:
         """A tensor of real numbers on a grid. Raises ValueError, StoreError, Stopped."""
-        one = self[path]
+        one = self._side(path)
         return self._once((one,), ("heat map", name, window), lambda: heat_map(
             one.checkpoint, name, rows=CELLS, columns=CELLS, window=window, stop=stop))  # fmt: skip
 
@@ -172,18 +183,20 @@ class Opened(Mapping[str, OpenCheckpoint]):
         self, left: str, right: str, name: str, window: Window | None, stop: StopSignal = NEVER
     ) -> HeatMap:
         """The right tensor less the left one on a grid. Raises ValueError, StoreError, Stopped."""
-        a, b = self[left], self[right]
+        a, b = self._side(left), self._side(right)
         return self._once((a, b), ("heat map", name, window), lambda: heat_map(
             a.checkpoint, name, b.checkpoint, rows=CELLS, columns=CELLS, window=window, stop=stop))  # fmt: skip
 
     def _only(self, one: OpenCheckpoint, name: str) -> Checkpoint:
+        if name not in one.avals:
+            raise StoreError(one.path, "was opened anew, without this tensor", tensor=name)
         return Checkpoint(one.checkpoint.source, {name: one.avals[name]})
 
     # --- many tensors
 
     def find_problems(self, path: str, stop: StopSignal = NEVER) -> dict[str, str]:
         """What is wrong, by name, with tensors that look broken. Raises StoreError, Stopped."""
-        one = self[path]
+        one = self._side(path)
         return self._once((one,), "problems", lambda: find_problems(
             stats(one.checkpoint, memory=self._memory, stop=stop)))  # fmt: skip
 
@@ -192,7 +205,7 @@ class Opened(Mapping[str, OpenCheckpoint]):
     ) -> Difference:
         """The difference of two open checkpoints, with `ranks` also the effective ranks of what differs. Raises
         ValueError for a pattern that matches nothing, StoreError, Stopped."""
-        a, b = self[left], self[right]
+        a, b = self._side(left), self._side(right)
         target = read_pattern(pattern) if pattern.strip() else None
         return self._once((a, b), ("diff", pattern, ranks), lambda: diff(
             a.checkpoint, b.checkpoint, target=target, effective_rank=ranks, memory=self._memory,
@@ -203,7 +216,7 @@ class Opened(Mapping[str, OpenCheckpoint]):
     ) -> Mapping[str, Spectrum]:
         """The spectra of the matrices that match, or of their changes in a tuned checkpoint. Raises ValueError if none
         does, StoreError, Stopped."""
-        one, other = self[path], None if tuned is None else self[tuned]
+        one, other = self._side(path), None if tuned is None else self._side(tuned)
         target = read_pattern(pattern) if pattern.strip() else None
         sides = (one,) if other is None else (one, other)
         return self._once(sides, ("spectra", pattern, most), lambda: spectrum(

@@ -52,7 +52,7 @@ def remove_step(text: str, at: int) -> str:
     start, end = spans[at]
     kept = [*lines[:start], *lines[end:]]
     if len(spans) == 1:  # a bare key would hold nothing
-        kept = [line for line in kept if line.strip() != "transforms:"]
+        kept = [line for line in kept if line.rstrip() != "transforms:"]
     return "\n".join(kept) + "\n"
 
 
@@ -61,9 +61,17 @@ def _spans(text: str) -> list[tuple[int, int]]:
     node = _node_at(text, "transforms")
     if not isinstance(node, yaml.SequenceNode) or node.flow_style or not node.value:
         return []
-    starts = [item.start_mark.line for item in node.value]
-    ends = [*starts[1:], _end_of_block(text.splitlines(), node)]
+    lines, column = text.splitlines(), node.start_mark.column
+    starts = [_line_of_dash(lines, column, item.start_mark.line) for item in node.value]
+    ends = [*starts[1:], _end_of_block(lines, node)]
     return list(zip(starts, ends, strict=True)) if len(set(starts)) == len(starts) else []
+
+
+def _line_of_dash(lines: list[str], column: int, at: int) -> int:
+    """The line with the dash of an item of a block list, which may stand above the item."""
+    while lines[at][:column].strip() or lines[at][column : column + 1] != "-":
+        at -= 1
+    return at
 
 
 def _end_of_block(lines: list[str], node: yaml.SequenceNode) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from nicegui import ui
 
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.looking.heat_maps import flat_shape
 from brainsurgery_jax.looking.histograms import Histogram
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.numerics.moments import TensorStats
@@ -74,11 +72,6 @@ class TensorView:
         if found is not None and not place.is_deleted:
             with place:
                 show_spectrum(name, found)
-
-
-def flat_shape(aval: Aval) -> tuple[int, int]:
-    """Rows and columns of a tensor whose axes but the last are taken together."""
-    return prod(aval.shape[:-1]), aval.shape[-1] if aval.shape else 1
 
 
 def show_statistics(found: TensorStats) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import tarfile
+from asyncio import to_thread
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import open_regular
+from brainsurgery_jax.store.atomic import create_folders, remove_empty
+from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.web.confined import Root
 
 PIECE = 1 << 20
@@ -33,21 +37,21 @@ def list_members(root: Root, folder: str) -> list[ArchiveMember]:
     top = root.confine(folder)
     found: list[ArchiveMember] = []
     for here, folders, files in os.walk(top):
-        folders.sort()
-        for name in [*folders, *files]:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # as the list of files shows them
+        for name in folders:
             path = os.path.join(here, name)
             root.confine(path)
-            if os.path.islink(path) and os.path.isdir(path):
+            if os.path.islink(path):
                 remedy = "Download the folder that it leads to by itself."
                 raise StoreError(path, "is a link to a folder, which no archive holds", remedy=remedy)
-        for name in sorted(files):
+        for name in sorted(name for name in files if not name.startswith(".")):
             path = os.path.join(here, name)
+            real = root.confine(path)
             entry = tarfile.TarInfo(os.path.join(os.path.basename(top), os.path.relpath(path, top)))
-            state = os.stat(path)
+            with os_failures(path, "read the file"), open_regular(real) as file:
+                state = os.fstat(file.fileno())
             entry.size, entry.mtime, entry.mode = state.st_size, int(state.st_mtime), 0o644
-            found.append(
-                ArchiveMember(entry.name, os.path.realpath(path), entry.tobuf(tarfile.PAX_FORMAT), state.st_size)
-            )
+            found.append(ArchiveMember(entry.name, real, entry.tobuf(tarfile.PAX_FORMAT), state.st_size))
     return found
 
 
@@ -62,7 +66,7 @@ def stream_archive(members: list[ArchiveMember]) -> Iterator[bytes]:
     for one in members:
         yield one.head
         left = one.nbytes
-        with open(one.path, "rb") as file:
+        with os_failures(one.path, "read the file"), open_regular(one.path) as file:
             while left:
                 piece = file.read(min(PIECE, left))
                 if not piece:
@@ -82,18 +86,20 @@ async def take_upload(root: Root, path: str, pieces: AsyncIterator[bytes]) -> st
     target = Path(root.confine(path))
     if os.path.lexists(target):
         raise StoreError(path, "exists already, and is not replaced", remedy="Rename the file, and upload it again.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    created = create_folders(str(target.parent))
     partial = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with partial.open("xb") as file:
-            async for piece in pieces:
-                file.write(piece)
-        try:
-            os.link(partial, target)  # fails where a rename would replace
-        except FileExistsError as error:
-            remedy = "Rename the file, and upload it again."
-            raise StoreError(path, "exists already, and is not replaced", remedy=remedy) from error
+        with os_failures(path, "write the file"):
+            with partial.open("xb") as file:
+                async for piece in pieces:
+                    await to_thread(file.write, piece)
+            try:
+                os.link(partial, target)  # fails where a rename would replace
+            except FileExistsError as error:
+                remedy = "Rename the file, and upload it again."
+                raise StoreError(path, "exists already, and is not replaced", remedy=remedy) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+        remove_empty(created)
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -126,10 +126,17 @@ class Workbench:
         plan = self.plan()
         path = self.scratch(f"after-step-{steps}.safetensors")
         label = f"plan after step {steps}"
-        self.opened.close(label)
         with self._limits():
             try_plan(plan, path, steps=steps, world=self._world(), memory=self._memory, stop=stop)
         return self.opened.put_tried(label, path)
+
+    def close(self, path: str) -> None:
+        """Close a checkpoint; what was tried is deleted, too."""
+        one = self.opened.get(path)
+        self.opened.close(path)
+        if one is not None and one.tried:
+            with suppress(FileNotFoundError):
+                os.unlink(one.checkpoint.path)
 
     def scratch(self, name: str) -> str:
         """The path of a file of this tab, in a hidden folder of the root that goes when the tab is closed."""
@@ -146,7 +153,8 @@ class Workbench:
         return page
 
     def close_all(self) -> None:
-        """Close the checkpoints of the tab, and delete what it wrote aside."""
+        """Close the checkpoints of the tab, stop its run, and delete what it wrote aside."""
+        self.cancel()
         for path in list(self.opened):
             self.opened.close(path)
         with self._lock:
@@ -275,12 +283,20 @@ class Workbench:
         return f"{alias}::{pattern}" if alias is not None and len(inputs) > 1 else pattern
 
     def write_input(self, path: str) -> str:
-        """Make a checkpoint an input of the plan, if it is none; its alias. Raises PlanError or StoreError."""
+        """Make a checkpoint an input of the plan, if it is none; its alias. The plan stays as it is where that fails.
+        Raises PlanError or StoreError."""
+        if path in self.opened and self.opened[path].tried:
+            raise StoreError(path, "is what the plan makes, and no file", remedy="Run the plan, and open its output.")
         known = self.plan().data.inputs if self.text.strip() else ()
         if all(one.path != path for one in known):
-            self.write(add_input(self.text, path))
-            known = self.plan().data.inputs
-        return next(one.alias for one in known if one.path == path)
+            text = add_input(self.text, path)
+            with self._limits():
+                known = self._load(compose(text, FILE)).data.inputs
+            self.write(text)
+        alias = next((one.alias for one in known if one.path == path), None)
+        if alias is None:
+            raise StoreError(path, "cannot be written into the inputs of this plan")
+        return alias
 
     # --- the run
 

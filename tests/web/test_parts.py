@@ -102,6 +102,12 @@ def test_the_last_step_leaves_no_bare_key():
     assert yaml.safe_load(remove_step(STEPS, 1))["transforms"] == [{"copy": {"from": "a", "to": "b"}}, {"help": {}}]
 
 
+def test_a_step_takes_the_dash_above_it_along():
+    text = "transforms:\n-\n  copy: {from: a, to: b}\n-\n  help: {}\n"
+    assert yaml.safe_load(move_step(text, 0, 1))["transforms"] == [{"help": {}}, {"copy": {"from": "a", "to": "b"}}]
+    assert yaml.safe_load(remove_step(text, 0))["transforms"] == [{"help": {}}]
+
+
 def test_steps_in_brackets_stay_as_they_are():
     text = "transforms: [{help: {}}, {delete: {target: a}}]\n"
     assert move_step(text, 0, 1) == text and remove_step(text, 0) == text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -77,6 +79,39 @@ def test_a_text_that_is_no_plan_is_told_how_one_is_written(root: Path):
     assert bench.check() == ()
 
 
+def test_a_checkpoint_that_was_closed_is_opened_again(root: Path):
+    write_model(root / "model.safetensors")
+    bench = Workbench(Root(str(root)))
+    bench.open("model.safetensors")
+    bench.close("model.safetensors")
+    with pytest.raises(StoreError, match=r"is not open any more\n.*Open it again\."):
+        bench.opened.measure("model.safetensors", "wte.weight")
+    bench.open("model.safetensors")
+    assert bench.opened.measure("model.safetensors", "wte.weight") is not None
+    bench.close_all()
+
+
+def test_what_was_tried_is_no_input_but_the_output_of_a_run_is(root: Path):
+    write_model(root / "model.safetensors")
+    bench = Workbench(Root(str(root)))
+    plan = "inputs: [model.safetensors]\ntransforms: [{scale_: {target: wte.weight, by: 2}}]\noutput: out.safetensors\n"
+    bench.write(plan)
+    tried = bench.try_plan(1)
+    with pytest.raises(StoreError, match=r"Run the plan, and open its output\."):
+        bench.write_input(tried.path)
+    assert bench.text == plan
+    scratch = Path(tried.checkpoint.path)
+    assert scratch.exists()
+    bench.close(tried.path)
+    assert not scratch.exists()
+    bench.run(overwrite=False)
+    bench.wait()
+    bench.open("out.safetensors")
+    assert bench.write_input("out.safetensors") == "model_2"
+    assert "model_2::out.safetensors" in bench.text
+    bench.close_all()
+
+
 async def _pieces(*given: bytes) -> AsyncIterator[bytes]:
     for piece in given:
         yield piece
@@ -119,3 +154,27 @@ def test_a_file_that_shrank_while_it_was_sent_is_downloaded_again(root: Path):
         list(stream_archive(members))
     again = list_members(Root(str(root)), "folder")
     assert sum(map(len, stream_archive(again))) == size_of_archive(again)
+
+
+def test_a_pipe_is_left_out_of_no_archive_but_refused(root: Path):
+    (root / "folder").mkdir()
+    os.mkfifo(root / "folder" / "pipe")
+    with pytest.raises(StoreError, match="it is a FIFO, not a file"):
+        list_members(Root(str(root)), "folder")
+
+
+def test_folders_of_an_upload_that_failed_do_not_stay(root: Path):
+    async def ends() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(StoreError, match="no space"):
+        run_apart(take_upload(Root(str(root)), "a/b/model.safetensors", ends()))
+    assert list(root.iterdir()) == []
+
+
+def test_hidden_files_are_in_no_archive(root: Path):
+    (root / "folder" / ".git").mkdir(parents=True)
+    for name in ("folder/.git/config", "folder/.hidden", "folder/shown"):
+        (root / name).write_text("x")
+    assert [one.name for one in list_members(Root(str(root)), "folder")] == ["folder/shown"]
