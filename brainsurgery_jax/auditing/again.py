@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, StandIn
+from brainsurgery_jax.auditing.cases import CONFIG, Case, Mutant, Mutator, StandIn, key_of
 from brainsurgery_jax.auditing.runner import try_case
 from brainsurgery_jax.checkpoint import open as open_checkpoint
-from brainsurgery_jax.world import Files
-
-CONFIG = "config.json"
 
 
 def _run_again(case: Case) -> Iterator[Mutant]:
     found: list[StandIn] = []
 
     def look(places: Mapping[str, Path]) -> None:
-        found.extend(map(_read, places.values()))
+        saved = max(0, len(places) - len(case.outputs))  # by steps, which come first
+        found.extend(map(_read, [*places.values()][saved:]))
 
     try_case(case, look)
-    files, paths = Files(), dict(case.inputs)
+    paths = dict(case.inputs)
     for output, written in zip(case.outputs, found, strict=False):
         told = output.get("alias") if isinstance(output, Mapping) else None
         alias = told or (case.inputs[0][0] if len(case.inputs) == 1 else "")
-        key = files.key(paths[alias]) if alias in paths else ""
+        key = key_of(paths[alias]) if alias in paths else ""
         if key in case.stand_ins:
             own = case.stand_ins[key]
             again = own._replace(tensors=written.tensors, avals=written.avals, side={**own.side, **written.side})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.api import lower_plan
-from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, StandIn
+from brainsurgery_jax.auditing.cases import ASSERT, CONFIG, Case, Data, config_of
 from brainsurgery_jax.auditing.equations import equations
 from brainsurgery_jax.auditing.golden import fingerprints, norms
 from brainsurgery_jax.auditing.stand_ins import Shrunk
@@ -38,9 +37,13 @@ class AssertCandidate(NamedTuple):
 
 def candidates_for(case: Case, shrunk: Shrunk) -> list[AssertCandidate]:
     """The candidates for a case, the cheapest first. What they say of shrunk stand-ins is told of the checkpoints."""
-    program = lower_plan(case.plan(), StandInFiles(case.stand_ins, Path(tempfile.gettempdir())))
+    with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+        world = StandInFiles(case.stand_ins, Path(folder))
+        program = lower_plan(case.plan(), world)
+        outputs = list(list_written(case, program, world))
     found: list[AssertCandidate] = []
-    for written, shapes in zip(list_written(case, program), shrunk.shapes, strict=False):
+    for written in outputs:
+        shapes = shrunk.shapes.get(written.path, {})
         found += [_candidate(lines, cost) for cost, lines in (*_cheap(case, written, program), *_copies(case, written))]
         found += [_candidate(*each) for each in _shapes(written, shapes)]
         found += [_candidate(lines, 3)._replace(key=f"output {lines}", of_output=True) for lines in _of_output(written)]
@@ -50,7 +53,7 @@ def candidates_for(case: Case, shrunk: Shrunk) -> list[AssertCandidate]:
         of = operator["fingerprint"]["of"]
         told = () if shrunk.is_whole else _check(fingerprint={"of": of, "is": "blake2b:..."})
         found.append(_candidate(({ASSERT: operator},), LAST, told))
-    found += [_candidate(({ASSERT: operator},), LAST + 1) for operator in norms(case, program) if shrunk.is_whole]
+    found += [_candidate(({ASSERT: operator},), LAST + 1) for operator in norms(case, outputs) if shrunk.is_whole]
     return sorted({c.key: c for c in reversed(found)}.values(), key=lambda c: c.cost)
 
 
@@ -83,7 +86,7 @@ def _cheap(case: Case, written: AliasOutput, program: Program) -> Iterator[tuple
         yield 1, _check(finite=f"{own}.+")
     if len(dtypes) == 1:
         yield 1, _check(dtype={"of": f"{own}.+", "is": str(*dtypes)})
-    if any("config.json" in stand_in.side for stand_in in case.stand_ins.values()):
+    if any(CONFIG in stand_in.side for stand_in in case.stand_ins.values()):
         yield 1, _check(consistent=written.alias)
     yield 2, _check(count={"of": f"{own}.+", "is": len(written.tensors)})
     yield from ((2, lines) for lines in _unchanged(written))
@@ -91,8 +94,8 @@ def _cheap(case: Case, written: AliasOutput, program: Program) -> Iterator[tuple
     for pattern, names in groups_of(written.tensors).items():
         of = f"{own}{pattern}"
         kinds = {str(written.tensors[name].aval.dtype) for name in names}
-        if r"\d+" in pattern and pattern.count(r"\d+") == 1:
-            yield 2, _check(contiguous=f"{own}{pattern.replace(chr(92) + 'd+', '(' + chr(92) + 'd+)')}")
+        if pattern.count(r"\d+") == 1:
+            yield 2, _check(contiguous=own + pattern.replace(r"\d+", r"(\d+)"))
         if len(names) > 1:
             yield 3, _check(count={"of": of, "is": len(names)})
         if len(dtypes) > 1 and len(kinds) == 1:
@@ -121,14 +124,10 @@ def _of_output(written: AliasOutput) -> Iterator[tuple[Data, ...]]:
 
 def _configs(case: Case, written: AliasOutput) -> Iterator[tuple[Data, ...]]:
     """Keys of the config that the plan changes."""
-    before = next((_json(case.stand_ins[key]) for key in case.stand_ins), {})
-    after = json.loads(written.config) if written.config else {}
+    before = next((config_of(it.side) for it in case.stand_ins.values()), {})
+    after = config_of(written.side)
     for key in [k for k, v in after.items() if before.get(k) != v and not isinstance(v, dict | list)][:MOST_PATTERNS]:
         yield _check(config={"of": f"{written.alias}::{key}", "is": after[key]})
-
-
-def _json(it: StandIn) -> Mapping[str, object]:
-    return json.loads(it.side.get("config.json", b"{}"))
 
 
 def _unchanged(written: AliasOutput) -> Iterator[tuple[Data, ...]]:

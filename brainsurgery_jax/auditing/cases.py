@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax.api import Plan, load
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.plan.source import flow_yaml
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 Data = Mapping[str, Any]
 Path = tuple[str | int, ...]
 ASSERT = "assert"
+CONFIG = "config.json"
 
 
 class StandIn(NamedTuple):
@@ -40,7 +44,7 @@ class StandIn(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A plan as data, its variables filled in, and the stand-ins that it reads, by the real paths of checkpoints.
+    """A plan as data, its variables filled in, and the stand-ins that it reads, by `key_of` their paths.
 
     `inputs`: (alias, path) in order. The steps are those of the plan as it is written, one mapping each.
     """
@@ -91,6 +95,21 @@ class Mutator(NamedTuple):
     name: str
     kind: str
     plant: Callable[[Case], Iterable[Mutant]]
+
+
+def key_of(path: str) -> str:
+    """One spelling for every way to write the path of a checkpoint; its parts are checkpoints of their own."""
+    address = parse_address(path)
+    return str(address._replace(path=os.path.realpath(address.path)))
+
+
+def config_of(side: Mapping[str, bytes]) -> Mapping[str, Any]:
+    """What the config.json among side files says; nothing if it is none, or damaged, which `check` tells."""
+    try:
+        found = parse_json(side.get(CONFIG, b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def from_plan(plan: Plan, stand_ins: Mapping[str, StandIn]) -> Case:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 
-from brainsurgery_jax.auditing.cases import Case, spread
+from brainsurgery_jax.auditing.cases import Case, key_of, spread
 from brainsurgery_jax.auditing.runner import try_case
 from brainsurgery_jax.auditing.stand_ins import fingerprint_of
-from brainsurgery_jax.auditing.written import list_written
+from brainsurgery_jax.auditing.written import AliasOutput
 from brainsurgery_jax.checkpoint import open as open_checkpoint
-from brainsurgery_jax.lower import Program
-from brainsurgery_jax.world import Files
 
 SAMPLES = 3
 RTOL = 1e-5
@@ -21,16 +19,16 @@ RTOL = 1e-5
 
 def fingerprints(case: Case) -> Iterator[Mapping[str, Mapping[str, object]]]:
     """The operators that name each input by its content."""
-    files = Files()
     for alias, path in case.inputs:
-        yield {"fingerprint": {"of": alias, "is": fingerprint_of(case.stand_ins[files.key(path)])}}
+        yield {"fingerprint": {"of": alias, "is": fingerprint_of(case.stand_ins[key_of(path)])}}
 
 
-def norms(case: Case, program: Program) -> Iterator[Mapping[str, object]]:
-    """The operators that state the norms of a few computed tensors."""
-    held: list[Mapping[str, float]] = []
-    try_case(case, lambda places: held.extend(map(_measure, places.values())))
-    for written, found in zip(list_written(case, program), held, strict=False):
+def norms(case: Case, outputs: Iterable[AliasOutput]) -> Iterator[Mapping[str, object]]:
+    """The operators that state the norms of a few computed tensors of outputs."""
+    held: dict[str, Mapping[str, float]] = {}
+    try_case(case, lambda places: held.update((path, _measure(place)) for path, place in places.items()))
+    for written in outputs:
+        found = held[written.path]
         computed = [n for n, e in written.tensors.items() if not e.is_leaf and isfinite(found.get(n, float("nan")))]
         for name in spread(computed, SAMPLES):
             bounds = {"is": found[name], "eps": max(found[name] * RTOL, 1e-9)}

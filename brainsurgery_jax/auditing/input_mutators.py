@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, StandIn
+from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, StandIn, config_of, key_of
 from brainsurgery_jax.auditing.places import matches, names_of, references
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, FLOAT32, Aval, DType, to_numpy
-from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 def _read(case: Case) -> Iterator[tuple[str, str, StandIn, list[str]]]:
     """Each checkpoint once: its alias, key, stand-in, and the floats in it that steps name, or all floats."""
-    files, seen = Files(), set[str]()
+    seen = set[str]()
     for alias, path in case.inputs:
-        key = files.key(path)
+        key = key_of(path)
         if key in seen or key not in case.stand_ins:
             continue
         seen.add(key)
         it = case.stand_ins[key]
         floats = [n for n, aval in it.avals.items() if aval.dtype.is_float and aval.size]
-        aliases = ({own for own, other in case.inputs if files.key(other) == key}) | ({""} if _is_only(case) else set())
+        aliases = ({own for own, other in case.inputs if key_of(other) == key}) | ({""} if _is_only(case) else set())
         named = {n for ref in references(case) if ref.alias.removesuffix("::") in aliases for n in
                  matches(ref.pattern, names_of(case, ref.alias))}  # fmt: skip
         yield alias, key, it, [n for n in floats if n in named] or floats
@@ -180,8 +179,7 @@ _CONFIG_KEYS = ("num_hidden_layers", "n_layer", "hidden_size", "n_embd", "num_at
 
 def _age_config(case: Case) -> Iterator[Mutant]:
     for alias, key, it, _ in _read(case):
-        content = it.side.get("config.json")
-        config = json.loads(content) if content else {}
+        config = config_of(it.side)
         for name in _CONFIG_KEYS:
             if isinstance(config.get(name), int):
                 side = {**it.side, "config.json": json.dumps({**config, name: config[name] * 2}).encode()}

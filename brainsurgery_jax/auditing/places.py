@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from brainsurgery_jax.auditing.cases import Case, Path, leaves
-from brainsurgery_jax.world import Files
+from brainsurgery_jax.auditing.cases import Case, Path, key_of, leaves
 
 _NO_REFERENCES = frozenset({"expr", "let", "path", "dtype", "recipe", "name", "method"})
 _SLICE = re.compile(r"^(.*)::(\[[^\[\]]*\])$", re.DOTALL)
@@ -64,9 +63,9 @@ def _read(at: int, path: Path, text: str) -> Reference:
 
 def names_of(case: Case, alias: str) -> tuple[str, ...]:
     """The names that an alias begins with: of that input, without an alias of the only one; else of all."""
-    wanted, files = alias.removesuffix("::"), Files()
+    wanted = alias.removesuffix("::")
     paths = [path for own, path in case.inputs if own == wanted or (not wanted and len(case.inputs) == 1)]
-    keys = [files.key(path) for path in paths] or list(case.stand_ins)
+    keys = [key_of(path) for path in paths] or list(case.stand_ins)
     return tuple(dict.fromkeys(n for key in keys if key in case.stand_ins for n in case.stand_ins[key].avals))
 
 

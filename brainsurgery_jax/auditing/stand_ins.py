@@ -14,12 +14,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.api import Plan, lower_plan
-from brainsurgery_jax.auditing.cases import Case, StandIn, leaves
+from brainsurgery_jax.auditing.cases import CONFIG, Case, StandIn, config_of, key_of, leaves
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.looking.fingerprint import fingerprint
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.base import Header, Source
+from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.sidecars import find_side_files, sidecar_folder
 from brainsurgery_jax.store.sizes import show_size
@@ -46,7 +48,7 @@ class _Recorder(Files):
 
     def open(self, path: str, format: str | None = None) -> Source:
         source = super().open(path, format)
-        self.opened[self.key(path)] = path, source
+        self.opened[key_of(path)] = path, source
         return source
 
     def close(self) -> None:
@@ -57,12 +59,12 @@ class _Recorder(Files):
 
 
 class Shrunk(NamedTuple):
-    """The stand-ins of a plan by the real paths of its checkpoints, the factor of their sizes (1: they are whole), and
-    the shapes that the plan itself writes: of each output, by name."""
+    """The stand-ins of a plan by `key_of` the paths of its checkpoints, the factor of their sizes (1: they are whole),
+    and the shapes that the plan itself writes: by path, and by name."""
 
     stand_ins: Mapping[str, StandIn]
     factor: int
-    shapes: tuple[Mapping[str, tuple[int, ...]], ...]
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 
     @property
     def is_whole(self) -> bool:
@@ -77,14 +79,14 @@ def make_stand_ins(plan: Plan) -> Shrunk:
         program = lower_plan(plan, world)
         if program.errors:
             raise PlanError(program.diagnostics)
-        kept = _named_sizes(plan) | _counts([_config(path) for path, _ in world.opened.values()])
+        kept = _named_sizes(plan) | _counts([config_of(dict(_side_files(path))) for path, _ in world.opened.values()])
         headers = [source.header for _, source in world.opened.values()]
         sizes = {factor: _total(headers, factor, kept) for factor in (1, *FACTORS)}
         factor = next((f for f, nbytes in sizes.items() if nbytes <= MOST_BYTES), min(sizes, key=lambda f: sizes[f]))
         if sizes[factor] > REFUSED_BYTES:
             raise PlanError([_refuse(sizes[factor], plan)])
         made = {key: _stand_in(path, source, factor, kept) for key, (path, source) in world.opened.items()}
-        shapes = tuple({n: e.aval.shape for n, e in p.tensors.items()} for p in program.publications)
+        shapes = {p.path: {n: e.aval.shape for n, e in p.tensors.items()} for p in program.publications}
         return Shrunk(made, factor, shapes)
     finally:
         world.finish()
@@ -98,12 +100,12 @@ def fingerprint_of(it: StandIn) -> str:
 
 def with_fingerprints(case: Case) -> Case:
     """The case with the fingerprints of its stand-ins wherever a step asks for that of an alias."""
-    paths, files = dict(case.inputs), Files()
+    paths = dict(case.inputs)
 
     def fill(data: Any) -> Any:
         match data:
             case {"fingerprint": {"of": alias, "is": _}} if paths.get(alias) is not None:
-                it = case.stand_ins[files.key(paths[alias])]
+                it = case.stand_ins[key_of(paths[alias])]
                 return {**data, "fingerprint": {"of": alias, "is": fingerprint_of(it)}}
             case Mapping():
                 return {key: fill(value) for key, value in data.items()}
@@ -139,8 +141,9 @@ def _stand_in(path: str, source: Source, factor: int, kept: Collection[int]) -> 
     tensors = {n: source.read(n, tuple((0, size, 1) for size in aval.shape)) for n, aval in avals.items()}
     sizes = {size: small for name, info in header.tensors.items() if name in avals for size, small in
              zip(info.aval.shape, avals[name].shape, strict=True) if size != small}  # fmt: skip
-    side = {name: _shrink_config(content, sizes, factor) if name == "config.json" else content
-            for name, content in _side_files(path)}  # fmt: skip
+    side = dict(_side_files(path))
+    if factor > 1 and (config := config_of(side)):
+        side[CONFIG] = _shrink_config(config, sizes, factor)
     return StandIn(path, tensors, avals, header.metadata, header.tree, side)
 
 
@@ -155,12 +158,6 @@ def shrink_size(size: int, factor: int, kept: Collection[int] = ()) -> int:
     return -(-size // factor)
 
 
-def _config(path: str) -> Mapping[str, Any]:
-    content = dict(_side_files(path)).get("config.json")
-    found = json.loads(content) if content else {}
-    return found if isinstance(found, Mapping) else {}
-
-
 def _counts(configs: Iterable[Mapping[str, Any]]) -> frozenset[int]:
     """The numbers of experts of configs that are as large as sizes are."""
     items = (item for config in configs for item in config.items())
@@ -168,10 +165,7 @@ def _counts(configs: Iterable[Mapping[str, Any]]) -> frozenset[int]:
                      "expert" in k)  # fmt: skip
 
 
-def _shrink_config(content: bytes, sizes: Mapping[int, int], factor: int) -> bytes:
-    if factor == 1:
-        return content
-
+def _shrink_config(config: Mapping[str, Any], sizes: Mapping[int, int], factor: int) -> bytes:
     def shrink(key: str, value: Any) -> Any:
         match value:
             case Mapping():
@@ -182,7 +176,7 @@ def _shrink_config(content: bytes, sizes: Mapping[int, int], factor: int) -> byt
             return value // factor if key in _PER_HEAD and value % factor == 0 else value
         return sizes[value]
 
-    return json.dumps(shrink("", json.loads(content))).encode()
+    return json.dumps(shrink("", config)).encode()
 
 
 def _side_files(path: str) -> Iterator[tuple[str, bytes]]:
@@ -191,4 +185,5 @@ def _side_files(path: str) -> Iterator[tuple[str, bytes]]:
         return
     for name in find_side_files(folder).copied:
         if os.path.getsize(folder / name) <= SIDE_BYTES:
-            yield name, (folder / name).read_bytes()
+            with os_failures(folder / name, "read the file"):
+                yield name, read_regular(folder / name)

@@ -117,5 +117,7 @@ def _seeing(case: Case, candidates: list[AssertCandidate]) -> set[str]:
 
 
 def _named(outcome: TrialOutcome, case: Case, owners: list[int]) -> set[int]:
+    if outcome.level is None:  # it passed: its notes stop nothing
+        return set()
     own = len(case.steps)
     return {owners[step - own] for step in outcome.steps if own <= step < own + len(owners)}

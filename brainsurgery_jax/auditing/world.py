@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from brainsurgery_jax.auditing.cases import StandIn
+from brainsurgery_jax.auditing.cases import StandIn, key_of
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
@@ -50,7 +50,7 @@ class StandInFiles(Files):
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The stand-in for the checkpoint at a path."""
-        key = self.key(path)
+        key = key_of(path)
         if key not in self._stand_ins:
             raise StoreError(path, "no such file or folder")
         if key not in self._opened:
@@ -65,14 +65,14 @@ class StandInFiles(Files):
 
     def side_files(self, checkpoint: str) -> SideFiles | None:
         """The side files of a stand-in."""
-        it = self._stand_ins.get(self.key(checkpoint))
-        if it is None or not it.side:
+        key = key_of(checkpoint)
+        if key not in self._stand_ins or not self._stand_ins[key].side:
             return None
-        return find_side_files(self._write(it))
+        return find_side_files(self._write(key))
 
     def side_file(self, checkpoint: str, name: str) -> bytes | None:
         """A side file of a stand-in, or of the folder that it was written to."""
-        it = self._stand_ins.get(self.key(checkpoint))
+        it = self._stand_ins.get(key_of(checkpoint))
         if it is not None:
             return it.side.get(name)
         return super().side_file(checkpoint, name) if Path(checkpoint).is_relative_to(self._folder) else None
@@ -80,10 +80,10 @@ class StandInFiles(Files):
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _write(self, it: StandIn) -> Path:
-        """A folder with the side files of a stand-in, from which an output takes them."""
-        place = self._folder / "side" / str(list(self._stand_ins.values()).index(it))
-        for name, content in it.side.items():
+    def _write(self, key: str) -> Path:
+        """A folder with the side files of a stand-in, from which an output takes them; written once."""
+        place = self._folder / "side" / str(list(self._stand_ins).index(key))
+        for name, content in self._stand_ins[key].side.items() if not place.is_dir() else ():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(content)
         return place

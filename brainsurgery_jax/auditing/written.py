@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.auditing.cases import Case
@@ -20,30 +18,31 @@ MOST_PATTERNS = 8
 
 
 class AliasOutput(NamedTuple):
-    """What a plan writes of one alias: its tensors by name, those that the alias was loaded with (none if it was not),
-    and the config.json of the output."""
+    """What a plan writes of one alias: where to, its tensors by name, those that the alias was loaded with (none if it
+    was not), and the side files of the output that it makes."""
 
+    path: str
     alias: str
     tensors: Mapping[str, Expr]
     origin: Mapping[str, Expr]
-    config: bytes = b""
+    side: Mapping[str, bytes] = {}
 
 
-def list_written(case: Case, program: Program) -> Iterator[AliasOutput]:
+def list_written(case: Case, program: Program, world: StandInFiles) -> Iterator[AliasOutput]:
     """What each output of a case holds, for those whose alias is known."""
-    world = StandInFiles(case.stand_ins, Path(tempfile.gettempdir()))
     origins: dict[str, Mapping[str, Expr]] = {}
     for alias, path in case.inputs:
         source = world.open(path)
         origins[alias] = {n: world.graph.leaf(source, n, info.aval) for n, info in source.header.tensors.items()}
     changed = Counter(name.partition("::")[0] for e in flatten(program.effects) for name in (*e.created, *e.changed))
-    for publication, output in zip(program.publications, case.outputs, strict=False):
+    saved = max(0, len(program.publications) - len(case.outputs))  # by steps, which come first
+    for publication, output in zip(program.publications[saved:], case.outputs, strict=False):  # none in a dry run
         told = output.get("alias") if isinstance(output, Mapping) else None
         only = case.inputs[0][0] if len(case.inputs) == 1 else None
         alias = told or only or next((name for name, _ in changed.most_common(1)), None)
         if alias is not None:
-            config = publication.side_files.get("config.json", b"")
-            yield AliasOutput(alias, publication.tensors, origins.get(alias, {}), config)
+            side = publication.side_files
+            yield AliasOutput(publication.path, alias, publication.tensors, origins.get(alias, {}), side)
 
 
 def pattern_of(name: str) -> str:

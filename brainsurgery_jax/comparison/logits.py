@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
@@ -15,6 +14,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.forward.gap import DEFAULT_TOKENS, READ_ROWS, LogitGap, gap_of, gather
 from brainsurgery_jax.forward.logits import DecoderModel, logits
 from brainsurgery_jax.graph.expr import Expr, Graph
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.protocol import Known, Pending, TensorExpr
 from brainsurgery_jax.reduction import Answer, Reduction
@@ -105,7 +105,7 @@ def _config(world: Files, path: str) -> Mapping[str, object]:
     if text is None:
         raise StoreError(path, "has no config.json, which says how its logits are computed")
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         raise StoreError(path, f"its config.json is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.sidecars import find_side_files
@@ -53,8 +54,8 @@ def _flatten(data: bytes) -> dict[str, str] | None:
     if len(data) > 1 << 20:
         return None
     try:
-        table = json.loads(data)
-    except (ValueError, RecursionError):
+        table = parse_json(data)
+    except ValueError:
         return None
     if not isinstance(table, dict):
         return None

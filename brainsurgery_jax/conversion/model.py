@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Config, Value
 from brainsurgery_jax.store.address import parse_address
@@ -92,7 +92,7 @@ def _mapping(text: str | None) -> dict[str, object] | None:
     if not text:
         return None
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

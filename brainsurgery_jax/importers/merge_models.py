@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.importers.imported import ImportedInput
 from brainsurgery_jax.importers.mergekit_config import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.patterns import Stack, stacks
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.detect import open_source
@@ -133,7 +133,7 @@ def _download(path: str) -> str:
 
 def _read_json(path: str) -> Mapping[str, object]:
     try:
-        found = json.loads(read_regular(path))
+        found = parse_json(read_regular(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

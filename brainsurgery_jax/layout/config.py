@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.reading import check_read
@@ -94,7 +94,7 @@ def read_config(path: str) -> dict[str, object]:
     check_read(str(place / "config.json"))
     check_read(path)
     try:
-        found = json.loads(read_regular(place / "config.json" if place.is_dir() else place))
+        found = parse_json(read_regular(place / "config.json" if place.is_dir() else place))
     except OSError as error:
         raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
     except ValueError as error:

@@ -11,6 +11,7 @@ from brainsurgery_jax.config_patch import DTYPE_KEYS, Doubt, apply_change, find_
 from brainsurgery_jax.dtypes import Aval, DType, parse_dtype
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.store.detect import OutputKind
@@ -33,23 +34,15 @@ def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
         found = (ADAPTER_CONFIG, side_file(extras.origin, ADAPTER_CONFIG, world))
     file, text = found
     try:
-        return None if text is None else (file, _parse(text))
+        return None if text is None else (file, parse_json(text))
     except ValueError as error:
         message = f"the {file} of '{extras.origin}' is not JSON: {error}"
         raise Refusal("io-input", message, hint="Correct its text.") from error
 
 
-def _parse(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
 def _mapping(text: str | bytes) -> dict[str, Any]:
     """The object of a JSON text. Raises ValueError, for other values, too."""
-    found = _parse(text)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
@@ -113,7 +106,7 @@ def doubts(output: Output, extras: Extras, world: World) -> Iterator[Doubt]:
     if base is None:
         if (found := side_file(extras.origin, CONFIG, world)) is None:
             return
-        base = json.loads(found)
+        base = parse_json(found)
     change = read_for(output.config, base)
     lead = ("patch",) if change.patch != output.config else ()
     for doubt in find_doubts(base, change, CONFIG):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.graph.expr import walk
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import State, World
@@ -50,7 +50,7 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
     if text is None and made.sidecars is not None and name in made.sidecars.copied:
         text = world.side_file(made.sidecars.folder, name)
     try:
-        found = None if text is None else json.loads(text)
+        found = None if text is None else parse_json(text)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

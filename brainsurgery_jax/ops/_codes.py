@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import prod
 from typing import TypedDict
@@ -12,6 +11,7 @@ from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid
 from brainsurgery_jax.dtypes import FLOAT32, INT64, UINT8, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.numerics import quantities
 from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.op import Avals, Params, kernel
@@ -239,7 +239,7 @@ class TableParams(FloatParams):
 def _read_state(state: Array) -> dict[str, object]:
     """What bitsandbytes writes of a weight, as JSON in a tensor of bytes."""
     try:
-        found = json.loads(np.asarray(state).tobytes())
+        found = parse_json(np.asarray(state).tobytes())
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {}

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from brainsurgery_jax.json_text import parse_json
+
 NOTES = "brainsurgery.keys"
 """The metadata key of the notes."""
 
@@ -69,7 +71,7 @@ class KeyNotes:
 def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
     """The notes in a checkpoint's metadata. What is not understood there means nothing."""
     try:
-        table = json.loads(metadata.get(NOTES, "{}"))
+        table = parse_json(metadata.get(NOTES, "{}"))
     except ValueError:
         return KeyNotes()
     if not isinstance(table, dict):

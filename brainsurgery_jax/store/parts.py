@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import (
     ADAPTER_CONFIG,
@@ -112,8 +112,8 @@ def _of_index(index: Path) -> Iterator[str]:
     if not index.is_file() or index.stat().st_size > _MAX_INDEX:
         return
     try:
-        table = json.loads(index.read_bytes())
-    except (ValueError, RecursionError):
+        table = parse_json(index.read_bytes())
+    except ValueError:
         return
     found = table.get("weight_map") if isinstance(table, dict) else None
     yield from {os.path.normpath(v) for v in found.values() if isinstance(v, str)} if isinstance(found, dict) else ()

@@ -7,7 +7,6 @@ them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.failures import os_failures
@@ -200,8 +200,8 @@ def _json(folder: str, name: str) -> Any:
     path = os.path.join(folder, name)
     try:
         with os_failures(path, "read the file"):
-            return json.loads(read_regular(path))
-    except (ValueError, RecursionError):
+            return parse_json(read_regular(path))
+    except ValueError:
         return None
 
 

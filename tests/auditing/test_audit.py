@@ -239,3 +239,46 @@ def test_a_plan_that_was_run_already_is_an_error_that_a_fingerprint_sees(tmp_pat
 
     assert level(data["inputs"]) is Level.MISSED
     assert level([{"path": path, "alias": "model", "fingerprint": bs.fingerprint(path)}]) is Level.ASSERT
+
+
+def test_parts_of_one_file_are_checkpoints_of_their_own(tmp_path: Path):
+    path = tmp_path / "m.npz"
+    tensors: dict[str, Any] = {"a/w": np.zeros(3, "f4"), "b/w": np.ones(3, "f4")}
+    np.savez(path, **tensors)
+    plan = bs.load({"inputs": [f"x::{path}::a", f"y::{path}::b"], "transforms": [{"delete": {"target": "y::w"}}]})
+    held = [it.tensors["w"].tolist() for it in make_stand_ins(plan).stand_ins.values()]
+    assert held == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("config", ["{oops", "[1]", "[" * 100_000])
+def test_a_damaged_config_does_not_end_an_audit(config: str, tmp_path: Path):
+    (folder := tmp_path / "model").mkdir()
+    write(folder / "model.safetensors", {"w": normal((4, 4))})
+    (folder / "config.json").write_text(config)
+    plan = bs.load({"inputs": [str(folder)], "transforms": [{"scale_": {"target": "w", "by": 2}}],
+                    "output": str(tmp_path / "out")})  # fmt: skip
+    assert bs.check(plan) == ()
+    assert audit(plan, each=1).planted
+
+
+def test_a_step_that_saves_is_not_taken_for_the_output(tmp_path: Path):
+    plan = scaling(tmp_path)
+    plan["transforms"].append({"save": {"path": str(tmp_path / "other.safetensors"), "alias": "model"}})
+    plan["transforms"].append({"delete": {"target": "model::wte.weight"}})
+    found = audit(bs.load(plan), each=1)
+    assert not [line for each in found.suggestions for line in each.lines if "count" in line and "is: 23" in line]
+
+
+def test_nothing_is_left_where_temporary_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(place := tmp_path / "temporary"))
+    place.mkdir()
+    (folder := tmp_path / "model").mkdir()
+    write(folder / "model.safetensors", {"w": normal((4, 4))})
+    (folder / "config.json").write_text("{}")
+    plan = {
+        "inputs": [str(folder)],
+        "transforms": [{"scale_": {"target": "w", "by": 2}}],
+        "output": str(tmp_path / "o"),
+    }
+    audit(bs.load(plan), each=1)
+    assert list(place.iterdir()) == []

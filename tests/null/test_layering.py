@@ -23,9 +23,10 @@ MAY_IMPORT = {
     "documents": "errors",
     "rendering": "errors documents nametree store.sizes",
     "_lazy": "",
+    "json_text": "",
     "nametree": "",
     "index": "errors dtypes select",
-    "store": "wording errors dtypes regular_files index.boxes",
+    "store": "json_text wording errors dtypes regular_files index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
     "numerics.spectrum": "dtypes _lazy op numerics",
     "numerics.rollups": "wording nametree numerics",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "errors packaged reading regular_files plan.source",
+    "layout": "json_text errors packaged reading regular_files plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "ops.elementwise ops.lowrank ops.sets ops.shape",
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
-    "ops._codes": "errors dtypes codes index.parts _lazy op numerics",
+    "ops._codes": "json_text errors dtypes codes index.parts _lazy op numerics",
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
     "ops.reduce ops.shape",
     "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
@@ -90,7 +91,7 @@ MAY_IMPORT = {
     "plan": "errors dtypes packaged reading regular_files select op protocol plugins store.address store.formats "
     "config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
-    "lower": "documents wording "
+    "lower": "json_text documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
     "store.selection store.sidecars store.weight_names config_patch families",
@@ -142,13 +143,14 @@ MAY_IMPORT = {
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
-    "comparison": "reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
+    "comparison": "json_text reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
     "looking.spectra rendering.notebook regular_files store.base store.failures store.io.files store.key_tree "
     "store.sidecars",
     "looking": "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
     "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
-    "auditing": "errors dtypes api checkpoint world run_options lower graph.expr plan.source looking.fingerprint store",
+    "auditing": "json_text errors dtypes regular_files api checkpoint world run_options lower graph.expr plan.source "
+    "looking.fingerprint store",
     "reports.audit": "documents wording auditing",
     "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
@@ -160,14 +162,16 @@ MAY_IMPORT = {
     "cli.spectrum": "looking plots rendering cli.plotting cli.show cli.sizes",
     "cli.inspect_": "looking plots rendering reports.inspection errors checkpoint cli.plotting cli.show",
     "cli.diff": "rendering reports.difference errors checkpoint comparison plots cli.plotting cli.show cli.sizes",
-    "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
+    "comparison.logits": "json_text reduction errors dtypes _lazy op protocol forward engine graph.expr store.base "
+    "world",
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
-    "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect "
+    "conversion": "json_text errors dtypes codes layout api world run_options store.address store.atomic store.detect "
     "store.io.files store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
-    "importers": "errors dtypes regular_files version protocol ops plan.scalars plan.source plan.overrides plan.build "
+    "importers": "json_text "
+    "errors dtypes regular_files version protocol ops plan.scalars plan.source plan.overrides plan.build "
     "plan.parse store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
@@ -71,8 +72,8 @@ def _line(file: LocalFile) -> str:
     line, end, rest = head.partition(b"\n")
     try:
         text = line.decode()
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
+        parse_json(text)
+    except ValueError as error:
         raise StoreError(file.name, "begins with neither an array nor a line of JSON", remedy=AGAIN) from error
     if not end or (rest and not rest.startswith(_MAGIC)):
         raise StoreError(file.name, "has no array after its first line", remedy=AGAIN)
@@ -107,8 +108,8 @@ def _names(path: str, number: int) -> list[str]:
     with os_failures(place, "read the names"):
         raw = read_regular(place)
     try:
-        names: object = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        names: object = parse_json(raw)
+    except ValueError as error:
         raise StoreError(place, "is not valid JSON", remedy=_NAMES) from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise StoreError(place, "is no list of names", remedy=_NAMES)
@@ -121,7 +122,7 @@ def _names(path: str, number: int) -> list[str]:
 def _order(names: Mapping[str, object], metadata: Mapping[str, str]) -> list[str] | None:
     """The names in the order of the leaves; None if that is not known."""
     try:
-        told = json.loads(metadata.get(LEAVES, "null"))
+        told = parse_json(metadata.get(LEAVES, "null"))
     except ValueError:
         told = None
     if isinstance(told, list) and all(isinstance(n, str) for n in told) and sorted(told) == sorted(names):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, Path, clash, path_of
@@ -212,7 +213,7 @@ def _count_boxes(paths: Iterable[Path]) -> int:
 def _value(text: str) -> Any:
     """What JSON spells, or the text itself where somebody changed it into something else."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

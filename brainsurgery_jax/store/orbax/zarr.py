@@ -6,7 +6,6 @@ codec keeps many chunks in one value, with a table of their places at its end.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import DTYPES, WIDER, Aval, DType
 from brainsurgery_jax.index.boxes import strides
+from brainsurgery_jax.json_text import parse_json
 
 METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}
 """The key of an array's metadata, by tensorstore's name of the zarr version."""
@@ -91,7 +91,7 @@ class ZarrArray(NamedTuple):
 
 def parse(driver: str, raw: bytes) -> ZarrArray:
     """The array that a metadata document describes. ValueError, KeyError or TypeError: it is none that we know."""
-    table = json.loads(raw)
+    table = parse_json(raw)
     return _version_3(table) if driver == "zarr3" else _version_2(table)
 
 
