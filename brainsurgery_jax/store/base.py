@@ -88,6 +88,7 @@ class Header:
     - `parts`: the entry that is meant where no part is named; several if that is not clear, none if all of it is meant.
     - `notes`, and `nesting` if the format has containers.
     - `tree`: the tree that the tensors lie in; of a format without trees, what notes in its metadata tell of one.
+    - `side_folder`: of a remote checkpoint, the local folder with its side files; empty for a local checkpoint.
     """
 
     path: str
@@ -101,6 +102,7 @@ class Header:
     notes: tuple[Note, ...] = ()
     nesting: Nesting | None = None
     tree: KeyTree = NO_TREE
+    side_folder: str = ""
 
     def __post_init__(self) -> None:
         if self.tree is NO_TREE and NOTES in self.metadata:

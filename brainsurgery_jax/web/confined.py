@@ -11,7 +11,7 @@ from pathlib import Path
 from brainsurgery_jax.api import Plan
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.plan.source import Node, plain
-from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.address import is_remote, parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
 from brainsurgery_jax.store.replacing import Replacement
@@ -30,6 +30,9 @@ class Root:
 
     def confine(self, path: str) -> str:
         """The real path of a file or folder below the root; relative paths start there. Raises StoreError."""
+        if is_remote(path):
+            remedy = "Run the plan on the command line, or download the model into the folder first."
+            raise StoreError(path, "is a remote place, and this page reads this machine alone", remedy=remedy)
         real = os.path.realpath(os.path.join(self.folder, os.path.expanduser(path)))
         if real != self.folder and not real.startswith(self.folder.rstrip(os.sep) + os.sep):
             remedy = "Start `brainsurgery-jax web` with another `--root` to open it."
