@@ -27,6 +27,7 @@ class Served:
     failures: list[int] = field(default_factory=list)  # statuses of the next answers
     ranges: bool = True
     token: str | None = None
+    gated: bool = False
     sent: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     redirect_to: str | None = None
@@ -55,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         if failure is not None:
             self._answer(failure, b"")
         elif served.token is not None and self.headers.get("Authorization") != f"Bearer {served.token}":
-            self._answer(401, b"")
+            self._answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif path.startswith("/api/models/"):
             self._hub(path.removeprefix("/api/models/"))
         elif served.redirect_to is not None and "/resolve/" in path:
@@ -106,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         place = self.served.root / organisation / model
         if not place.is_dir():
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif self.served.gated:
+            self._answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif rest[:1] == ["tree"]:
             files = sorted(p for p in place.rglob("*") if p.is_file())
             self._json([_entry(p, place) for p in files])

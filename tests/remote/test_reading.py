@@ -240,5 +240,5 @@ def test_names_that_lead_out_of_the_folder_are_refused(server: Served, model: Pa
         def close(self) -> None:
             pass
 
-    with pytest.raises(StoreError, match="unsafe name"):
+    with pytest.raises(StoreError, match="leads out of its folder"):
         RemoteSource("place", Hostile())

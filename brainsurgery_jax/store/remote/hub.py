@@ -51,12 +51,11 @@ class HubPlace:
 
     def _list_repository(self) -> dict[str, RemoteItem]:
         from huggingface_hub import RepoFile
-        from huggingface_hub.errors import HfHubHTTPError
 
         try:
             commit = self._api.repo_info(self._repository, revision=self._revision).sha
             entries = list(self._api.list_repo_tree(self._repository, recursive=True, revision=commit))
-        except (HfHubHTTPError, OSError) as error:
+        except Exception as error:  # which errors there are depends on the HTTP library that the hub's package uses
             raise self._refusal(error) from error
         root = f"{self._api.endpoint}/{self._repository}/resolve/{commit}"
         shown = f"hf://{self._repository}@{(commit or '')[:12]}"

@@ -121,7 +121,7 @@ class _Mirror:
         """The path of a file, in a folder that is there. Raises StoreError for a name that leads elsewhere."""
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part or os.sep in part for part in parts):
-            raise StoreError(self.files[name].name, "has an unsafe name", remedy="Name a checkpoint within the folder.")
+            raise StoreError(self.files[name].name, "has a name that leads out of its folder")
         path = os.path.join(self.folder, *parts)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
