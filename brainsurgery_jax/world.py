@@ -9,7 +9,7 @@ from pathlib import Path
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.regular_files import read_regular
-from brainsurgery_jax.store.address import Address, is_remote, parse_address
+from brainsurgery_jax.store.address import PLUS, Address, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
@@ -74,8 +74,7 @@ class Files:
 
     def key(self, path: str) -> str:
         """One spelling for every way to write the path of a checkpoint, or of a part of one."""
-        place = parse_address(path).path
-        return place if is_remote(place) else os.path.realpath(place)
+        return _key(parse_address(path).path)
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path; its header is read the first time only."""
@@ -123,7 +122,8 @@ class Files:
             return read_regular(place)
 
     def _side_folder(self, checkpoint: str) -> Path | None:
-        if is_remote(parse_address(checkpoint).path):
+        path = parse_address(checkpoint).path
+        if is_remote(path) or split_sum(path) is not None:
             return Path(self.open(checkpoint).header.side_folder)
         return sidecar_folder(checkpoint)
 
@@ -137,6 +137,12 @@ class Files:
         for key, source in self._sources.items():
             if key not in self._lent:
                 source.close()
+
+
+def _key(path: str) -> str:
+    if (both := split_sum(path)) is not None:
+        return PLUS.join(map(_key, both))
+    return path if is_remote(path) else os.path.realpath(os.path.expanduser(path))
 
 
 def _entry(path: str) -> str:

@@ -3,8 +3,9 @@
 `PATH` is a file or a folder. `PATH::PART` is an entry of it and all below, under the names that they have there;
 `PATH::.` is all of it. `PATH::-NAME` leaves an entry out; there may be several: `PATH::PART::-NAME::-OTHER`.
 
-A remote place has a scheme: `hf://org/model@revision`. Nothing here opens a connection: addresses are read while a plan
-is parsed.
+`BASE + DELTA` is the checkpoint that a delta makes of its base. A remote place has a scheme: `hf://org/model@revision`.
+
+Nothing here opens a connection: addresses are read while a plan is parsed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
 
 MARK = "::"
+PLUS = " + "
 WHOLE = "."
 
 _REMOTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://.")
@@ -47,6 +49,14 @@ def parse_address(text: str) -> Address:
         raise StoreError(text, f"names more than one part: {' and '.join(parts)}", remedy=remedy)
     leave_out = tuple(item.removeprefix("-") for item in more if item.startswith("-"))
     return Address(os.path.expanduser(path), "".join(parts), leave_out)
+
+
+def split_sum(path: str) -> tuple[str, str] | None:
+    """The base and the delta of `BASE + DELTA`; None for any other path, and for one that is there."""
+    base, plus, delta = path.rpartition(PLUS)
+    if not plus or os.path.exists(path):
+        return None
+    return base.strip(), os.path.expanduser(delta.strip())
 
 
 def split_alias(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
-from brainsurgery_jax.store.address import MARK, is_remote, parse_address
+from brainsurgery_jax.store.address import MARK, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
@@ -28,12 +28,21 @@ def open_source(text: str, format: str | None = None) -> Source:
     """The source for a checkpoint file or folder, or a part of it (see `address.py`); `~` is the home folder. `format`
     names that of a file whose suffix does not tell it. ValueError if there is none of that name."""
     address = parse_address(text)
-    source = _open_remote(address.path) if is_remote(address.path) else _open_local(address.path, format)
+    source = _open(address.path, format)
     with ExitStack() as on_failure:
         on_failure.callback(source.close)
         selected = select(source, address)
         on_failure.pop_all()
     return selected
+
+
+def _open(path: str, format: str | None) -> Source:
+    """The source of a whole checkpoint."""
+    if (both := split_sum(path)) is not None:
+        from brainsurgery_jax.store.delta.source import open_sum
+
+        return open_sum(path, open_source(both[0], format), both[1])
+    return _open_remote(path) if is_remote(path) else _open_local(path, format)
 
 
 def _open_local(path: str, format: str | None) -> Source:
