@@ -168,8 +168,8 @@ class WriteOptions(NamedTuple):
     """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
     `options` what the plan says for this format alone, checked already, `nest` where things go in a format with
     containers. `keep_files`: files of a sharded checkpoint that go out unchanged may stay files of their own; else
-    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees. `kept`: tensors that
-    a delta leaves in its base, all of one checkpoint; `names`: all names in order."""
+    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees. `kept`: tensors
+    that a delta leaves in its base, all of one checkpoint; `names`: all names in order."""
 
     directory: bool
     metadata: Mapping[str, str]
