@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.regular_files import read_regular
-from brainsurgery_jax.store.address import Address, parse_address
+from brainsurgery_jax.store.address import PLUS, Address, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
@@ -73,7 +74,7 @@ class Files:
 
     def key(self, path: str) -> str:
         """One spelling for every way to write the path of a checkpoint, or of a part of one."""
-        return os.path.realpath(parse_address(path).path)
+        return _key(parse_address(path).path)
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path; its header is read the first time only."""
@@ -108,17 +109,23 @@ class Files:
 
     def side_files(self, checkpoint: str) -> SideFiles | None:
         """The side files of a checkpoint that go with its tensors; None if there is no folder of them."""
-        folder = sidecar_folder(checkpoint)
+        folder = self._side_folder(checkpoint)
         return None if folder is None or not folder.is_dir() else find_side_files(folder)
 
     def side_file(self, checkpoint: str, name: str) -> bytes | None:
         """What a small file beside the weights of a checkpoint holds; None if it has no such file."""
-        folder = sidecar_folder(checkpoint)
+        folder = self._side_folder(checkpoint)
         place = None if folder is None else folder / name
         if place is None or not place.is_file():
             return None
         with os_failures(place, "read the file"):
             return read_regular(place)
+
+    def _side_folder(self, checkpoint: str) -> Path | None:
+        path = parse_address(checkpoint).path
+        if is_remote(path) or split_sum(path) is not None:
+            return Path(self.open(checkpoint).header.side_folder)
+        return sidecar_folder(checkpoint)
 
     @property
     def bytes_read(self) -> int:
@@ -132,8 +139,16 @@ class Files:
                 source.close()
 
 
+def _key(path: str) -> str:
+    if (both := split_sum(path)) is not None:
+        return PLUS.join(map(_key, both))
+    return path if is_remote(path) else os.path.realpath(os.path.expanduser(path))
+
+
 def _entry(path: str) -> str:
-    """The path of a file in its real folder; a link stays one."""
+    """The path of a file in its real folder; a link stays one. Of a remote file, its address."""
+    if is_remote(path):
+        return path
     folder, name = os.path.split(os.path.expanduser(path))
     return os.path.join(os.path.realpath(folder), name)
 

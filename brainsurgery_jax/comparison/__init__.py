@@ -148,7 +148,7 @@ def diff(
         result = found.compare(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
         if effective_rank:
             result = _add_ranks(result, [theirs, ours], memory, stop)
-        result = replace(result, side_files=side_file_gaps(ours.path, theirs.path))
+        result = replace(result, side_files=side_file_gaps(*map(_folder_of, (ours, theirs))))
         for side in pair:
             side.source.verify_unchanged()
         return result
@@ -161,6 +161,11 @@ def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None, s
     names = {one.name for one in found.differing if one.figures is not None}
     ranks = {name: one.effective_rank for name, one in spectra_of(sides, memory, names, stop=stop).items()}
     return replace(found, differing=tuple(replace(d, effective_rank=ranks.get(d.name)) for d in found.differing))
+
+
+def _folder_of(side: Checkpoint) -> str:
+    """The path beside whose tensors the side files lie, on this machine."""
+    return side.source.header.side_folder or side.path
 
 
 def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:

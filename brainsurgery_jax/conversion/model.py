@@ -73,10 +73,11 @@ def look(path: str, config: str | None) -> SourceInfo:
     with closing(open_source(path)) as source:
         avals = {name: info.aval for name, info in source.header.tensors.items()}
         metadata = source.header.metadata
-    try:
-        return SourceInfo(path, avals, metadata, _config(path, config, metadata))
-    except Refusal as bad:
-        raise PlanError([Diagnostic(bad.code, bad.message, hint=bad.hint)]) from bad
+        try:
+            found = _config(source.header.side_folder or path, config, metadata)
+        except Refusal as bad:
+            raise PlanError([Diagnostic(bad.code, bad.message, hint=bad.hint)]) from bad
+    return SourceInfo(path, avals, metadata, found)
 
 
 def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Config | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from brainsurgery_jax.lower.scales import describes_codes, scale_notes
 from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
-from brainsurgery_jax.store.base import Nest, WriteOptions
+from brainsurgery_jax.store.base import Held, Nest, Source, WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import carry_metadata, find_format, read_options
@@ -194,9 +195,24 @@ def _publication(
         keep_files=output.shard is None,
         nest=_nest(kind, tensors, origin, world),
         side_files=_side_files(output, kind, tensors, extras, world),
+        kept=_kept(output, tensors) if kind.format.keeps else {},
     )
     _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
+
+
+def _kept(output: Output, tensors: Mapping[str, Expr]) -> dict[str, Held]:
+    """The tensors that a delta leaves in its base: the checkpoint that holds most of them as they are."""
+    by_source: dict[Source, dict[str, Held]] = {}
+    sizes: Counter[Source] = Counter()
+    for name, e in tensors.items():
+        if e.is_leaf:
+            by_source.setdefault(e.source, {})[name] = Held(e.source, e.name)
+            sizes[e.source] += e.aval.nbytes
+    if not by_source:
+        hint = "Write `format: safetensors`: every tensor is new."
+        raise Refusal("output-format", f"'{output.path}' would be a delta without a base", key="format", hint=hint)
+    return by_source[sizes.most_common(1)[0][0]]
 
 
 def _tree_notes(

@@ -11,7 +11,7 @@ from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, PendingReport, Verdict, pendings, report
-from brainsurgery_jax.store.base import Nest
+from brainsurgery_jax.store.base import Held, Nest
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
@@ -55,6 +55,7 @@ class Publication(NamedTuple):
     replaces: Replacement | None = None  # the checkpoint that is at the path now
     nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
     tree: KeyTree = NO_TREE  # where they go in a format with trees
+    kept: Mapping[str, Held] = {}  # tensors that a delta leaves in its base, all of one checkpoint
 
     @property
     def side_names(self) -> tuple[str, ...]:
@@ -62,14 +63,19 @@ class Publication(NamedTuple):
         return tuple(dict.fromkeys((*(self.sidecars.copied if self.sidecars else ()), *self.side_files)))
 
     @property
+    def written(self) -> Mapping[str, Expr]:
+        """The tensors that will be written."""
+        return {n: e for n, e in self.tensors.items() if n not in self.kept} if self.kept else self.tensors
+
+    @property
     def nbytes(self) -> int:
         """Tensor bytes that will be written."""
-        return sum(e.aval.nbytes for e in self.tensors.values())
+        return sum(e.aval.nbytes for e in self.written.values())
 
     @property
     def disk_bytes(self) -> int:
         """The most bytes that it takes on disk while it is written: a scratch file holds computed tensors."""
-        scratch = sum(e.aval.nbytes for e in self.tensors.values() if not e.is_leaf) if self.format.encoded else 0
+        scratch = sum(e.aval.nbytes for e in self.written.values() if not e.is_leaf) if self.format.encoded else 0
         return self.nbytes + scratch
 
 

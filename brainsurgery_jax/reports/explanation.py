@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
@@ -52,7 +52,7 @@ def _costs(found: Explanation) -> tuple[Entry, ...]:
 
 def _output(p: Any, cut: Any, most: int | None, *, overwrite: bool) -> Record:
     """An output. `overwrite`: it may replace what is there."""
-    dtypes = Counter(e.aval.dtype.name for e in p.tensors.values())
+    dtypes = Counter(e.aval.dtype.name for e in p.written.values())
     kinds = ", ".join(f"{n:,} {d}" for d, n in dtypes.most_common())
     held = (*p.tree.empty, *p.tree.texts) if p.format.trees else ()
     needed = "" if overwrite else "; requires `overwrite: true` or --overwrite"
@@ -63,7 +63,8 @@ def _output(p: Any, cut: Any, most: int | None, *, overwrite: bool) -> Record:
     return Record((
         Entry("path", p.path, Text(f"writes {p.path}{'/' if p.directory and not p.path.endswith('/') else ''}")),
         Entry("directory", p.directory),
-        Entry("bytes", p.nbytes, Text(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")),
+        Entry("bytes", p.nbytes, Text(f"    {counted(len(p.written), 'tensor')} ({kinds}), {show_size(p.nbytes)}")),
+        *((Entry("kept", len(p.kept), Text(f"    {_kept(p.kept)}")),) if p.kept else ()),
         *show_only(
             Text(f"    beside tensors: {few(held, most)}") if held else None,
             Text(f"    {_files(cut)}") if cut is not None and (cut.files > 1 or cut.kept) else None,
@@ -75,6 +76,11 @@ def _output(p: Any, cut: Any, most: int | None, *, overwrite: bool) -> Record:
         *(Entry(key, count) for key, count in counts.items()),
         Entry("tensors", tensors),
     ))  # fmt: skip
+
+
+def _kept(kept: Mapping[str, Any]) -> str:
+    base = next(iter(kept.values())).source.header.path
+    return f"a delta: {counted(len(kept), 'tensor')} stay in {base}"
 
 
 def _side_files(names: Sequence[str], most: int | None) -> Text | None:

@@ -2,18 +2,27 @@
 
 `PATH` is a file or a folder. `PATH::PART` is an entry of it and all below, under the names that they have there;
 `PATH::.` is all of it. `PATH::-NAME` leaves an entry out; there may be several: `PATH::PART::-NAME::-OTHER`.
+
+`BASE + DELTA` is the checkpoint that a delta makes of its base. A remote place has a scheme: `hf://org/model@revision`.
+
+Nothing here opens a connection: addresses are read while a plan is parsed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
 
 MARK = "::"
+PLUS = " + "
 WHOLE = "."
+
+_REMOTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://.")
 
 
 class Address(NamedTuple):
@@ -42,6 +51,14 @@ def parse_address(text: str) -> Address:
     return Address(os.path.expanduser(path), "".join(parts), leave_out)
 
 
+def split_sum(path: str) -> tuple[str, str] | None:
+    """The base and the delta of `BASE + DELTA`; None for any other path, and for one that is there."""
+    base, plus, delta = path.rpartition(PLUS)
+    if not plus or os.path.exists(path):
+        return None
+    return base.strip(), os.path.expanduser(delta.strip())
+
+
 def split_alias(text: str) -> tuple[str, str]:
     """The alias and the address of a plan's input, `alias::address`; the alias is empty where there is none.
 
@@ -51,3 +68,22 @@ def split_alias(text: str) -> tuple[str, str]:
     if not mark or "/" in head or os.sep in head or suffix_of(head) in WEIGHT_SUFFIXES:
         return "", text
     return head, rest
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a place that is no path of this machine."""
+    return _REMOTE.match(path) is not None
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a remote address, in lower case."""
+    found = _REMOTE.match(url)
+    assert found is not None, url
+    return found["scheme"].lower()
+
+
+def without_secrets(url: str) -> str:
+    """The address as messages show it: without a user, a password, a query (signatures) or a fragment."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2] if scheme_of(url) in ("http", "https") else parts.netloc
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -88,6 +88,7 @@ class Header:
     - `parts`: the entry that is meant where no part is named; several if that is not clear, none if all of it is meant.
     - `notes`, and `nesting` if the format has containers.
     - `tree`: the tree that the tensors lie in; of a format without trees, what notes in its metadata tell of one.
+    - `side_folder`: of a remote checkpoint, the local folder with its side files; empty for a local checkpoint.
     """
 
     path: str
@@ -101,6 +102,7 @@ class Header:
     notes: tuple[Note, ...] = ()
     nesting: Nesting | None = None
     tree: KeyTree = NO_TREE
+    side_folder: str = ""
 
     def __post_init__(self) -> None:
         if self.tree is NO_TREE and NOTES in self.metadata:
@@ -166,7 +168,8 @@ class WriteOptions(NamedTuple):
     """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
     `options` what the plan says for this format alone, checked already, `nest` where things go in a format with
     containers. `keep_files`: files of a sharded checkpoint that go out unchanged may stay files of their own; else
-    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees."""
+    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees. `kept`: tensors
+    that a delta leaves in its base, all of one checkpoint; `names`: all names in order."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -177,6 +180,8 @@ class WriteOptions(NamedTuple):
     keep_files: bool = False
     nest: Nest | None = None
     tree: KeyTree = NO_TREE
+    kept: Mapping[str, Held] = {}
+    names: tuple[str, ...] = ()
 
 
 class FileCounts(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
-from brainsurgery_jax.store.address import MARK, parse_address
+from brainsurgery_jax.store.address import MARK, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
@@ -27,13 +28,32 @@ def open_source(text: str, format: str | None = None) -> Source:
     """The source for a checkpoint file or folder, or a part of it (see `address.py`); `~` is the home folder. `format`
     names that of a file whose suffix does not tell it. ValueError if there is none of that name."""
     address = parse_address(text)
-    recover(address.path)
-    source = _format_of(address.path, format).open(address.path)
+    source = _open(address.path, format)
     with ExitStack() as on_failure:
         on_failure.callback(source.close)
         selected = select(source, address)
         on_failure.pop_all()
     return selected
+
+
+def _open(path: str, format: str | None) -> Source:
+    """The source of a whole checkpoint."""
+    if (both := split_sum(path)) is not None:
+        from brainsurgery_jax.store.delta.source import open_sum
+
+        return open_sum(path, open_source(both[0], format), both[1])
+    return _open_remote(path) if is_remote(path) else _open_local(path, format)
+
+
+def _open_local(path: str, format: str | None) -> Source:
+    recover(path)
+    return _format_of(path, format).open(path)
+
+
+def _open_remote(url: str) -> Source:
+    from brainsurgery_jax.store.remote.source import open_remote  # few plans need it, and it imports what connects
+
+    return open_remote(url)
 
 
 def _format_of(path: str, format: str | None) -> Format:
@@ -100,12 +120,16 @@ def _is_one(path: str) -> bool:
     return os.path.isfile(path) and not suffix_of(path) and formats.of_beginning(_first_bytes(path)) is not None
 
 
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
 def _missing(path: str) -> StoreError:
     folder, name = os.path.split(os.path.abspath(path))
     if os.path.islink(path):
         return StoreError(path, "is a link to a file that is not there", remedy="Restore the file, or fix the link.")
     if not os.path.isdir(folder):
-        return StoreError(path, f"does not exist, nor does the folder {folder}", remedy="Check the path.")
+        hub = f" A model of the Hugging Face hub is named 'hf://{path}'." if _HUB_NAME.fullmatch(path) else ""
+        return StoreError(path, f"does not exist, nor does the folder {folder}", remedy=f"Check the path.{hub}")
     head, colon, part = path.rpartition(":")
     if colon and part and os.path.exists(head):
         return StoreError(path, f"does not exist. Did you mean '{head}{MARK}{part}'?")
@@ -132,6 +156,8 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     """
     if not path.strip():
         raise ValueError(f"the output path is empty. Name a folder, or {_some_file()}.")
+    if is_remote(path):
+        raise ValueError(f"'{path}' is a remote place, and outputs are written to disks. Name a folder, and upload it.")
     place = os.path.expanduser(path)
     recover(place)
     directory = _is_directory(place, explicit=format is not None)

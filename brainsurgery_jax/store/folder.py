@@ -31,6 +31,9 @@ ADAPTER_CONFIG, ADAPTER, OLD_ADAPTER = "adapter_config.json", "adapter_model.saf
 
 LOCKFILE = "brainsurgery.lock.json"
 
+DELTA, DELTA_MANIFEST = "delta.safetensors", "brainsurgery.delta.json"
+"""The files of a delta."""
+
 
 def suffix_of(path: str) -> str:
     """The suffix in lower case with its dot, or an empty string; of files of torch also `.pth.tar`."""

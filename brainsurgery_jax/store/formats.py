@@ -15,7 +15,14 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store import packages
 from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
-from brainsurgery_jax.store.folder import ADAPTER_CONFIG, AGGREGATE, TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.folder import (
+    ADAPTER_CONFIG,
+    AGGREGATE,
+    DELTA_MANIFEST,
+    TORCH_SUFFIXES,
+    holds_adapter,
+    suffix_of,
+)
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.options import NESTED, Option, read_chunk, read_flag, read_mapping, read_version
 
@@ -53,6 +60,7 @@ class Format(NamedTuple):
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
     - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
       any number);
+    - `keeps`: whether tensors that an output has from its base as they are stay there, and are not written;
     - `config_file`: the file beside the tensors that must be there for others to load them.
     """
 
@@ -68,6 +76,7 @@ class Format(NamedTuple):
     cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
     trees: bool = False
     metadata_bytes: int | None = 0
+    keeps: bool = False
     config_file: str = ""
     begins: Callable[[bytes], bool] = lambda head: False
 
@@ -197,6 +206,17 @@ FLAX = Format(
     begins=packages.begins_flax,
 )
 
+DELTA = Format(
+    name="delta",
+    suffixes=(),
+    folder=True,
+    recognises=lambda folder, names: DELTA_MANIFEST in names,
+    reading=packages.load_delta,
+    writing=packages.load_delta,
+    metadata_bytes=None,
+    keeps=True,
+)
+
 T5X = Format(
     name="t5x",
     suffixes=(),
@@ -237,7 +257,7 @@ HDF5 = Format(
     begins=lambda head: head.startswith(b"\x89HDF\r\n\x1a\n"),
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX, HDF5)
+FORMATS: tuple[Format, ...] = (DELTA, PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX, HDF5)
 """Every format. Of those that recognise a folder the first one opens it."""
 
 NAMES = tuple(format.name for format in FORMATS if format.writing is not None)

@@ -38,6 +38,13 @@ def load_peft():
     return peft
 
 
+def load_delta():
+    """What reads and writes deltas."""
+    from brainsurgery_jax.store.delta import format
+
+    return format
+
+
 def load_dcp():
     """What reads and writes folders of `torch.distributed.checkpoint`."""
     from brainsurgery_jax.store.torch import dcp_format

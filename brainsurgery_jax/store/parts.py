@@ -12,6 +12,7 @@ from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import (
     ADAPTER_CONFIG,
+    DELTA_MANIFEST,
     LOCKFILE,
     ORBAX_FILES,
     ORBAX_MARKS,
@@ -94,7 +95,7 @@ def _weights(names: Iterable[str], listed: Collection[str]) -> set[str]:
 def _list_own_files(folder: str, names: Collection[str], trees: Collection[str]) -> set[str]:
     """The files at the top that belong to a checkpoint beside its weights."""
     known = {*side_names(folder, names), *(n for n in names if n.endswith(".index.json") and not n.startswith("."))}
-    known |= {LOCKFILE, ADAPTER_CONFIG} & set(names)
+    known |= {LOCKFILE, ADAPTER_CONFIG, DELTA_MANIFEST} & set(names)
     if trees or not ORBAX_MARKS.isdisjoint(names):
         known |= ORBAX_FILES & set(names)
     if any(suffix_of(name) == ".distcp" for name in names):

@@ -20,6 +20,7 @@ from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import (
     ADAPTER_CONFIG,
+    DELTA_MANIFEST,
     LOCKFILE,
     ORBAX_FILES,
     WEIGHT_SUFFIXES,
@@ -143,7 +144,7 @@ def _is_candidate(name: str) -> bool:
     """Whether a file of that name could be taken for a side file: it is visible, and no part of a checkpoint."""
     if name.startswith(".") or name.endswith(".index.json") or suffix_of(name) in WEIGHT_SUFFIXES:
         return False
-    return name != LOCKFILE and name not in ORBAX_FILES
+    return name not in (LOCKFILE, DELTA_MANIFEST) and name not in ORBAX_FILES
 
 
 def _is_small(folder: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from brainsurgery_jax.api import Plan
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.plan.source import Node, plain
-from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.address import is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
 from brainsurgery_jax.store.replacing import Replacement
@@ -30,6 +30,9 @@ class Root:
 
     def confine(self, path: str) -> str:
         """The real path of a file or folder below the root; relative paths start there. Raises StoreError."""
+        if is_remote(path):
+            remedy = "Run the plan on the command line, or download the model into the folder first."
+            raise StoreError(path, "is a remote place, and this page reads this machine alone", remedy=remedy)
         real = os.path.realpath(os.path.join(self.folder, os.path.expanduser(path)))
         if real != self.folder and not real.startswith(self.folder.rstrip(os.sep) + os.sep):
             remedy = "Start `brainsurgery-jax web` with another `--root` to open it."
@@ -97,14 +100,22 @@ class ConfinedFiles(Files):
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path below the root. Raises StoreError for another, and for a pickle."""
-        real = self._root.confine(parse_address(path).path)
-        if not self._root.allow_torch and os.path.exists(real) and holds_pickles(real, format):
-            remedy = "Start `brainsurgery-jax web --allow-torch` if you trust the file."
-            raise StoreError(path, "is a torch file, whose pickles are not opened here", remedy=remedy)
+        self._check(parse_address(path).path, format)
         source = super().open(path, format)
         for file in source.header.files:
             self._root.confine(file)
         return source
+
+    def _check(self, path: str, format: str | None) -> None:
+        """Raises StoreError for a path, or a base or delta of one, outside of the root, and for a pickle."""
+        if (both := split_sum(path)) is not None:
+            for part in both:
+                self._check(part, format)
+            return
+        real = self._root.confine(path)
+        if not self._root.allow_torch and os.path.exists(real) and holds_pickles(real, format):
+            remedy = "Start `brainsurgery-jax web --allow-torch` if you trust the file."
+            raise StoreError(path, "is a torch file, whose pickles are not opened here", remedy=remedy)
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
         """What an output below the root would replace."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import tarfile
 from pathlib import Path
 from urllib.parse import quote
@@ -215,6 +216,19 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
 def test_a_checkpoint_outside_the_root_is_not_opened(bench: Workbench, path: str):
     with pytest.raises(StoreError, match="lies outside"):
         bench.open(path)
+
+
+@pytest.mark.parametrize("plan", ["inputs: [{}]", "transforms: [{{load: '{}'}}]"])
+def test_a_plan_of_the_browser_connects_to_nobody(bench: Workbench, plan: str):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/model.safetensors"
+        with pytest.raises(StoreError, match="is a remote place"):
+            bench.open(address)
+        bench.write(plan.format(address))
+        assert any("is a remote place" in d.message for d in bench.check())
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 @pytest.mark.parametrize(

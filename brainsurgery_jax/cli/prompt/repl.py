@@ -23,7 +23,7 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import dump_yaml
 from brainsurgery_jax.rendering.data import as_json_line, command_error_data
 from brainsurgery_jax.session import Session
-from brainsurgery_jax.store.address import parse_address, split_alias
+from brainsurgery_jax.store.address import is_remote, parse_address, split_alias
 from brainsurgery_jax.world import Files
 
 
@@ -76,7 +76,8 @@ def _gather_inputs(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
 
 
 def _is_checkpoint(item: str) -> bool:
-    return os.path.exists(parse_address(split_alias(item)[1]).path) and not item.lower().endswith((".yaml", ".yml"))
+    path = parse_address(split_alias(item)[1]).path
+    return is_remote(path) or (os.path.exists(path) and not item.lower().endswith((".yaml", ".yml")))
 
 
 def _with_alias(item: str) -> str:

@@ -69,7 +69,7 @@ def roots_of(program: Program) -> Iterator[Root]:
     """The roots of a program: questions in plan order, then tensors in output order."""
     yield from asked(q for check in program.checks for q in check.questions)
     for number, publication in enumerate(program.publications):
-        yield from (Written(number, name, e) for name, e in publication.tensors.items())
+        yield from (Written(number, name, e) for name, e in publication.written.items())
 
 
 def asked(questions: Iterable[Pending]) -> Iterator[Asked]:

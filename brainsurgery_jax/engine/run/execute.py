@@ -90,7 +90,7 @@ def execute(
         with defer_signals():  # what is published is reported, whatever comes then
             left = staging.publish()
             for p in program.publications:
-                tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))
+                tell(Published(p.path, p.nbytes, len(p.written), p.side_names))
     for old in left:
         tell(Noted(_note_left(old)))
 

@@ -80,13 +80,14 @@ def cut(p: Publication) -> FileCounts | None:
 
 
 def _avals(p: Publication) -> dict[str, Aval]:
-    return {name: e.aval for name, e in p.tensors.items()}
+    return {name: e.aval for name, e in p.written.items()}
 
 
 def _options(p: Publication, *, durable: bool) -> WriteOptions:
     return WriteOptions(
-        p.directory, p.metadata, p.shard_bytes, durable, _find_unchanged(p), p.options, p.keep_files, p.nest, p.tree
-    )
+        p.directory, p.metadata, p.shard_bytes, durable, _find_unchanged(p), p.options, p.keep_files, p.nest, p.tree,
+        p.kept, tuple(p.tensors),
+    )  # fmt: skip
 
 
 def _find_unchanged(p: Publication) -> dict[str, Held]:

@@ -1,0 +1,95 @@
+"""Files of any store that fsspec knows, such as `s3://` and `gs://`. Credentials are those that its drivers find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.address import scheme_of
+from brainsurgery_jax.store.io.files import Stamp
+from brainsurgery_jax.store.remote.places import RemoteItem, missing_package
+
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "updated", "mtime", "created")
+"""What drivers call the version of an object, the surest first."""
+
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+class FilesystemPlace:
+    """A file or a folder of a store that fsspec knows; see `places.RemotePlace`."""
+
+    def __init__(self, url: str):
+        self._shown = url
+        self._fs, self._root = _connect(url)
+
+    def list(self) -> Mapping[str, RemoteItem]:
+        """The files below the address, or the one that it names."""
+        root = self._root.rstrip("/")
+        try:
+            found: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
+        except FileNotFoundError:
+            found = {}
+        except Exception as error:
+            raise _refusal(self._shown, error) from error
+        if not found:
+            raise StoreError(self._shown, "there is nothing at this address", remedy="Check the address.")
+        if set(found) == {root}:
+            return {root.rpartition("/")[2]: _item(self._shown, root, found[root])}
+        items = ((path.removeprefix(root).lstrip("/"), path, entry) for path, entry in found.items())
+        return {name: _item(f"{self._shown.rstrip('/')}/{name}", path, entry) for name, path, entry in items}
+
+    def stamp(self, item: RemoteItem) -> Stamp:
+        """The size and the version that a file has now."""
+        self._fs.invalidate_cache()
+        try:
+            return _stamp(self._fs.info(item.url))
+        except FileNotFoundError:
+            raise StoreError(item.shown, "is gone") from None
+        except Exception as error:
+            raise _refusal(item.shown, error) from error
+
+    def read_some(self, item: RemoteItem, view: memoryview, offset: int) -> int:
+        """Fills the beginning of `view`."""
+        try:
+            content = self._fs.cat_file(item.url, start=offset, end=offset + len(view))
+        except (PermissionError, FileNotFoundError) as error:
+            raise _refusal(item.shown, error) from error
+        except OSError:
+            raise
+        except Exception as error:  # drivers raise errors of their own
+            raise OSError(f"the store failed ({type(error).__name__})") from error
+        view[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Drivers share their connections, and close them at the end of the process."""
+
+
+def _connect(url: str) -> tuple[Any, str]:
+    scheme = scheme_of(url)
+    try:
+        import fsspec
+    except ImportError:
+        raise missing_package(url, "fsspec") from None
+    try:
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError:
+        raise missing_package(url, _PACKAGES.get(scheme, f"the driver of {scheme}://")) from None
+    except ValueError:
+        remedy = "Use hf://, https://, s3:// or gs://, or another scheme of fsspec."
+        raise StoreError(url, f"'{scheme}' is no scheme that can be read", remedy=remedy) from None
+
+
+def _item(shown: str, path: str, entry: Mapping[str, Any]) -> RemoteItem:
+    return RemoteItem(path, shown, _stamp(entry))
+
+
+def _stamp(entry: Mapping[str, Any]) -> Stamp:
+    version = next((str(entry[key]) for key in _VERSIONS if entry.get(key)), "")
+    return Stamp(int(entry["size"]), version)
+
+
+def _refusal(shown: str, error: Exception) -> StoreError:
+    reason = type(error).__name__
+    return StoreError(shown, f"could not read it ({reason})", remedy="Check the address and your credentials.")

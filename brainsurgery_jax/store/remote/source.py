@@ -1,0 +1,218 @@
+"""Opening a remote checkpoint: small files are fetched into a folder of this machine, weights stay where they are.
+
+In that folder, files without bytes stand for the weights: names and sizes tell which files are the checkpoint. The
+bytes are read from the remote place, each range when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import Box
+from brainsurgery_jax.store import peft
+from brainsurgery_jax.store.address import scheme_of, without_secrets
+from brainsurgery_jax.store.base import FileRun, Note, Source
+from brainsurgery_jax.store.completeness import choose, is_index
+from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, holds_adapter, is_weights, suffix_of
+from brainsurgery_jax.store.io.files import CHUNK, File, read_bytes
+from brainsurgery_jax.store.io.forwarding import SourceOver
+from brainsurgery_jax.store.remote.file import RemoteFile
+from brainsurgery_jax.store.remote.places import RemotePlace
+from brainsurgery_jax.store.safetensors.source import SUFFIXES, SafetensorsSource
+from brainsurgery_jax.store.sidecars import MAX_SIDECAR, find_side_files, is_side_name
+from brainsurgery_jax.wording import few
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONNECTIONS = 16
+"""Requests at the same time, of all reads of a checkpoint together."""
+
+
+class RemoteSource(SourceOver):
+    """A remote checkpoint; see `base.Source`. `header.side_folder` holds its side files until it is closed."""
+
+    def __init__(self, url: str, place: RemotePlace):
+        with ExitStack() as on_failure:
+            on_failure.callback(place.close)
+            folder = tempfile.mkdtemp(prefix="brainsurgery-remote-")
+            on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+            executor = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="remote")
+            on_failure.callback(executor.shutdown, cancel_futures=True)
+            files = {name: RemoteFile(place, item, executor) for name, item in place.list().items()}
+            root = _root_of(url, files)
+            with _called(folder, root):
+                mirror = _Mirror(folder, files, executor)
+                source = _open_adapter(mirror) if holds_adapter(files.keys()) else _open_tensors(mirror, url)
+            notes = tuple(_rename(note, folder, root) for note in source.header.notes)
+            super().__init__(replace(source.header, path=url, side_folder=folder, notes=notes), source)
+            on_failure.pop_all()
+        self._end = weakref.finalize(self, _end, folder, place, executor)
+
+    def read(self, name: str, box: Box | None = None) -> np.ndarray:
+        """The box, or the whole tensor."""
+        return self._source.read(name, box)
+
+    def read_range(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements `start` to `stop` in row-major order."""
+        return self._source.read_range(name, start, stop)
+
+    def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
+        """The bytes of elements `start` to `stop` in a remote file."""
+        return self._source.file_run(name, start, stop)
+
+    def close(self) -> None:
+        """Closes connections and removes the folder of side files."""
+        super().close()
+        self._end()
+
+
+def open_remote(url: str) -> RemoteSource:
+    """The checkpoint at a remote address. Raises StoreError."""
+    shown = without_secrets(url)
+    match scheme_of(url):
+        case "hf":
+            from brainsurgery_jax.store.remote.hub import HubPlace
+
+            place: RemotePlace = HubPlace(url)
+        case "http" | "https":
+            from brainsurgery_jax.store.remote.http import HttpPlace
+
+            place = HttpPlace(url)
+        case _:
+            from brainsurgery_jax.store.remote.filesystem import FilesystemPlace
+
+            place = FilesystemPlace(url)
+    return RemoteSource(shown, place)
+
+
+class _Mirror:
+    """The small files of a place in a folder of this machine. `files` are those of the place, by relative names."""
+
+    def __init__(self, folder: str, files: Mapping[str, File], executor: ThreadPoolExecutor):
+        self.folder, self.files = folder, files
+        self._executor, self._fetched = executor, set[str]()
+        top = [name for name in files if "/" not in name]
+        for name in filter(_is_weights, files):
+            self._stand_in(name)
+        self.fetch(name for name in top if is_index(name) or suffix_of(name) == ".py")
+        self.fetch(name for name in top if is_side_name(name) or (name == ADAPTER_CONFIG and holds_adapter(top)))
+        self.fetch(name for name in files if "/" in name and _is_beside(name))
+        self.fetch(name for name in find_side_files(folder).copied)
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Writes files of the place that are not too large for side files, as a whole."""
+        wanted = [n for n in names if n not in self._fetched and self.files[n].size <= MAX_SIDECAR]
+        for written in [self._executor.submit(_fetch, self.path_of(name), self.files[name]) for name in wanted]:
+            written.result()
+        self._fetched.update(wanted)
+
+    def path_of(self, name: str) -> str:
+        """The path of a file, in a folder that is there. Raises StoreError for a name that leads elsewhere."""
+        parts = name.split("/")
+        if any(part in ("", ".", "..") or "\0" in part or os.sep in part for part in parts):
+            raise StoreError(self.files[name].name, "has a name that leads out of its folder")
+        path = os.path.join(self.folder, *parts)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def file_at(self, path: str) -> File:
+        """The file of the place that a path in the folder stands for."""
+        return self.files[os.path.relpath(path, self.folder).replace(os.sep, "/")]
+
+    def _stand_in(self, name: str) -> None:
+        """A file of that name and size which takes no space: its name says what is there, its bytes are never read."""
+        with open(self.path_of(name), "xb") as file:
+            file.truncate(self.files[name].size)
+
+
+def _is_weights(name: str) -> bool:
+    return is_weights(name.rpartition("/")[2])
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file of a folder below could belong to the model: what the folders of sentence-transformers and of
+    diffusers hold beside weights."""
+    folder, _, last = name.rpartition("/")
+    return "/" not in folder and (is_side_name(last) or suffix_of(last) == ".jinja")
+
+
+def _fetch(path: str, file: File) -> None:
+    content = read_bytes(file, file.size, 0) if file.size else b""
+    with open(path, "wb") as target:
+        target.write(content)
+
+
+def _open_adapter(mirror: _Mirror) -> Source:
+    """An adapter, fetched as a whole: it is small, and read through its config."""
+    for name in (ADAPTER, OLD_ADAPTER):
+        if name in mirror.files:
+            _fetch_large(mirror.path_of(name), mirror.files[name])
+    return peft.open_source(mirror.folder)
+
+
+def _fetch_large(path: str, file: File) -> None:
+    with open(path, "wb") as target:
+        for at in range(0, file.size, CHUNK):
+            target.write(read_bytes(file, min(CHUNK, file.size - at), at))
+
+
+def _open_tensors(mirror: _Mirror, url: str) -> Source:
+    chosen = choose(_chosen_path(mirror, url), SUFFIXES)
+    files = {path: mirror.file_at(path) for path in chosen.files}
+    listed = chosen.listed
+    if listed is not None:
+        weight_map = {tensor: files[path].name for tensor, path in listed.weight_map.items()}
+        listed = listed._replace(path=mirror.file_at(listed.path).name, weight_map=weight_map)
+    return SafetensorsSource(mirror.folder, [*files.values()], listed, chosen.notes)
+
+
+def _chosen_path(mirror: _Mirror, url: str) -> str:
+    """The path in the mirror of what the address names: a file if it is the name of one, else the folder."""
+    own = unquote(url.rstrip("/").rpartition("/")[2])
+    weights = [name for name in mirror.files if suffix_of(name) in SUFFIXES or is_index(name)]
+    if own in weights:
+        return os.path.join(mirror.folder, own)
+    if all("/" in name for name in weights):
+        there = f"There are checkpoints below: {few(weights)}. Name the folder of one." if weights else ""
+        remedy = there or "Download it first: of remote places, safetensors files and adapters are read."
+        raise StoreError(url, f"holds no safetensors file at its top: {few([*mirror.files])}", remedy=remedy)
+    return mirror.folder
+
+
+@contextmanager
+def _called(folder: str, url: str) -> Iterator[None]:
+    """A block whose errors name the remote place, not the folder that stands for it."""
+    try:
+        yield
+    except StoreError as bad:
+        problem, remedy = (text.replace(folder, url) for text in (bad.problem, bad.remedy))
+        raise StoreError(
+            bad.path.replace(folder, url), problem, tensor=bad.tensor, remedy=remedy, code=bad.code
+        ) from bad
+
+
+def _root_of(url: str, files: Mapping[str, File]) -> str:
+    """The address of the folder whose files are listed: that of the one that the address names, or the address."""
+    head, _, own = url.rstrip("/").rpartition("/")
+    return head if unquote(own) in files else url.rstrip("/")
+
+
+def _rename(note: Note, folder: str, url: str) -> Note:
+    return note._replace(message=note.message.replace(folder, url), hint=note.hint.replace(folder, url))
+
+
+def _end(folder: str, place: RemotePlace, executor: ThreadPoolExecutor) -> None:
+    executor.shutdown(cancel_futures=True)
+    place.close()
+    shutil.rmtree(folder, ignore_errors=True)
