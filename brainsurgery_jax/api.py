@@ -299,7 +299,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.plan.schedule import roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
-    from brainsurgery_jax.engine.run.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.run.execute import count_tasks, equip
     from brainsurgery_jax.engine.run.staging import cut
 
     # Nothing is written, so what is there is not in the way.
@@ -309,7 +309,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))
-        machine = machine_of(budget, equipment(roots, budget.devices))
+        _, machine = equip(roots, budget)
         items = plan_work(program, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied

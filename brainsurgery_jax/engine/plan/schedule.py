@@ -11,6 +11,7 @@ from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
     HEAP,
     HOLES,
+    box_cost,
     calling,
     item_bytes,
     looking,
@@ -18,8 +19,7 @@ from brainsurgery_jax.engine.plan.footprint import (
     reading_gaps,
     worst_moment,
 )
-from brainsurgery_jax.engine.plan.peaks import box_cost
-from brainsurgery_jax.engine.plan.tiles import has_parts, tiles
+from brainsurgery_jax.engine.plan.segments import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
 from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.lower.program import Program
@@ -37,6 +37,10 @@ class Written(NamedTuple):
     def exprs(self) -> tuple[Expr, ...]:
         return (self.expr,)
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return self.publication, self.name
+
 
 class Asked(NamedTuple):
     """A root that is summarised for an assert or a report: question number `number` of all."""
@@ -48,6 +52,10 @@ class Asked(NamedTuple):
     def exprs(self) -> tuple[Expr, ...]:
         return asked_of(self.question)
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return (self.number,)
+
 
 Root = Written | Asked
 
@@ -56,7 +64,7 @@ class Task(NamedTuple):
     """Roots in order; before each, the calls to compute whole; after each, the calls whose results are released.
 
     `peak` is the projected peak memory in bytes, including operands and blocks; 0 if nothing is held whole: then each
-    block has its own peak (`peaks.block_cost`).
+    block has its own peak (`footprint.block_cost`).
     """
 
     roots: tuple[Root, ...]
@@ -148,7 +156,7 @@ def _passing(exprs: Sequence[Expr]) -> int:
     """Bytes that a block, or part, of each tensor takes, with all operands down to leaves and arrays that are held
     whole."""
     if any(map(has_parts, exprs)):
-        return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
+        return sum(max(box_cost((e,), box).peak for box in _unlike(tiles(e))) for e in exprs)
     made_of: dict[Expr, tuple[Expr, ...]] = {}
     stack = list(exprs)
     while stack:
