@@ -7,9 +7,18 @@ from itertools import chain
 from typing import TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.folds import early_folds, first_question, in_full
 from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, block_cost, box_cost
-from brainsurgery_jax.engine.plan.schedule import Root, Task, Written, asked, roots_of, schedule
+from brainsurgery_jax.engine.plan.schedule import (
+    Root,
+    Task,
+    Written,
+    asked,
+    early_folds,
+    first_question,
+    in_full,
+    roots_of,
+    schedule,
+)
 from brainsurgery_jax.engine.plan.segments import blocks_to_ask, boxes_to_ask, has_parts, is_tiled, segments, tiles
 from brainsurgery_jax.engine.plan.sites import batches, sites_of
 from brainsurgery_jax.engine.plan.sweeps import Sweep, box_of, span_of, sweeps

@@ -23,10 +23,9 @@ from brainsurgery_jax.engine.events import (
     StopSignal,
     ignore,
 )
-from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
-from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, roots_of
+from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, question_of, roots_of
 from brainsurgery_jax.engine.plan.work import (
     Fold,
     Light,

@@ -107,7 +107,7 @@ def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
             if held is not None:
                 evaluator.hold(held[0], span_of(*held))
             for p in portions:
-                yield from _serve(p.sinks, (place_of(p.exprs[0], p.box), 0, p.box), bench, evaluator)
+                yield from _serve(p.sinks, (0, 0, p.box), bench, evaluator)
 
 
 def _serve(
@@ -119,21 +119,22 @@ def _serve(
         yield from known
         return
     arrays = evaluator.pieces([Piece(e, *place) for sink in sinks for e in sink.exprs])
+    start, _, box = place
+    first = start if box is None else place_of(sinks[0].exprs[0], box)
     for sink in sinks:
         match sink:
             case Put():
                 array = np.asarray(next(arrays))
-                _put(sink, place, array, bench.writers[sink.publication])
+                _put(sink, first, box, array, bench.writers[sink.publication])
                 yield sink, array.size * sink.expr.aval.dtype.bits // 8
             case Ask():
                 blocks = [np.asarray(next(arrays)).reshape(-1) for _ in sink.exprs]
-                yield sink, bench.verdicts.tally(sink).look(place[0], blocks)
+                yield sink, bench.verdicts.tally(sink).look(first, blocks)
 
 
-def _put(put: Put, place: tuple[int, int, Box | None], array: np.ndarray, writer: Writer) -> None:
-    start, _, box = place
+def _put(put: Put, first: int, box: Box | None, array: np.ndarray, writer: Writer) -> None:
     if box is None or flat_range(put.expr.aval.shape, box) is not None:
-        writer.put(put.name, start + put.shift, array)
+        writer.put(put.name, first + put.shift, array)
     else:
         starts, made = rows(put.expr.aval.shape, box, array)
         writer.put_rows(put.name, starts + put.shift, made)
