@@ -217,7 +217,7 @@ class WorkItem(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-class Target(NamedTuple):
+class Delivery(NamedTuple):
     """Where a part of a piece of work goes: its end, the place in it, and the bytes that are written there."""
 
     end: Sink | Transfer | Root
@@ -225,28 +225,28 @@ class Target(NamedTuple):
     nbytes: int
 
 
-def targets(work: Work) -> Iterator[Target]:
+def deliveries(work: Work) -> Iterator[Delivery]:
     """All that a piece of work writes or answers; nothing for folds, whose values are kept in memory."""
     match work:
         case Fold():
             pass
         case Copy(transfers):
-            yield from (Target(t, (t.at, t.run.nbytes), t.run.nbytes) for t in transfers)
+            yield from (Delivery(t, (t.at, t.run.nbytes), t.run.nbytes) for t in transfers)
         case Stream(parts) | Boxes(_, parts):
             for p in parts:
-                yield from (Target(s, p.place, p.size * s.bits // 8) for s in p.sinks)
+                yield from (Delivery(s, p.place, p.size * s.bits // 8) for s in p.sinks)
         case Whole(tasks):
             roots = (root for task in tasks for root in task.roots)
-            yield from (Target(r, (), r.expr.aval.nbytes if isinstance(r, Written) else 0) for r in roots)
+            yield from (Delivery(r, (), r.expr.aval.nbytes if isinstance(r, Written) else 0) for r in roots)
 
 
 def item_of(work: Work, host_bytes: int, reads: int, device_bytes: int = 0, needs: tuple[str, ...] = ()) -> WorkItem:
     """The item of a piece of work. Its key is a digest of the kind of the work, its targets, and the keys of the items
     that it needs."""
     digest, writes = blake2b("".join((type(work).__name__, *needs)).encode(), digest_size=8), 0
-    for target in targets(work):
-        digest.update(repr((*target.end.target, *target.place)).encode())
-        writes += target.nbytes
+    for delivery in deliveries(work):
+        digest.update(repr((*delivery.end.target, *delivery.place)).encode())
+        writes += delivery.nbytes
     if isinstance(work, Fold):
         for numbered in enumerate(call.kernel.name if call.kernel else "" for call in work.calls):
             digest.update(repr(numbered).encode())
@@ -266,13 +266,13 @@ def parts_of(work: Work) -> tuple[Light | Whole, ...]:
 
 def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
     """The tensors that a piece of work writes, or parts of them: number of the publication, and name."""
-    written = (t.end for t in targets(work) if isinstance(t.end, Put | Transfer | Written))
+    written = (t.end for t in deliveries(work) if isinstance(t.end, Put | Transfer | Written))
     return tuple(dict.fromkeys((end.publication, end.name) for end in written))
 
 
 def questions_of(work: Work) -> tuple[int, ...]:
     """The numbers of the questions that a piece of work answers, at least in part."""
-    return tuple(dict.fromkeys(t.end.number for t in targets(work) if isinstance(t.end, Ask | Asked)))
+    return tuple(dict.fromkeys(t.end.number for t in deliveries(work) if isinstance(t.end, Ask | Asked)))
 
 
 def results_held(fold: Fold) -> int:

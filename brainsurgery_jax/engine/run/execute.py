@@ -34,8 +34,8 @@ from brainsurgery_jax.engine.plan.work import (
     Transfer,
     Whole,
     WorkItem,
+    deliveries,
     parts_of,
-    targets,
 )
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.perform import Bench, perform, settle
@@ -200,7 +200,7 @@ def _parts_in_turn(
             wait()
         lanes: dict[tuple[int, int] | None, list[WorkItem]] = {}
         for item in alike:
-            first = next((t.end for t in targets(item.work) if isinstance(t.end, Put | Transfer)), None)
+            first = next((t.end for t in deliveries(item.work) if isinstance(t.end, Put | Transfer)), None)
             lane = first and (first.publication, bench.writers[first.publication].lane(first.name))
             lanes.setdefault(lane, []).append(item)
         queues = [(share for item in lane for share in _shares(item)) for lane in lanes.values()]
