@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
@@ -15,7 +15,7 @@ from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.plan.declarations import Variable
-from brainsurgery_jax.plan.model import PlanData, Step, in_order
+from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
@@ -23,77 +23,14 @@ from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml,
 from brainsurgery_jax.plan.variables import find_unfilled, with_variables
 from brainsurgery_jax.rendering.notebook import HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.rendering.text import as_text
+from brainsurgery_jax.results import Explanation, Report, name_of
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
-from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import StopSignal
-    from brainsurgery_jax.engine.plan.work import Machine, WorkItem
     from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.graph.expr import Expr
-    from brainsurgery_jax.store.base import FileCounts
-
-
-class Report(NamedTuple):
-    """What a run did: the text of its reports, the checkpoints that it published, as (path, bytes, tensors), the steps
-    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data."""
-
-    said: tuple[str, ...]
-    published: tuple[tuple[str, int, int], ...]
-    steps: tuple[Any, ...] = ()
-    dry_run: bool = False
-    notes: tuple[Diagnostic, ...] = ()
-    documents: tuple[Document, ...] = ()
-
-    def __repr__(self) -> str:
-        wrote = f"{counted(len(self.published), 'checkpoint')} published" if self.published else "nothing published"
-        counts = (len(self.steps), "step"), (len(self.said), "report"), (len(self.notes), "note")
-        told = ", ".join(counted(number, what) for number, what in counts if number)
-        return f"<Report: {wrote}{', ' + told if told else ''}{', dry run' if self.dry_run else ''}>"
-
-    __treescope_repr__ = show_in_treescope
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: what was published."""
-        rows = [(path, f"{tensors:,}", f"{nbytes:,}") for path, nbytes, tensors in self.published]
-        return as_html(repr(self)[1:-1], [str(note.code) for note in self.notes[:5]],
-                       HtmlTable(("checkpoint", "tensors", "bytes"), rows))  # fmt: skip
-
-
-class Explanation(NamedTuple):
-    """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
-    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells.
-    `items`: the work of a run on this machine."""
-
-    program: Program
-    bytes_copied: int
-    bytes_computed: int
-    tasks: int
-    peak: int
-    peak_in_all: int
-    threads: int
-    cuts: tuple[FileCounts | None, ...] = ()
-    machine: Machine | None = None
-    items: tuple[WorkItem, ...] = ()
-
-    def __repr__(self) -> str:
-        outputs, steps = len(self.program.publications), len(self.program.effects)
-        told = f"{self.bytes_copied:,} bytes copied, {self.bytes_computed:,} computed, {self.peak_in_all:,} in memory"
-        return f"<Explanation: {counted(steps, 'step')}, {counted(outputs, 'output')}, {told}>"
-
-    __treescope_repr__ = show_in_treescope
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: what each step does to names."""
-        rows = [(_name_of(e.step), *(f"{len(names):,}" for names in (e.created, e.changed, e.deleted)))
-                for e in self.program.effects]  # fmt: skip
-        paths = [p.path for p in self.program.publications[:5]]
-        return as_html(repr(self)[1:-1], paths, HtmlTable(("step", "created", "changed", "deleted"), rows))
-
-
-def _name_of(step: Step | None) -> str:
-    return "" if step is None or step.op is None else step.op.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +62,7 @@ class Plan:
     def _repr_html_(self) -> str:
         """What a notebook shows: inputs, steps and outputs."""
         rows = [*(("input", i.alias, i.path) for i in self.data.inputs),
-                *(("step", _name_of(s), "" if s.span is None else str(s.span)) for s in self.data.steps),
+                *(("step", name_of(s), "" if s.span is None else str(s.span)) for s in self.data.steps),
                 *(("output", o.alias or "", o.path) for o in self.data.outputs)]  # fmt: skip
         return as_html(repr(self)[1:-1], (), HtmlTable(("", "name", "path or place"), rows))
 
@@ -299,7 +236,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.plan.schedule import roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
-    from brainsurgery_jax.engine.run.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.run.execute import count_tasks, equip
     from brainsurgery_jax.engine.run.staging import cut
 
     # Nothing is written, so what is there is not in the way.
@@ -309,7 +246,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))
-        machine = machine_of(budget, equipment(roots, budget.devices))
+        _, machine = equip(roots, budget)
         items = plan_work(program, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied

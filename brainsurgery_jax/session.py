@@ -7,29 +7,28 @@ that shapes depend on, and checkpoints that a `save` writes, which are published
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, NamedTuple, Unpack
 
 from brainsurgery_jax import api
-from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.fold import ask_output
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
-from brainsurgery_jax.lower.state import matching
-from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
+from brainsurgery_jax.op import SinkOp
 from brainsurgery_jax.plan.model import Input, PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import Map, Node, Scalar, get
 from brainsurgery_jax.plan.typed import nodes
 from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.preview import Preview, matches_of
 from brainsurgery_jax.protocol import PendingReport
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
-from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
 
 
@@ -61,20 +60,6 @@ class StepOutcome(NamedTuple):
                 execute(self.program, options.budget(), tell, stop=options.stop or NEVER)
             self.session.world.settle()
         return self.session
-
-
-class Preview(NamedTuple):
-    """What a step would do, told without doing it. `matches` are the names that its patterns match, by key; `opens` the
-    checkpoints that it would read first, without which the rest is not known; `writes` those that it would publish."""
-
-    matches: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    created: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    deleted: tuple[str, ...] = ()
-    configured: tuple[str, ...] = ()
-    problems: tuple[Diagnostic, ...] = ()
-    opens: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -338,7 +323,7 @@ class Session:
         for node in found:
             step, wrong = self._read(node)
             problems += wrong
-            matches += _matches(step, state)
+            matches += matches_of(step, state)
             if step.op is not None:
                 state = lower_step(state, step, world)
         old = self.state
@@ -380,29 +365,3 @@ def _only_tells(step: Step, before: State, after: State) -> bool:
 def _contents(state: State) -> dict[str, Any]:
     """What the aliases hold."""
     return {alias: (space.names, space.extras) for alias, space in state.spaces.items()}
-
-
-def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """By key, the names that the patterns of a step match, also of a step that is not complete yet."""
-    name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
-    op = step.op or OPS.get(name)
-    if op is not None:
-        yield from _walk_matches(op, step.params, state)
-
-
-def _walk_matches(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for f in op.fields():
-        value = params.get(f.param)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, Assertion):
-                yield from _walk_matches(item.op, item.params, state)
-            elif isinstance(item, Ref) and _is_pattern(f) and (space := state.spaces.get(item.alias)) is not None:
-                try:
-                    yield f.key, tuple(n for n, _ in matching(item, space.names))
-                except Refusal:
-                    continue
-
-
-def _is_pattern(field: Field) -> bool:
-    role = field.role or element_role(field.annotation)
-    return role is not None and role.is_pattern

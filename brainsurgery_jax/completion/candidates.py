@@ -16,7 +16,8 @@ from typing import NamedTuple
 import regex
 
 from brainsurgery_jax.completion import captures, slots
-from brainsurgery_jax.completion.partial import Cursor, place_of
+from brainsurgery_jax.completion.cursor import Cursor
+from brainsurgery_jax.completion.partial import place_of
 from brainsurgery_jax.completion.slots import REFERENCES, Keys, PlainSlot, Slot, Steps, Token, ValueSlot
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op

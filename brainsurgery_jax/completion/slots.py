@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from brainsurgery_jax.completion.partial import Cursor, Path
+from brainsurgery_jax.completion.cursor import Cursor, Path
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import Schema, field_schema

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from brainsurgery_jax import api
-from brainsurgery_jax.conversion.model import Request, SourceInfo, look
+from brainsurgery_jax.conversion.model import Request, RequestKeywords, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
 from brainsurgery_jax.conversion.quantized import (
     find_quantized,
@@ -168,22 +168,12 @@ def convert(
     source: str,
     destination: str,
     *,
-    layout: str | None = None,
-    to: str | None = None,
-    dtype: str | None = None,
-    overflow: str | None = None,
-    dequantize: str | None = None,
     scan: bool | None = None,
-    options: Mapping[str, Value] | None = None,
-    config: str | None = None,
-    overwrite: bool = False,
-    verify: bool = False,
-    with_opt_state: bool = False,
-    shard: str | None = None,
     memory: int | None = None,
     durable: bool = True,
     dry_run: bool = False,
     listen: Callable[[Any], None] | None = None,
+    **wishes: Unpack[RequestKeywords],
 ) -> api.Report:
     """Convert a checkpoint: its format, and by a layout its names and shapes.
 
@@ -203,9 +193,8 @@ def convert(
     >>> bs.convert("model.safetensors", "model.npz").published
     (('model.npz', 144, 3),)
     """
-    chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
-    request = Request(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow, dequantize)
-    conversion = prepare(source, destination, request)
+    wishes["options"] = {**(wishes.get("options") or {}), **({} if scan is None else {"scan": scan})}
+    conversion = prepare(source, destination, Request(**wishes))
     return execute(conversion, RunOptions(memory=memory, durable=durable, dry_run=dry_run, listen=listen))
 
 

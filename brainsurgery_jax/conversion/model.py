@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
@@ -34,6 +35,22 @@ class Request:
     shard: str | None = None
     overflow: str | None = None
     dequantize: str | None = None
+
+
+class RequestKeywords(TypedDict, total=False):
+    """The fields of `Request` as keywords, for the public verb."""
+
+    layout: str | None
+    to: str | None
+    dtype: str | None
+    options: Mapping[str, Value]
+    config: str | None
+    overwrite: bool
+    verify: bool
+    with_opt_state: bool
+    shard: str | None
+    overflow: str | None
+    dequantize: str | None
 
 
 @dataclass(frozen=True, slots=True)

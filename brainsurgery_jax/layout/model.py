@@ -22,6 +22,23 @@ TREE = "tree"
 """The option of a layout with several forms of its tree."""
 
 
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "layout": (
+        "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
+        "rest", "adapters", "example",
+    ),
+    "rule": ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional", "integer"),
+    "drop": ("drop", "ranges", "when", "unless"),
+    "tie": ("tie", "when", "unless"),
+    "choice": ("known", "ask"),
+    "known": ("when", "unless", "is"),
+    "adapters": ("prefix", "leaf", "flat"),
+    "target": ("format", "options", "prefix", "separator", "forms"),
+    "form": ("prefix", "leaf"),
+}  # fmt: skip
+"""The keys of a layout file, of the entries under `rules`, and of its smaller mappings."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpUse:
     """An op of a rule with its arguments, as the table in `ops` reads them."""

@@ -12,6 +12,7 @@ from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expand
 from brainsurgery_jax.layout.expressions import SizeExpression, Value, parse_expression
 from brainsurgery_jax.layout.families import LIST
 from brainsurgery_jax.layout.model import (
+    KEYS,
     NESTED,
     TREE,
     Adapters,
@@ -29,19 +30,6 @@ from brainsurgery_jax.layout.templates import NameTemplate, parse_template
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 
 T = TypeVar("T")
-
-KEYS = (
-    "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
-    "rest", "adapters", "example",
-)  # fmt: skip
-RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional", "integer")
-DROP_KEYS = ("drop", "ranges", "when", "unless")
-TIE_KEYS = ("tie", "when", "unless")
-CHOICE_KEYS = ("known", "ask")
-KNOWN_KEYS = ("when", "unless", "is")
-ADAPTER_KEYS = ("prefix", "leaf", "flat")
-TARGET_KEYS = ("format", "options", "prefix", "separator", "forms")
-FORM_KEYS = ("prefix", "leaf")
 
 
 def parse_layout(text: str, file: str) -> Layout:
@@ -97,7 +85,7 @@ class _LayoutParser:
     def layout(self, root: Map) -> Layout:
         self.check_keys(root)
         target = self.map(root, "target")
-        self.keys(target, TARGET_KEYS, "target")
+        self.keys(target, KEYS["target"], "target")
         forms = self.forms(target)
         prefix = next((form.prefix for form in forms.values()), self.text(target, "prefix"))
         bases = self.texts(root, "base")
@@ -137,7 +125,7 @@ class _LayoutParser:
 
     def check_keys(self, root: Map) -> None:
         """Report keys that are not known, and those that are missing."""
-        self.keys(root, KEYS, "layout")
+        self.keys(root, KEYS["layout"], "layout")
         for key in ("layout", "doc", "rules"):
             if get(root, key) is None and not (key == "rules" and get(root, "rest")):
                 self.complain("layout-form", f"missing key '{key}'", root.span)
@@ -147,7 +135,7 @@ class _LayoutParser:
         found = {}
         for key, node in self.map(target, "forms").entries:
             form = self.map(Map(((key, node),), node.span), key.text)
-            self.keys(form, FORM_KEYS, f"target.forms.{key.text}")
+            self.keys(form, KEYS["form"], f"target.forms.{key.text}")
             found[key.text] = TreeForm(self.text(form, "prefix"), self.text(form, "leaf"))
         return found
 
@@ -164,7 +152,7 @@ class _LayoutParser:
 
     def adapters(self, root: Map, prefix: str) -> Adapters:
         node = self.map(root, "adapters")
-        self.keys(node, ADAPTER_KEYS, "adapters")
+        self.keys(node, KEYS["adapters"], "adapters")
         own = prefix if get(node, "prefix") is None else self.text(node, "prefix")
         return Adapters(own, self.text(node, "leaf"), self.flag(node, "flat"))
 
@@ -224,11 +212,11 @@ class _LayoutParser:
     def choose(self, key: Scalar, node: Map) -> None:
         """An option without a default: the conditions that determine it, and the question for the user if none does."""
         label = f"options.{key.text}"
-        self.keys(node, CHOICE_KEYS, label)
+        self.keys(node, KEYS["choice"], label)
         known: list[tuple[RuleCondition, Value]] = []
         for item in self.items(node, "known"):
             entry = item if isinstance(item, Map) else Map((), item.span)
-            self.keys(entry, KNOWN_KEYS, f"{label}.known")
+            self.keys(entry, KEYS["known"], f"{label}.known")
             value = get(entry, "is")
             if value is None or sum(get(entry, key) is not None for key in ("when", "unless")) != 1:
                 hint = "Write what determines it, `{when: rope == 'llama3', is: true}`."
@@ -309,7 +297,7 @@ class _LayoutParser:
         return made if len(self.problems) == before else None
 
     def rule(self, node: Map) -> LayoutRule:
-        self.keys(node, RULE_KEYS, "rule")
+        self.keys(node, KEYS["rule"], "rule")
         for key in ("hf", "to", "shape"):
             if get(node, key) is None:
                 self.complain("layout-form", f"rule: missing key '{key}'", node.span)
@@ -378,12 +366,12 @@ class _LayoutParser:
             self.complain("layout-family", message, node.span, hint)
 
     def drop(self, node: Map) -> DropRule:
-        self.keys(node, DROP_KEYS, "drop")
+        self.keys(node, KEYS["drop"], "drop")
         ranges = {**self.ranges, **self.range_map(node, self.dims)}
         return DropRule(self.templates(node, "drop", ranges), ranges, self.conditions(node), node.span)
 
     def tie(self, node: Map) -> TieRule:
-        self.keys(node, TIE_KEYS, "tie")
+        self.keys(node, KEYS["tie"], "tie")
         value = get(node, "tie")
         if not isinstance(value, List) or len(value.items) != 2:
             self.complain("layout-form", "tie: expected two names, [copy, original]", node.span)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
-from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError
+from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints, pairing
 from brainsurgery_jax.lower.configs import read_config
+from brainsurgery_jax.lower.contexts import at_key, readable
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
@@ -36,26 +36,6 @@ if TYPE_CHECKING:
 @lru_cache(maxsize=4096)
 def _template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
     return compile_template(target, pattern)
-
-
-@contextmanager
-def at_key(key: str) -> Iterator[None]:
-    """A context that sets the key of refusals, unless they have one."""
-    try:
-        yield
-    except Refusal as bad:
-        bad.key = bad.key or key
-        raise
-
-
-@contextmanager
-def _readable(key: str) -> Iterator[None]:
-    """A context that turns a store's error into a refusal of the key that names the checkpoint."""
-    try:
-        yield
-    except StoreError as bad:
-        where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
-        raise Refusal("io-input", f"{where}: {bad.problem}", key=key, hint=bad.remedy) from bad
 
 
 class StepView(Drafts):
@@ -397,7 +377,7 @@ class StepView(Drafts):
                 message = f"'{path}' lies inside or around '{saved.path}', which this plan saves"
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
-        with _readable(key):
+        with readable(key):
             if told := describe_left_out(self.world.open(path, format).header):
                 self.note("input-left-out", told, key)
             for note in self.world.open(path, format).header.notes:
@@ -407,6 +387,6 @@ class StepView(Drafts):
     def _part(self, image: Mapping[str, Expr], path: str, key: str) -> Mapping[str, Expr]:
         """The tensors of a saved image that an address selects."""
         header = Header(path, (), {name: TensorInfo(expr.aval, 0, 0) for name, expr in image.items()}, {})
-        with _readable(key):
+        with readable(key):
             names = choose_part(header, parse_address(path)).choose(image)
         return {new: image[old] for new, old in names.items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from brainsurgery_jax.keys import Text, Word
+from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import DTypeName, Makes, Role, control
 from brainsurgery_jax.protocol import Edit, View
 from brainsurgery_jax.select import Ref
@@ -72,6 +73,16 @@ Models = Annotated[
 Of = Annotated[Ref, Role("pattern", beside="base", fallback="-", read=True)]
 
 
+@dataclass(frozen=True)
+class ResultKeys(KeyGroup):
+    """Which tensors are merged, and what their result is where the models differ."""
+
+    of: Of | None = None
+    dtype: DTypeName | None = None
+    on_mismatch: OnMismatch = "error"
+    compat: Compat = "no"
+
+
 @control(makes=Makes("to"))
 def merge(
     view: View,
@@ -82,10 +93,7 @@ def merge(
     base: Annotated[Text, Field(description="alias of the model that others were made of")] | None = None,
     parameters: Annotated[Mapping[str, object], Field(description="parameters of the method, for all models")]
     | None = None,
-    of: Of | None = None,
-    dtype: DTypeName | None = None,
-    on_mismatch: OnMismatch = "error",
-    compat: Compat = "no",
+    result: ResultKeys,
 ) -> Iterator[Edit]:
     """Merge models by a published method, tensor by tensor: those of one name belong together.
 
@@ -104,8 +112,8 @@ def merge(
     from brainsurgery_jax.merging.lowering import MergeStep, find_method  # some milliseconds, which few plans need
 
     assert isinstance(models, Mapping)
-    rounds_like_mergekit = compat != "no"
     step = MergeStep(
-        view, find_method(method), models, to, base, parameters, of, dtype, on_mismatch, rounds_like_mergekit
-    )
+        view, find_method(method), models, to, base, parameters,
+        result.of, result.dtype, result.on_mismatch, result.compat != "no",
+    )  # fmt: skip
     yield from step.edits()

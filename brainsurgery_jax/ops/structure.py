@@ -285,6 +285,14 @@ def prune(
 
 
 @dataclass(frozen=True)
+class RouterKeys(KeyGroup):
+    """What new routers hold."""
+
+    router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random"
+    std: Real = 0.02
+
+
+@dataclass(frozen=True)
 class ShardKeys(KeyGroup):
     """How experts differ from copies of the MLP."""
 
@@ -299,8 +307,7 @@ def upcycle(
     experts: Count,
     per_token: Count = 2,
     to: Annotated[Text, Field(description="the `model_type` that it becomes")] | None = None,
-    router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
-    std: Real = 0.02,
+    routers: RouterKeys,
     parts: ShardKeys,
     model: ProvenKeys,
 ) -> Iterator[Edit]:
@@ -321,7 +328,7 @@ def upcycle(
     """
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
-    asked = Upcycling(to, experts, per_token, router, std, parts.shards, parts.drop)
+    asked = Upcycling(to, experts, per_token, routers.router, routers.std, parts.shards, parts.drop)
     yield from upcycle(view, model.alias, model.part, asked, prove=model.prove)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import NamedTuple
 
 MOST_ROWS = 20
@@ -48,6 +47,8 @@ def _table(table: HtmlTable) -> str:
 
 def _text(text: str, most: int = MOST_CHARACTERS) -> str:
     """A text as HTML, control characters written out, and its end left out if it is long."""
+    from html import escape  # a third of a megabyte, which only notebooks need
+
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
     return escape(plain if len(plain) <= most else f"{plain[: most - 1]}…")
 

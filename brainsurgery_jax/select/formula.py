@@ -69,7 +69,7 @@ class Formula(NamedTuple):
         return f"{number:0{self.width}d}" if self.numeric else str(found)
 
     def inverse(self, number: int) -> str | None:
-        """Return the value of its only capture for which it gives this number; None if this is unknown."""
+        """Return the value of its only capture for which it yields this number; None if it is unknown."""
         try:
             first, second, third = (_integer(self.node([str(n)] * (max(self.places) + 1))) for n in range(3))
         except RefError:

@@ -40,7 +40,7 @@ class Reach:
     pattern: Pattern
     template: Template
     regex: Pattern
-    """Matches what the template makes: `c1` is capture 1, `f0` the number that the first formula gives."""
+    """Matches the names of the template: `c1` is capture 1, `f0` the number from the first formula."""
     formulas: tuple[Formula, ...]
     parts: tuple[Part, ...] | None
     """The parts of a name that the pattern matches; None if they are unknown."""
@@ -124,7 +124,7 @@ def _regex(template: Template, groups: Mapping[int, str]) -> str:
 
 
 def _formulas(template: Template) -> tuple[Formula, ...]:
-    """The formulas of a template that give numbers."""
+    """The formulas of a template that yield numbers."""
     parts = (part for piece in template.pieces if not isinstance(piece, Splice) for part in piece)
     return tuple(part for part in parts if isinstance(part, Formula) and part.numeric)
 
@@ -200,7 +200,7 @@ def _regex_parts(source: str) -> tuple[Part, ...] | None:
 
 
 def _literal(piece: re.Match[str]) -> str | None:
-    """The text that a piece stands for: none for an end of the name; None if it may be any of several."""
+    """The text that a piece matches: empty for an end of the name; None if there are several."""
     if piece["escape"] is not None:
         if piece["escape"] in ("A", "Z"):
             return ""

@@ -23,7 +23,7 @@ KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
     "complex": frozenset({"complex"}),
     "other": frozenset({"other"}),
 })  # fmt: skip
-"""What a reference calls a kind of dtypes, and the kinds of `dtypes` that it stands for. Random keys are of
+"""The words of a reference for kinds of dtypes, and the kinds of `dtypes` that each denotes. Random keys are of
 kind `other`."""
 
 _OTHER_KINDS = {

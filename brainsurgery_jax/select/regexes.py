@@ -35,7 +35,7 @@ PIECE = re.compile(
 
 
 class Scan(NamedTuple):
-    """What one pass over a valid regex tells. `guarded` spells the regex so that `regex` reads it as `re` does."""
+    """The result of one pass over a valid regex. `guarded` is the regex in a form that `regex` reads as `re` does."""
 
     literal: str | None
     safe: bool

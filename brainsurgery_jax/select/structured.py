@@ -34,7 +34,7 @@ class NameToken(NamedTuple):
 
     @property
     def is_run(self) -> bool:
-        """Whether it stands for any number of segments."""
+        """Whether it matches any number of segments."""
         return self.kind == "many"
 
     @property
@@ -81,7 +81,7 @@ def solve(tokens: tuple[NameToken, ...], segments: Sequence[str], deadline: Dead
 def as_regex(tokens: tuple[NameToken, ...]) -> str | None:
     """A regex with one group a variable that solves "." + name as `solve` solves the name; None if there is no such.
 
-    A regex is ten times faster. Greedy groups take the longest run first, too, and give back whole segments.
+    A regex is ten times faster. Greedy groups, too, take the longest run first and backtrack by whole segments.
     """
     names = [name for token in tokens for name in token.names]
     plain = all(token.regex is None and token.fault is None for token in tokens)

@@ -186,7 +186,7 @@ def _capture_place(word: str, run: bool, *, target: str, pattern: Pattern) -> in
 
 
 def _pieces(segments: Sequence[Piece]) -> tuple[Piece, ...]:
-    """The segments, with all that stands between two splices made one piece."""
+    """The segments, with everything between two splices joined to one piece."""
     pieces: list[Piece] = []
     for segment in segments:
         before = pieces[-1] if pieces else None

@@ -1,4 +1,4 @@
-"""The vocabulary of stores: what a header tells, and the two protocols that every format implements."""
+"""The vocabulary of stores: the contents of a header, and the two protocols that every format implements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor lies: its aval, the index of its file in `Header.files`, its absolute byte offset there."""
+    """The location of a tensor: its aval, the index of its file in `Header.files`, its absolute byte offset there."""
 
     aval: Aval
     file: int
@@ -26,8 +26,8 @@ class TensorInfo(NamedTuple):
 
 
 class PlainFile(NamedTuple):
-    """A safetensors file with nothing in it but what it must have: a header of `start` bytes, which tells `metadata`,
-    and the bytes of `tensors` tensors up to its end at `nbytes`. It may be passed on as it stands."""
+    """A safetensors file with only the required parts: a header of `start` bytes with `metadata`, and the bytes of
+    `tensors` tensors up to its end at `nbytes`. An output may take it over unchanged."""
 
     metadata: Mapping[str, str]
     tensors: int
@@ -43,8 +43,8 @@ class Unread(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a reader should know of a checkpoint that is read without an error: a code, what is so, and what to do about
-    it. `about`: the entries that it concerns, if it is not the checkpoint as a whole."""
+    """A remark on a checkpoint that can be read: a code, a message, and a hint. `about`: the entries that it concerns;
+    empty for the checkpoint as a whole."""
 
     code: str
     message: str
@@ -76,18 +76,18 @@ class Nesting:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All that a checkpoint tells before a tensor byte is read.
+    """Everything known about a checkpoint before a tensor byte is read.
 
     `tensors` is in state-dict order: by data offset within a file, files by name. `path` is what the user named,
-    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index.
+    `files` are the paths behind it, `plain` describes the safetensors files among them, by index.
 
-    What it holds beside them:
+    Other contents:
 
-    - `left_out`: entries that are no tensors, and of what kind each is. Their values may be private, and go nowhere.
+    - `left_out`: entries that are not tensors, with their kinds. Their values may be private and are never written.
     - `unread`: entries that may belong to the model and cannot be read. To read the others, leave these out.
-    - `parts`: the entry that is meant where no part is named; several if that is not clear, none if all of it is meant.
+    - `parts`: the default entry if no part is named; several if that is ambiguous, none if the whole is meant.
     - `notes`, and `nesting` if the format has containers.
-    - `tree`: the tree that the tensors lie in; of a format without trees, what notes in its metadata tell of one.
+    - `tree`: the tree of the tensors; in a format without trees, the one that notes in the metadata describe.
     - `side_folder`: of a remote checkpoint, the local folder with its side files; empty for a local checkpoint.
     """
 
@@ -115,9 +115,9 @@ class Header:
 
 
 class Fingerprint(NamedTuple):
-    """What tells a checkpoint from a changed or another one, short of reading its tensors: the stamp of each file by
-    its name, and a digest of the header: names, avals, offsets and metadata. Equal fingerprints of local files mean
-    that nobody wrote to them in between, except a program that sets modification times back."""
+    """The identity of a checkpoint, found without reading its tensors: the stamp of each file by name, and a digest of
+    the header (names, avals, offsets and metadata). If the fingerprints of local files are equal, no program wrote to
+    them in between, except one that sets modification times back."""
 
     stamps: Mapping[str, Stamp]
     header: str
@@ -165,11 +165,11 @@ class Held(NamedTuple):
 
 
 class WriteOptions(NamedTuple):
-    """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
-    `options` what the plan says for this format alone, checked already, `nest` where things go in a format with
-    containers. `keep_files`: files of a sharded checkpoint that go out unchanged may stay files of their own; else
-    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees. `kept`: tensors
-    that a delta leaves in its base, all of one checkpoint; `names`: all names in order."""
+    """How to write a checkpoint. `unchanged` are the tensors that are written exactly as a checkpoint holds them,
+    `options` the validated options of this format, and `nest` the places of entries in a format with containers.
+    `keep_files`: unchanged files of a sharded checkpoint may remain separate files; otherwise `shard_bytes` alone
+    decides where files end. `tree`: the places of tensors in a format with trees. `kept`: tensors that a delta leaves
+    in its base, all of one checkpoint; `names`: all names in order."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -185,8 +185,8 @@ class WriteOptions(NamedTuple):
 
 
 class FileCounts(NamedTuple):
-    """How many files an output has; how many of them are files of a checkpoint as they stand, and the tensor bytes that
-    these hold."""
+    """The number of files of an output; how many of them are unchanged files of a checkpoint, and the tensor bytes in
+    these."""
 
     files: int
     kept: int
@@ -198,7 +198,7 @@ class Source(Protocol):
 
     @property
     def header(self) -> Header:
-        """What the checkpoint holds."""
+        """The contents of the checkpoint."""
         ...
 
     @property
@@ -220,7 +220,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What tells the checkpoint from a changed or another one, short of reading its tensors."""
+        """The identity of the checkpoint, found without reading its tensors."""
         ...
 
     def verify_unchanged(self) -> None:

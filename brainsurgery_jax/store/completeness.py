@@ -1,8 +1,9 @@
-"""Which files of a folder are the checkpoint in it, and whether all of it is there, as far as names and indexes tell.
+"""Which files of a folder form its checkpoint, and whether it is complete, as far as names and indexes show.
 
-The one place that decides so, for safetensors files and those of torch. What is incomplete or not clear is an error
-that names the files; what is not read for a good reason (an index lists others, another format or variant of the same
-model) is a note. An index counts before names; a file without the mark of a variant counts before one with it.
+This is the only place that decides this, for the files of safetensors and of torch. An incomplete or ambiguous folder
+is an error that names the files; what is not read for a good reason (an index lists others, another format or variant
+of the same model) is a note. An index counts before names; a file without the mark of a variant counts before one with
+it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from brainsurgery_jax.wording import few
 
 def open_source(text: str, format: str | None = None) -> Source:
     """The source for a checkpoint file or folder, or a part of it (see `address.py`); `~` is the home folder. `format`
-    names that of a file whose suffix does not tell it. ValueError if there is none of that name."""
+    names the format of a file whose suffix does not show it. Raises ValueError for an unknown format."""
     address = parse_address(text)
     source = _open(address.path, format)
     with ExitStack() as on_failure:
@@ -116,7 +116,7 @@ def _holds_one(folder: str) -> bool:
 
 
 def _is_one(path: str) -> bool:
-    """Whether a path is a file whose name tells no format, and its first bytes do."""
+    """Whether a path is a file whose format is shown by its first bytes and not by its name."""
     return os.path.isfile(path) and not suffix_of(path) and formats.of_beginning(_first_bytes(path)) is not None
 
 
@@ -152,7 +152,7 @@ class OutputKind(NamedTuple):
 def output_kind(path: str, format: Format | None = None, shard: str | None = None) -> OutputKind:
     """The one path rule: the suffix decides; without one, at an existing folder, or with a final slash it is a folder.
 
-    A folder whose name has a dot (`llama-3.1`) needs the slash or `format`. ValueError says what is wrong.
+    A folder whose name has a dot (`llama-3.1`) needs the slash or `format`. Raises ValueError with the mistake.
     """
     if not path.strip():
         raise ValueError(f"the output path is empty. Name a folder, or {_some_file()}.")
@@ -162,7 +162,7 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     recover(place)
     directory = _is_directory(place, explicit=format is not None)
     made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
-    assert made is not None, "a file has a suffix that tells the format"
+    assert made is not None, "a file has a suffix that shows the format"
     _check_shape(path, directory, made)
     _check_name(os.path.basename(place.rstrip("/" + os.sep)))
     shard_bytes = None if shard is None else parse_size(shard)

@@ -1,4 +1,4 @@
-"""The table of formats. Nothing else in the package knows one format from another: what differs stands in a row here.
+"""The table of formats. No other module distinguishes formats: everything that differs is in a row of this table.
 
 To add a format, write its source and its writer (or an encoder for `encoded.EncodedWriter`), a module that offers them
 as `Reading` and `Writing` say, and a row. Rows import what they need when they are used (`packages.py`), so that the
@@ -53,9 +53,9 @@ class Format(NamedTuple):
 
     - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
-    - `begins(head)`: whether a file that begins with these bytes is one, asked where the suffix tells no format;
+    - `begins(head)`: whether a file with these first bytes has this format, asked if the suffix is not conclusive;
     - `reading`, `writing`: import what reads and what writes it (None: it is only read);
-    - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
+    - `options` of this format alone that a plan may set; `shards`: whether a folder is split into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
     - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
@@ -273,7 +273,7 @@ def names_of(format: Format) -> tuple[str, ...]:
 
 
 def find_format(name: str) -> Format:
-    """The format of that name, or that the reference calls so. ValueError says which there are."""
+    """The format with this name, ours or that of the reference. Raises a ValueError that lists the formats."""
     for format in FORMATS:
         if format.name == _OTHER_NAMES.get(name, name):
             return format
@@ -308,7 +308,7 @@ def carry_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_options(format: Format, given: Mapping[str, object]) -> dict[str, object]:
-    """The values of a format's own options. ValueError says which key is wrong, and why."""
+    """The values of a format's own options. Raises a ValueError that names the wrong key and the reason."""
     values = {}
     for key, value in given.items():
         if key not in format.options:

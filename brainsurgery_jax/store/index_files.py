@@ -1,5 +1,5 @@
-"""The index of a sharded checkpoint: which files it names, whether it tells the truth about them, and how it is
-written. Format: https://huggingface.co/docs/transformers/big_models#sharded-checkpoints
+"""The index of a sharded checkpoint: the files that it names, whether it is correct, and how it is written.
+Format: https://huggingface.co/docs/transformers/big_models#sharded-checkpoints
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _read_weight_map(path: str) -> dict[str, str]:
 
 def shard_path(folder: str, shard: str, index: str, lost: str = _SHARD_AGAIN) -> str:
     """The path of a shard that an index names. An index comes from strangers: it may not point out of its folder.
-    `lost` says what to do about a shard that is not there."""
+    `lost` is the remedy for a missing shard."""
     index, path = os.path.join(folder, index), os.path.join(folder, os.path.normpath(shard))
     remedy = "An index may only name files inside its own folder; move the shard there and correct the index."
     if os.path.isabs(shard) or ".." in shard.replace("\\", "/").split("/"):

@@ -1,8 +1,8 @@
-"""Names of tensors and the trees they stand for: `params.layers.0.w` is `{"params": {"layers": [{"w": ...}]}}`.
+"""Names of tensors and the trees that they denote: `params.layers.0.w` is `{"params": {"layers": [{"w": ...}]}}`.
 
-A name alone does not tell a list from a dict, or `a.b` from `a` and `b`. What it leaves open is in the keys of its path
-(`key_tree.py`). In a format that has no trees it travels beside the tensors as notes, in the metadata under
-`brainsurgery.keys`, so that a tree comes back as it was. Without notes every segment of a name is a key of a dict.
+A name alone does not distinguish a list from a dict, or `a.b` from `a` and `b`; the keys of its path do
+(`key_tree.py`). A format without trees keeps these keys as notes in the metadata, under `brainsurgery.keys`, so that
+the tree can be restored. Without notes, every segment of a name is a key of a dict.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def notes_of(paths: Iterable[Path]) -> KeyNotes:
 
 
 def path_of(name: str, dotted: Mapping[str, int]) -> tuple[str, ...]:
-    """The keys that a name is made of, all as text."""
+    """The keys that form a name, all as text."""
     keys: list[str] = []
     segments = name.split(".")
     at = 0

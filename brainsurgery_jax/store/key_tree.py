@@ -1,9 +1,8 @@
-"""The tree of a checkpoint beside its tensors: what keys lie on the way to each, of what type each leaf is, and leaves
-that hold no tensor.
+"""The tree of a checkpoint: the keys on the path to each tensor, the type of each leaf, and leaves without a tensor.
 
-A tensor has a name, and a tree puts it at a path of keys: `opt_state.0.mu` may lie in a tuple. Empty containers and
-None are leaves too: orbax stores them, and a strict restore looks for them. All of it is immutable and goes by name,
-so that it can follow names wherever a plan takes them. `follow` says what becomes of a path.
+A tensor has a name, and a tree places it at a path of keys: `opt_state.0.mu` may be in a tuple. Empty containers and
+None are leaves too: orbax stores them, and a strict restore looks for them. Everything is immutable and indexed by
+name, so that it can follow the names of a plan. `follow` returns the new path of a leaf.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _KEYS = {"threefry2x32": "fry", "rbg": "rbg", "unsafe_rbg": "urbg"}
 
 
 class LeafType(NamedTuple):
-    """Of what type a leaf is, beyond its shape and dtype. Empty where nobody knows.
+    """The type of a leaf, beyond its shape and dtype. Empty if it is unknown.
 
     - `holder`: JAX, NUMPY or SCALAR (a Python number)
     - `key`: of a key of random numbers its kind, such as `threefry2x32`; its numbers are the tensor
@@ -92,13 +91,13 @@ class OtherLeaf(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyTree:
-    """What a tree tells beside its tensors; all by name.
+    """What a tree holds beside its tensors; everything is indexed by name.
 
-    - `paths`: key paths of tensors and other leaves, of those whose name does not spell it
-    - `others`: the leaves that hold no tensor
-    - `types`: the types of tensors, where something is known of them
-    - `json`: keys of metadata that are no text there, but JSON
-    - `known`: whether the checkpoint tells, so that what is not said here is not so
+    - `paths`: key paths of tensors and other leaves whose name does not spell the path
+    - `others`: the leaves without a tensor
+    - `types`: the types of tensors, as far as they are known
+    - `json`: keys of metadata whose values are JSON, not text
+    - `known`: whether the checkpoint describes its tree completely, so that what is missing here does not exist
     """
 
     paths: Mapping[str, Path] = field(default_factory=dict)
@@ -109,7 +108,7 @@ class KeyTree:
 
     @property
     def is_plain(self) -> bool:
-        """Whether names tell all."""
+        """Whether names describe the tree completely."""
         return not (self.paths or self.others or self.types)
 
     @property
@@ -176,7 +175,7 @@ def tree_of_notes(notes: KeyNotes, names: Iterable[str]) -> KeyTree:
 
 
 def tree_in(metadata: Mapping[str, str], names: Iterable[str]) -> KeyTree:
-    """The tree that the notes in a checkpoint's metadata tell of."""
+    """The tree that the notes in a checkpoint's metadata describe."""
     return tree_of_notes(read_notes(metadata), names)
 
 
@@ -292,7 +291,7 @@ def type_gap(left: KeyTree, right: KeyTree, name: str, other: str) -> tuple[str,
 
 def tree_gaps(left: KeyTree, right: KeyTree, shared: Iterable[str]) -> dict[str, tuple[str, str]]:
     """How two trees differ beside the values of tensors, by name, each side in words: leaves that hold no tensor, and
-    of the `shared` tensors their types and the containers on the way. Nothing where one of the two tells nothing."""
+    of the `shared` tensors their types and the containers on the way. Empty if either tree is unknown."""
     gaps: dict[str, tuple[str, str]] = {}
     if not (left.known and right.known):
         return gaps
@@ -311,7 +310,7 @@ def tree_gaps(left: KeyTree, right: KeyTree, shared: Iterable[str]) -> dict[str,
 
 
 def _key_kinds(path: Path) -> list[tuple[bool, str]]:
-    """A path as orbax tells it: a tuple is a list to it, and all keys of a dict are text."""
+    """A path as orbax represents it: a tuple is a list, and all keys of a dict are text."""
     return [(isinstance(key, ListIndex), str(key)) for key in path]
 
 

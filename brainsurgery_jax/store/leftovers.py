@@ -1,4 +1,4 @@
-"""What runs leave beside a destination: the names that tell whose it is, and what becomes of it after a run was killed.
+"""What runs leave beside a destination: names that identify the run, and the cleanup after a run was killed.
 
 `.NAME.brainsurgery-KIND-PID-START-HOST-BOOT`: PARTIAL is an output in the making (and its scratch file, with `.scratch`
 at the end), OLD what a file system that cannot exchange has set aside for a moment, STALE what an output has replaced.
@@ -99,7 +99,7 @@ def _stem(name: str) -> str:
 
 
 def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
-    """Removes what dead runs of this host left beside a destination, as far as that is possible: it is in nobody's way.
+    """Removes what dead runs of this host left beside a destination, as far as possible: no other run needs it.
     Returns what runs of other hosts left, which stays. StoreError if a run of this host that is alive writes to the
     destination. `run`: the run that asks (default: this process)."""
     ours = run or this_run()

@@ -42,7 +42,7 @@ class SelectedValues(NamedTuple):
 
 
 def nest_of(nesting: Nesting, names: Iterable[str], kept: SelectedValues) -> Nest:
-    """Where tensors of these names go, beside values. ValueError says what cannot be."""
+    """The places of tensors with these names, beside values. Raises a ValueError that describes a conflict."""
     inner = _inner_containers(nesting)
     paths = {name: nesting.tensors.get(name) or _path_of(name, nesting, inner) for name in names}
     _check(paths, kept.values)
@@ -95,7 +95,7 @@ def _check(paths: Mapping[str, Path], values: Mapping[Path, object]) -> None:
 
 
 def select_values(nesting: Nesting, keep: Sequence[str] | str) -> SelectedValues:
-    """The values that `keep` asks for, as plain data. ValueError says what is not there, or is none."""
+    """The values that `keep` selects, as plain data. Raises ValueError for one that is missing or is not a value."""
     names = {name_of(path): path for path in nesting.values}
     wanted = names if keep == ALL else {n: p for n, p in names.items() if any(_is_below(n, k) for k in keep)}
     for key in () if keep == ALL else keep:

@@ -1,4 +1,4 @@
-"""The options that an output may give for its format alone, and how their values are read."""
+"""The options of an output that belong to its format alone, and how to read their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from brainsurgery_jax.store.sizes import parse_size
 
 
 class Option(NamedTuple):
-    """A key of an output's `options:`. `read` gives its value; it raises ValueError, saying what was expected."""
+    """A key of an output's `options:`. `read` returns its value, or raises ValueError with the expected form."""
 
     doc: str
     example: str

@@ -12,8 +12,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.plan.segments import mixes
-from brainsurgery_jax.engine.plan.tiles import tiles
+from brainsurgery_jax.engine.plan.segments import mixes, tiles
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.index.boxes import Box, box_shape, whole
 from brainsurgery_jax.index.moves import Axes, Concat, Moves, Part, Permute, Run, Slice, Update

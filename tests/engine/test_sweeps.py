@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine.plan import tiles
+from brainsurgery_jax.engine.plan import segments
 from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.io.boxes import elements_read, pieces
 from brainsurgery_jax.world import Files
@@ -33,7 +33,7 @@ def made_of(folder: Path, tensors: Tensors, steps: Sequence[Any]) -> tuple[Tenso
 @pytest.fixture(params=[1 << 25, 1 << 16, 1 << 13])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of a box: more than the tensors of these tests have, some rows, a few rows."""
-    monkeypatch.setattr(tiles, "LIMIT", request.param)
+    monkeypatch.setattr(segments, "LIMIT", request.param)
     return request.param
 
 
@@ -124,7 +124,7 @@ def test_few_columns_of_long_rows_are_read_without_the_rest(tmp_path: Path) -> N
 
 
 def test_boxes_of_a_single_row_still_take_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "LIMIT", 2000)
+    monkeypatch.setattr(segments, "LIMIT", 2000)
     w = normal((12, 500))
     out, nbytes = made_of(tmp_path, {"w": w}, [COLUMNS, GONE])
     assert nbytes == w.nbytes
@@ -132,7 +132,7 @@ def test_boxes_of_a_single_row_still_take_one_reading(tmp_path: Path, monkeypatc
 
 
 def test_rows_that_do_not_fit_into_a_box_are_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "LIMIT", 100)
+    monkeypatch.setattr(segments, "LIMIT", 100)
     w = normal((30, 50))
     out, _ = made_of(tmp_path, {"w": w}, [COLUMNS, GONE])
     assert all(same(out[f"c.{k}"], w[:, k]) for k in range(50))

@@ -11,7 +11,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.compute.order import TILE, in_order
-from brainsurgery_jax.engine.plan import tiles
+from brainsurgery_jax.engine.plan import segments
 from brainsurgery_jax.engine.plan.segments import mixes
 from brainsurgery_jax.engine.run.perform import rows
 from brainsurgery_jax.errors import PlanError
@@ -36,7 +36,7 @@ def stacked(graph: Graph, layers: int, axis: int) -> Expr:
 
 
 def test_a_stack_of_transposed_matrices_has_a_box_for_each() -> None:
-    assert [box_shape(b) for b in tiles.tiles(stacked(Graph(), 3, 1))] == [(4, 1, 6)] * 3
+    assert [box_shape(b) for b in segments.tiles(stacked(Graph(), 3, 1))] == [(4, 1, 6)] * 3
 
 
 def test_boxes_of_stacks_of_stacks_are_those_of_the_sources() -> None:
@@ -44,15 +44,15 @@ def test_boxes_of_stacks_of_stacks_are_those_of_the_sources() -> None:
     inner = stacked(graph, 3, 0)
     single = graph.call(reshape, (inner,), {"shape": (3, 1, 4, 6)})
     outer = graph.call(concatenate, (single, single), {"axis": 1})
-    assert [box_shape(b) for b in tiles.tiles(outer)] == [(1, 1, 4, 6)] * 6
+    assert [box_shape(b) for b in segments.tiles(outer)] == [(1, 1, 4, 6)] * 6
 
 
 @pytest.mark.parametrize("limit", [4, 24, 50, 96, 1000])
 def test_boxes_tile_a_tensor_and_keep_to_the_limit(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "LIMIT", limit)
+    monkeypatch.setattr(segments, "LIMIT", limit)
     e = stacked(Graph(), 3, 1)
     count = np.zeros(e.aval.shape, int)
-    for box in tiles.tiles(e):
+    for box in segments.tiles(e):
         count[tuple(slice(*span) for span in box)] += 1
         assert np.prod(box_shape(box)) * 4 <= max(limit, 4)
     assert (count == 1).all()
@@ -104,7 +104,7 @@ def steps(count: int) -> list[dict[str, Any]]:
 def test_a_stack_of_transposed_layers_is_what_numpy_says_and_reads_little(
     limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "LIMIT", limit)
+    monkeypatch.setattr(segments, "LIMIT", limit)
     tensors = layers(4, 300, 200)
     plan = plan_of(tmp_path, tensors, steps(4))
     world = Files()
@@ -117,7 +117,7 @@ def test_a_stack_of_transposed_layers_is_what_numpy_says_and_reads_little(
 
 def test_a_box_may_have_no_elements_to_cut() -> None:
     assert whole(()) == ()
-    assert [box_shape(b) for b in tiles.tiles(leaf(Graph(), "scalar"))] == [()]
+    assert [box_shape(b) for b in segments.tiles(leaf(Graph(), "scalar"))] == [()]
 
 
 def test_a_comparison_of_a_transposed_tensor_reads_it_once(tmp_path: Path) -> None:

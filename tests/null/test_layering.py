@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "summaries": "_lazy reduction numerics.moments",
     "keys": "_lazy dtypes select",
     "kernel": "errors dtypes keys index protocol",
-    "op": "keys kernel select protocol",
+    "form": "keys protocol",
+    "op": "form keys kernel select protocol",
     "plugins": "errors regular_files op protocol ops",
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
@@ -102,8 +103,10 @@ MAY_IMPORT = {
     "engine.events",
     "engine": "",
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
-    "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
-    "world run_options",
+    "results": "documents errors lower plan.model rendering.notebook wording engine.plan.work store.base",
+    "preview": "errors lower op plan.model select",
+    "session": "preview errors dtypes index _lazy nametree version select op protocol ops plan graph lower store "
+    "engine api world run_options",
     "prefixes": "",
     "pace": "store.sizes",
     "reading": "",
@@ -117,7 +120,7 @@ MAY_IMPORT = {
     "run_options": "protocol engine.run.budget engine.compute.devices engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
-    "api": "documents rendering wording "
+    "api": "results documents rendering wording "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
@@ -140,7 +143,8 @@ MAY_IMPORT = {
     "reports.difference": "documents wording dtypes numerics comparison",
     "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
-    "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
+    "errors version op plugins plan.pages plan.source plan.typed store.address preview session api world completion "
+    "cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "json_text reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "

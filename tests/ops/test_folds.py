@@ -14,7 +14,7 @@ import scipy.special
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.plan import folds as plan_folds
+from brainsurgery_jax.engine.plan import schedule
 from brainsurgery_jax.expression import partition, reductions
 from brainsurgery_jax.expression.evaluate import evaluate
 from brainsurgery_jax.expression.parse import parse_expression
@@ -219,7 +219,7 @@ def test_folds_of_large_tensors_have_the_bits_of_small_ones(tmp_path: Path, monk
     w = normal((40, 30))
     step = {"compute": {"from": {"w": "w"}, "expr": "(w - mean(w)) / norm(w - mean(w)) + quantile(w, 0.3)"}}
     alone = run_plan(tmp_path, {"w": w}, step)["w"]
-    monkeypatch.setattr(plan_folds, "EARLY", 0)
+    monkeypatch.setattr(schedule, "EARLY", 0)
     assert same(run_plan(tmp_path, {"w": w}, step)["w"], alone)
 
 
@@ -230,15 +230,15 @@ def test_large_folds_are_computed_in_levels_and_others_by_their_task(
     step = {"compute": {"from": {"w": "w", "v": "v"}, "expr": "w * norm(w - mean(w)) + sum(w @ v)", "to": "out"}}
     (out,) = bs.load(plan_of(tmp_path, tensors, step)).explain().program.publications
     root = out.tensors["out"]
-    assert plan_folds.early_folds([root]) == []
-    monkeypatch.setattr(plan_folds, "EARLY", 0)
-    levels = plan_folds.early_folds([root])
+    assert schedule.early_folds([root]) == []
+    monkeypatch.setattr(schedule, "EARLY", 0)
+    levels = schedule.early_folds([root])
     assert [[dict(e.static)["program"].nodes[-1].op for e in level] for level in levels] == [["mean"], ["norm"]]
 
 
 def test_folds_of_one_tensor_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean and the norm go by together; the edit then reads parts, not ranges."""
-    monkeypatch.setattr(plan_folds, "EARLY", 0)
+    monkeypatch.setattr(schedule, "EARLY", 0)
     w = normal((40, 30))
     read: list[int] = []
     original = SafetensorsSource.read_range
@@ -259,7 +259,7 @@ def test_what_a_step_reduces_is_an_operand_of_the_next_that_is_repeated(
     reduction: str, early: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number, a row, a column: `w / n` goes by in flat blocks, and `n` is a fold."""
-    monkeypatch.setattr(plan_folds, "EARLY", early)
+    monkeypatch.setattr(schedule, "EARLY", early)
     w = normal((40, 30))
     steps = [
         {"compute": {"from": {"w": "w"}, "expr": reduction, "to": "n"}},

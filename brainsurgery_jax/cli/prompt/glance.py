@@ -9,7 +9,8 @@ from typing import Literal
 from brainsurgery_jax.completion.partial import mended, place_of
 from brainsurgery_jax.desk import COMMANDS
 from brainsurgery_jax.op import OPS
-from brainsurgery_jax.session import Preview, Session
+from brainsurgery_jax.preview import Preview
+from brainsurgery_jax.session import Session
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.wording import few
 

@@ -24,7 +24,7 @@ from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, padded_length
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.plan.schedule import Root, Task
-from brainsurgery_jax.engine.plan.tiles import has_parts, tiles
+from brainsurgery_jax.engine.plan.segments import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
@@ -53,11 +53,8 @@ class Evaluator:
         """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
         self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
 
-    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]:
-        """Elements `start:stop` of each root, flat, in turn. Shared pieces are computed once. At most one block."""
-        yield from self._pieces([Piece(e, start, stop) for e in roots])
-
-    def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
+    def pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
+        """Pieces in turn, boxes in row-major order. What they share is computed once."""
         values: dict[Piece, Array] = {}
         uses, order = plan_pieces(wanted)
         made = iter(order)
@@ -67,22 +64,19 @@ class Evaluator:
                 values[piece] = self._make(piece, [values[n] for n in needs])
                 for n in needs:
                     _release(n, uses, values)
-            block = values[root]
+            found = values[root]
             _release(root, uses, values)
-            yield block
+            if root.box is not None:
+                found = in_order(np.asarray(found).reshape(root.shape))
+            yield found
+
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]:
+        """Elements `start:stop` of each root, flat, in turn; at most one block."""
+        return self.pieces([Piece(e, start, stop) for e in roots])
 
     def box(self, e: Expr, box: Box) -> np.ndarray:
         """A box of `e`, in row-major order."""
-        return in_order(np.asarray(next(self._pieces([Piece(e, 0, 0, box)]))).reshape(box_shape(box)))
-
-    def tile(self, e: Expr, start: int, stop: int) -> Array:
-        """Elements `start:stop` of `e`, flat; at most one block."""
-        return next(self.blocks([e], start, stop))
-
-    def runs(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Array]]:
-        """`(offset, block)` over a range, cut at multiples of BLOCK."""
-        for at, end in cuts(start, stop):
-            yield at, self.tile(e, at, end)
+        return np.asarray(next(self.pieces([Piece(e, 0, 0, box)])))
 
     def whole(self, e: Expr) -> Array:
         """All of a tensor, assembled from its tiles."""
@@ -97,8 +91,8 @@ class Evaluator:
                 parted[key_of_box(box)] = self.box(e, box)
             return parted
         out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
-        for offset, block in self.runs(e, 0, e.aval.size):
-            out[offset : offset + len(block)] = block
+        for start, stop in cuts(0, e.aval.size):
+            out[start:stop] = next(self.blocks([e], start, stop))
         return out.reshape(e.aval.shape)
 
     def serve(self, task: Task) -> Iterator[Root]:

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.kernels import accept
 from brainsurgery_jax.engine.plan.blocks import cuts
-from brainsurgery_jax.engine.plan.folds import question_of
-from brainsurgery_jax.engine.plan.tiles import blocks_to_ask, boxes_to_ask
+from brainsurgery_jax.engine.plan.schedule import question_of
+from brainsurgery_jax.engine.plan.segments import blocks_to_ask, boxes_to_ask
 from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.protocol import Pending, Reduction

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.engine.compute.devices import JaxDevice
-from brainsurgery_jax.engine.plan.tiles import LIMIT, cut
+from brainsurgery_jax.engine.plan.segments import LIMIT, cut
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.store.io.arrays import numpy_dtype

@@ -1,19 +1,25 @@
-"""Bytes that computing one value takes: a block of a stream, or the results of a call on whole operands.
+"""Bytes that computing a value takes: a block or a box with all that it is computed from, or the results of a call on
+whole operands.
 
-These are upper bounds, fitted to measurements (tests/engine/test_memory.py).
+These are upper bounds, fitted to measurements (tests/engine/test_memory.py). A block and a box are priced by walking
+through their pieces as the evaluator does.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import NamedTuple, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.engine.plan.blocks import PIECE, padded_length
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, runs_on_numpy
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, padded_length
+from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, runs_on_numpy
+from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.protocol import Pending
-from brainsurgery_jax.store.io.boxes import GROUP
+from brainsurgery_jax.store.io.boxes import GROUP, elements_read
 
 Node = TypeVar("Node")
 
@@ -41,6 +47,78 @@ PACKED = 2 << 10
 """Bytes of the packing buffers of BLAS for each row of a product, and its fixed buffers."""
 
 BLAS = 2 << 20
+
+BOOKKEEPING = 128 << 10
+"""Bytes of Python objects of a job: its closure, its entry in the queue, arrays of a few elements."""
+
+
+class Cost(NamedTuple):
+    """Bytes held at the worst moment, and bytes read."""
+
+    peak: int
+    reads: int
+
+
+def block_cost(exprs: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending]) -> Cost:
+    """The cost of streaming a range of tensors, and of answering `questions` about it: the peak of the longest block,
+    and the bytes of all."""
+    first, last = max(cuts(start, stop), key=lambda block: block[1] - block[0])
+    _, order = plan_pieces([Piece(e, first, last) for e in exprs])
+    asking = max((looking(question, last - first) for question in questions), default=0)
+    reads = _bytes_read(p for p, _ in order) * (stop - start) // (last - first)
+    return Cost(worst_moment(order, piece_bytes, _making) + asking + BOOKKEEPING, reads)
+
+
+def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ()) -> Cost:
+    """The cost of computing a box of each tensor, of copying it into row-major order, where permuted axes are a view
+    that takes no memory, and of answering `questions` about it."""
+    peak = reads = 0
+    for e in exprs:
+        wanted = Piece(e, 0, 0, box)
+        _, order = plan_pieces([wanted])
+        peak += worst_moment(order, piece_bytes, _making_view)
+        peak += piece_bytes(wanted)
+        reads += _bytes_read(p for p, _ in order)
+    elements = min(blocks.BLOCK, prod(box_shape(box)))
+    return Cost(peak + max((looking(question, elements) for question in questions), default=0), reads)
+
+
+def _bytes_read(pieces: Iterable[Piece]) -> int:
+    """Bytes read for the leaves among some pieces, including gaps."""
+    return sum(elements_of(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.is_leaf)
+
+
+def elements_of(piece: Piece) -> int:
+    """The number of elements read for a piece of a leaf, including gaps."""
+    if piece.box is None:
+        return piece.stop - piece.start
+    return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
+
+
+def piece_bytes(piece: Piece) -> int:
+    """Bytes that a piece holds while others are computed."""
+    return 0 if piece.is_view else holding_block(piece.expr, prod(piece.shape))
+
+
+def _making_view(piece: Piece) -> int:
+    """The same where a permutation of axes is a view and takes no memory."""
+    return _making(piece) - (piece_bytes(piece) if piece.expr.moves is not None else 0)
+
+
+def _making(piece: Piece) -> int:
+    """Bytes that it takes to compute a piece, including the piece, excluding the pieces of its operands."""
+    e = piece.expr
+    if piece.is_view:
+        return 0
+    if (parted := cuts_of(e)) is not None:
+        made = held = piece_bytes(piece)
+        if is_part(piece, parted):
+            assert e.kernel is not None and e.kernel.workspace is not None
+            avals = tuple(Aval(need.shape, need.expr.aval.dtype) for need in needs_of(piece))
+            made = e.kernel.workspace(avals, dict(e.static))
+        return held + made + (held + made) // HOLES
+    gaps = e.is_leaf and piece.box is not None and flat_range(e.aval.shape, piece.box) is None
+    return making_block(e, prod(piece.shape)) + (reading_gaps(e) if gaps else 0)
 
 
 def worst_moment(

@@ -25,6 +25,11 @@ class Piece(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return (self.stop - self.start,) if self.box is None else box_shape(self.box)
 
+    @property
+    def is_view(self) -> bool:
+        """Whether it is a box of an array that is held whole, and so a view of that array."""
+        return self.box is not None and (self.expr.is_pick or is_whole(self.expr))
+
 
 class ElementRange(NamedTuple):
     """Elements `start:stop` of a tensor in row-major order."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from math import prod
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.blocks import cuts
-from brainsurgery_jax.engine.plan.folds import early_folds, first_question, in_full
-from brainsurgery_jax.engine.plan.footprint import HEAP, looking
-from brainsurgery_jax.engine.plan.keys import key_of
-from brainsurgery_jax.engine.plan.passages import join
-from brainsurgery_jax.engine.plan.peaks import BOOKKEEPING, Cost, block_cost, box_cost
-from brainsurgery_jax.engine.plan.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
-from brainsurgery_jax.engine.plan.segments import Segment, segments
-from brainsurgery_jax.engine.plan.sites import Batch, batches, sites_of
+from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, block_cost, box_cost
+from brainsurgery_jax.engine.plan.schedule import (
+    Root,
+    Task,
+    Written,
+    asked,
+    early_folds,
+    first_question,
+    in_full,
+    roots_of,
+    schedule,
+)
+from brainsurgery_jax.engine.plan.segments import blocks_to_ask, boxes_to_ask, has_parts, is_tiled, segments, tiles
+from brainsurgery_jax.engine.plan.sites import batches, sites_of
 from brainsurgery_jax.engine.plan.sweeps import Sweep, box_of, span_of, sweeps
-from brainsurgery_jax.engine.plan.tiles import blocks_to_ask, boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
@@ -31,18 +35,20 @@ from brainsurgery_jax.engine.plan.work import (
     Stream,
     Transfer,
     Whole,
-    Work,
     WorkItem,
+    item_of,
     results_held,
 )
 from brainsurgery_jax.graph.expr import Expr, passes_of, walk
-from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.lower.program import Program
 
 T = TypeVar("T")
 
 COPY_BYTES = 64 << 20
 """Bytes that one item copies: many enough to outweigh its overhead, few enough to keep all threads busy."""
+
+MOST_READ = 16
+"""The most tensors that are read together, which bounds memory."""
 
 TAKER = 2 << 10
 """Bytes of Python objects for each tensor of a sweep: there may be thousands, each with an expression."""
@@ -76,153 +82,117 @@ def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine,
     each = first = sum(item.reads for item in items)
     if any(question.reduction.sampled for question in questions):
         first = sum(item.reads for item in plan_stage(list(asked(questions)), machine, known))
-    return WorkItem(work, key_of(work, needs), held, 0, first + (passes - 1) * each, 0, needs)
+    return item_of(work, held, first + (passes - 1) * each, needs=needs)
 
 
 def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[WorkItem, ...]:
     """The work for questions and outputs, when the folds `known` are already computed."""
     tasks = schedule(roots, known)
-    light = [root for task in tasks if not any(task.compute) for root in task.roots]
-    outputs = list(_outputs(root for root in light if isinstance(root, Written)))
+    passed = [part for task in tasks if not any(task.compute) for root in task.roots for part in _pass_root(root)]
     items = (
-        *_light_items(
-            [root for root in light if isinstance(root, Asked)], [o for o in outputs if isinstance(o, _Made)]
-        ),
+        *_light_items(passed),
         *_whole_items([task for task in tasks if any(task.compute)], machine),
-        *_copy_items(o for o in outputs if isinstance(o, Transfer)),
+        *_copy_items(part for part in passed if isinstance(part, Transfer)),
     )
     assert len({item.key for item in items}) == len(items), "keys are unique"
     return items
 
 
-class _Made(NamedTuple):
-    """A computed segment of an output, its destination, and questions that are answered from the same boxes."""
-
-    put: Put
-    segment: Segment
-    asks: tuple[Ask, ...] = ()
-
-
-def _outputs(roots: Iterable[Written]) -> Iterator[_Made | Transfer]:
-    for root in roots:
+def _pass_root(root: Root, *, held: bool = False) -> Iterator[Transfer | Passage | Portion]:
+    """The parts in which an output or a question passes: byte runs, ranges and, for a question, boxes. `held`: after
+    calls whose results are held whole."""
+    if isinstance(root, Written):
         for s in segments(root.expr):
             if s.run is None:
-                yield _Made(Put(root.publication, root.name, s.expr, s.at - s.start), s)
+                put = Put(root.publication, root.name, s.expr, s.at - s.start)
+                yield Passage((put,), s.start, s.stop)
             else:
                 yield Transfer(root.publication, root.name, s.at, s.run, s.expr.aval.dtype.bits)
+    elif (not held or has_parts(root.exprs[0])) and (boxes := boxes_to_ask(root.question)):
+        yield from (Portion((Ask(root.number, root.question, len(boxes)),), box) for box in boxes)
+    else:
+        found = blocks_to_ask(root.question)
+        ranges = found if root.question.reduction.sampled else [(0, root.exprs[0].aval.size)]
+        yield from (Passage((Ask(root.number, root.question, len(found)),), *ends) for ends in ranges)
 
 
 # --- What is never held whole -----------------------------------------------------------------------------------------
 
 
-def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[WorkItem]:
+def _light_items(parts: Sequence[Transfer | Passage | Portion]) -> Iterator[WorkItem]:
     """Work without whole operands. Tensors with permuted axes, and questions about them, are processed in boxes; all
     others block by block."""
-    together = sweeps([m.segment for m in made])
-    swept = {taker.number for sweep in together for taker in sweep.takers}
-    alone = [m for number, m in enumerate(made) if number not in swept]
-    boxes = {root: boxes_to_ask(root.question) for root in asked}
-    tiled, apart = _ask_while_writing(
-        [m for m in alone if is_tiled(m.segment)], {root: found for root, found in boxes.items() if found}
-    )
-    for root, found in apart.items():
-        yield from (_portion_item(Portion((_ask(root, len(found)),), box)) for box in found)
-    passages = [passage for root in asked if not boxes[root] for passage in _passages(root)]
-    passages += [Passage((m.put,), m.segment.start, m.segment.stop) for m in alone if not is_tiled(m.segment)]
-    joined = join(passages)
-    yield from _stream_items(p for p in joined if not _writes(p))
-    yield from _stream_items(p for p in joined if _writes(p))
+    passages = [part for part in parts if isinstance(part, Passage)]
+    together = sweeps(passages)
+    swept = {taker.put for sweep in together for taker in sweep.takers}
+    streamed, tiled = list[Passage](), list[Portion]()
+    for p in passages:
+        (sink,) = p.sinks
+        if isinstance(sink, Put) and is_tiled(sink.expr, p.start, p.stop):
+            tiled += (Portion((sink,), box) for box in tiles(sink.expr) if sink not in swept)
+        elif sink not in swept:
+            streamed.append(p)
+    tiled, asking = _ask_while_writing(tiled, [part for part in parts if isinstance(part, Portion)])
+    yield from (_box_item([p]) for p in asking)
+    joined = join(streamed)
+    for writes in (False, True):
+        found = (p for p in joined if any(isinstance(sink, Put) for sink in p.sinks) is writes)
+        yield from map(_stream_item, _pack(found, lambda p: p.size, blocks.BLOCK))
     for sweep in together:
-        yield from _sweep_items(sweep, made)
-    yield from _tile_items(tiled)
+        yield from _sweep_items(sweep)
+    yield from map(_box_item, _pack(tiled, lambda p: p.size, blocks.BLOCK))
 
 
-def _ask(root: Asked, parts: int) -> Ask:
-    return Ask(root.number, root.question, parts)
+def join(passages: Sequence[Passage]) -> list[Passage]:
+    """Join passages that cover the same range and share a tensor, so that an assert and an output, or two outputs, read
+    it once. The result is in the order of their first members."""
+    joined: dict[int, Passage] = {}
+    reads: dict[int, set[Expr]] = {}
+    home: dict[tuple[int, int, Expr], int] = {}
+    for at, p in enumerate(passages):
+        leaves = {e for e in walk(p.exprs) if e.is_leaf and e.aval.size == p.stop - p.start}
+        near = (home.get((p.start, p.stop, leaf)) for leaf in leaves)
+        place = next((n for n in near if n is not None and len(reads[n] | leaves) <= MOST_READ), at)
+        joined[place] = p._replace(sinks=(*joined[place].sinks, *p.sinks)) if place in joined else p
+        reads.setdefault(place, set()).update(leaves)
+        home |= {(p.start, p.stop, leaf): place for leaf in leaves}
+    return [joined[place] for place in sorted(joined)]
 
 
-def _passages(root: Asked) -> Iterator[Passage]:
-    """The passage of a question that is answered block by block; of a sampled one those of its blocks."""
-    found = blocks_to_ask(root.question)
-    ranges = found if root.question.reduction.sampled else [(0, root.exprs[0].aval.size)]
-    yield from (Passage((_ask(root, len(found)),), start, stop) for start, stop in ranges)
-
-
-def _writes(p: Passage) -> bool:
-    return any(isinstance(sink, Put) for sink in p.sinks)
-
-
-def _ask_while_writing(
-    tiled: Sequence[_Made], boxes: Mapping[Asked, Sequence[Box]]
-) -> tuple[list[_Made], dict[Asked, Sequence[Box]]]:
+def _ask_while_writing(tiled: Sequence[Portion], asking: Sequence[Portion]) -> tuple[list[Portion], list[Portion]]:
     """Answer questions about outputs that are computed in parts while the parts are written: each part is computed
-    once. Returns the outputs with their questions, and the other questions."""
-    tiled, others = list(tiled), dict[Asked, Sequence[Box]]()
-    places = {m.segment.expr: at for at, m in reversed(list(enumerate(tiled))) if has_parts(m.segment.expr)}
-    for root, found in boxes.items():
-        first, *more = root.exprs
-        if more or (at := places.get(first)) is None:
-            others[root] = found
+    once. Returns the portions of outputs with their questions, and the other portions of questions."""
+    tiled, others = list(tiled), list[Portion]()
+    asked = {p.exprs[0] for p in asking if len(p.exprs) == 1 and has_parts(p.exprs[0])}
+    places = {(p.exprs, p.box): at for at, p in reversed(list(enumerate(tiled))) if p.exprs[0] in asked}
+    for p in asking:
+        if (at := places.get((p.exprs, p.box))) is None:
+            others.append(p)
         else:
-            tiled[at] = tiled[at]._replace(asks=(*tiled[at].asks, _ask(root, len(found))))
+            tiled[at] = tiled[at]._replace(sinks=(*tiled[at].sinks, *p.sinks))
     return tiled, others
 
 
-def _stream_items(passages: Iterable[Passage]) -> Iterator[WorkItem]:
-    """Items of passages: one for a long tensor, one for several small tensors that are one block together."""
-    yield from map(_stream_item, _pack(passages, lambda p: p.stop - p.start, blocks.BLOCK))
-
-
 def _stream_item(passages: Sequence[Passage]) -> WorkItem:
-    costs = list(map(_passage_cost, passages))
-    writes = sum(_bytes(sink.expr, p.stop - p.start) for p in passages for sink in p.sinks if isinstance(sink, Put))
-    return _item(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
+    """The item of a long range, or of several short ones that are one block together."""
+    costs = [block_cost(p.exprs, p.start, p.stop, p.questions) for p in passages]
+    return item_of(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs))
 
 
-def _passage_cost(p: Passage) -> Cost:
-    """The peak of the largest block; the bytes read are scaled from that block to the passage."""
-    start, stop = max(cuts(p.start, p.stop), key=lambda r: r[1] - r[0])
-    questions = [sink.question for sink in p.sinks if isinstance(sink, Ask)]
-    cost = block_cost([e for sink in p.sinks for e in sink.exprs], start, stop, questions)
-    return cost._replace(reads=cost.reads * (p.stop - p.start) // (stop - start))
+def _box_item(portions: Sequence[Portion]) -> WorkItem:
+    """The item of a box, or of several small boxes."""
+    costs = [box_cost(p.exprs, p.box, p.questions) for p in portions]
+    return item_of(Boxes(None, tuple(portions)), max(c.peak for c in costs), sum(c.reads for c in costs))
 
 
-def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[WorkItem]:
+def _sweep_items(sweep: Sweep) -> Iterator[WorkItem]:
     """Items of a sweep: each reads a box of the leaf and computes the portion of every output in it."""
     peak = sweep.peak + BOOKKEEPING + len(sweep.takers) * TAKER
     for box in sweep.boxes:
         span = span_of(sweep.leaf, box)
-        portions = [Portion((made[t.number].put,), box_of(t, sweep.leaf, box)) for t in sweep.takers]
-        work = Boxes((sweep.leaf, box), tuple(portions))
-        yield _item(work, peak, _bytes(sweep.leaf, span.stop - span.start), sum(map(_bytes_written, portions)))
-
-
-def _tile_items(tiled: Iterable[_Made]) -> Iterator[WorkItem]:
-    """Items of boxes; small boxes share an item."""
-    portions = (Portion((m.put, *m.asks), box) for m in tiled for box in tiles(m.segment.expr))
-    for together in _pack(portions, lambda p: prod(box_shape(p.box)), blocks.BLOCK):
-        yield _portion_item(*together)
-
-
-def _portion_item(*portions: Portion) -> WorkItem:
-    costs = list(map(_portion_cost, portions))
-    writes = sum(map(_bytes_written, portions))
-    return _item(Boxes(None, portions), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
-
-
-def _portion_cost(p: Portion) -> Cost:
-    costs = [box_cost(e, p.box) for e in p.exprs]
-    elements = min(blocks.BLOCK, prod(box_shape(p.box)))
-    asking = max((looking(sink.question, elements) for sink in p.sinks if isinstance(sink, Ask)), default=0)
-    return Cost(sum(c.peak for c in costs) + asking, sum(c.reads for c in costs))
-
-
-def _bytes_written(p: Portion) -> int:
-    return sum(_bytes(sink.expr, prod(box_shape(p.box))) for sink in p.sinks if isinstance(sink, Put))
-
-
-def _bytes(e: Expr, elements: int) -> int:
-    return elements * e.aval.dtype.bits // 8
+        portions = tuple(Portion((t.put,), box_of(t, sweep.leaf, box)) for t in sweep.takers)
+        reads = (span.stop - span.start) * sweep.leaf.aval.dtype.bits // 8
+        yield item_of(Boxes((sweep.leaf, box), portions), peak, reads)
 
 
 def _pack(parts: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
@@ -239,57 +209,41 @@ def _pack(parts: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterato
         yield together
 
 
-def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: int = 0) -> WorkItem:
-    return WorkItem(work, key_of(work), host_bytes, device_bytes, reads, writes)
-
-
 # --- What has calls on whole operands ---------------------------------------------------------------------------------
 
 
 def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
     """Items of whole operands, the largest first, lest one thread finish alone; among equals, those that only read."""
     asking_first = sorted(tasks, key=lambda task: any(isinstance(root, Written) for root in task.roots))
-    largest_first = sorted(asking_first, key=lambda task: -task.peak)
-    yield from (_whole_item(batch, machine) for batch in batches(largest_first, machine))
+    for batch in batches(sorted(asking_first, key=lambda task: -task.peak), machine):
+        work = tuple(tuple(tuple(_pass_held(root)) for root in task.roots) for task in batch.tasks)
+        leaves = (e for e in walk(e for task in batch.tasks for root in task.roots for e in root.exprs) if e.is_leaf)
+        whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
+        yield item_of(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), batch.device_bytes)
 
 
-def _whole_item(batch: Batch, machine: Machine) -> WorkItem:
-    work = tuple(tuple(_work_of(root) for root in task.roots) for task in batch.tasks)
-    roots = [root for task in batch.tasks for root in task.roots]
-    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.is_leaf)
-    writes = sum(root.expr.aval.nbytes for root in roots if isinstance(root, Written))
-    whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
-    return _item(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), writes, batch.device_bytes)
-
-
-def _work_of(root: Root) -> tuple[Light, ...]:
+def _pass_held(root: Root) -> Iterator[Light]:
     """The work on a root after the calls that it needs. An array that is held whole is processed in blocks, whatever
     the order of its axes."""
-    if isinstance(root, Written):
-        return tuple(map(_segment_work, _outputs([root])))
-    if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
-        return (Boxes(None, tuple(Portion((_ask(root, len(boxes)),), box) for box in boxes)),)
-    return (Stream(tuple(_passages(root))),)
-
-
-def _segment_work(output: _Made | Transfer) -> Light:
-    if isinstance(output, Transfer):
-        return Copy((output,))
-    put, s = output.put, output.segment
-    if is_tiled(s) and has_parts(s.expr):
-        return Boxes(None, tuple(Portion((put,), box) for box in tiles(s.expr)))
-    return Stream((Passage((put,), s.start, s.stop),))
+    for part in _pass_root(root, held=True):
+        match part:
+            case Transfer():
+                yield Copy((part,))
+            case Portion():
+                yield Boxes(None, (part,))
+            case Passage((Put() as put,), start, stop) if is_tiled(put.expr, start, stop) and has_parts(put.expr):
+                yield Boxes(None, tuple(Portion((put,), box) for box in tiles(put.expr)))
+            case Passage():
+                yield Stream((part,))
 
 
 # --- What is copied as bytes ------------------------------------------------------------------------------------------
 
 
 def _copy_items(transfers: Iterable[Transfer]) -> Iterator[WorkItem]:
-    """Items of byte runs: long runs are cut, short ones share an item."""
-    pieces = (piece for t in transfers for piece in _pieces(t))
-    for together in _pack(pieces, lambda t: t.run.nbytes, COPY_BYTES):
-        size = sum(t.run.nbytes for t in together)
-        yield _item(Copy(tuple(together)), 0, size, size)
+    """Items of byte runs: long runs are cut between elements, short ones share an item."""
+    for together in _pack(chain.from_iterable(map(_pieces, transfers)), lambda t: t.run.nbytes, COPY_BYTES):
+        yield item_of(Copy(tuple(together)), 0, sum(t.run.nbytes for t in together))
 
 
 def _pieces(t: Transfer) -> Iterator[Transfer]:

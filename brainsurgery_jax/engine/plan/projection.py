@@ -38,15 +38,11 @@ def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
 
 
 def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
-    largest = nlargest(machine.threads, _peaks(items, machine.threads))
+    """The projection of items that need no others. Of equal parts, no more count than can run at the same time."""
+    peaks = (item.host_bytes for item in items for _ in islice(parts_of(item.work), machine.threads))
+    largest = nlargest(machine.threads, peaks)
     most = max(largest, default=0)
     return Projection(most, max(most, min(sum(largest), machine.host_bytes)))
-
-
-def _peaks(items: Iterable[WorkItem], threads: int) -> Iterator[int]:
-    """The peak of each part; of equal parts, no more than can run at the same time."""
-    for item in items:
-        yield from (item.host_bytes for _ in islice(parts_of(item.work), threads))
 
 
 def refuse_too_large(items: Sequence[WorkItem], machine: Machine) -> None:

@@ -1,16 +1,18 @@
-"""The order of work: roots that share a call on whole operands form a task, and results are dropped when last used."""
+"""The order of work: folds of large tensors come first, roots that share a call on whole operands form a task, and
+results are dropped when last used."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.folds import first_question
 from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
     HEAP,
     HOLES,
+    box_cost,
     calling,
     item_bytes,
     looking,
@@ -18,12 +20,15 @@ from brainsurgery_jax.engine.plan.footprint import (
     reading_gaps,
     worst_moment,
 )
-from brainsurgery_jax.engine.plan.peaks import box_cost
-from brainsurgery_jax.engine.plan.tiles import has_parts, tiles
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
+from brainsurgery_jax.engine.plan.segments import has_parts, tiles
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.protocol import Pending
+from brainsurgery_jax.protocol import Known, Pending, Reduction
+
+EARLY = 64 << 20
+"""Operand bytes from which all threads compute a fold together. A smaller fold is computed by the task that needs it;
+its second read of the operands comes from the page cache."""
 
 
 class Written(NamedTuple):
@@ -37,6 +42,10 @@ class Written(NamedTuple):
     def exprs(self) -> tuple[Expr, ...]:
         return (self.expr,)
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return self.publication, self.name
+
 
 class Asked(NamedTuple):
     """A root that is summarised for an assert or a report: question number `number` of all."""
@@ -48,6 +57,10 @@ class Asked(NamedTuple):
     def exprs(self) -> tuple[Expr, ...]:
         return asked_of(self.question)
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return (self.number,)
+
 
 Root = Written | Asked
 
@@ -56,7 +69,7 @@ class Task(NamedTuple):
     """Roots in order; before each, the calls to compute whole; after each, the calls whose results are released.
 
     `peak` is the projected peak memory in bytes, including operands and blocks; 0 if nothing is held whole: then each
-    block has its own peak (`peaks.block_cost`).
+    block has its own peak (`footprint.block_cost`).
     """
 
     roots: tuple[Root, ...]
@@ -80,6 +93,40 @@ def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
 def is_empty(question: Pending) -> bool:
     """Whether a question is about tensors without elements."""
     return not asked_of(question)[0].aval.size
+
+
+def question_of(exprs: tuple[Expr, ...], reduction: Reduction) -> Pending:
+    """A question without a verdict: the caller uses the answer itself."""
+    return Pending(exprs, reduction, lambda answer: Known(True))
+
+
+def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
+    """The folds of large tensors, in levels: a fold needs no whole tensors, and only folds of earlier levels. All
+    threads stream these operands before any other work. Other folds are computed by the task that needs them."""
+    levels: dict[Expr, int | None] = {}
+    found: dict[int, list[Expr]] = {}
+    for e in walk(exprs):
+        below = [levels[s] for s in e.srcs]
+        level = None if None in below else max((n for n in below if n is not None), default=0)
+        if is_fold(e) and level is not None and sum(s.aval.nbytes for s in e.srcs) > EARLY:
+            found.setdefault(level, []).append(e)
+            level += 1
+        elif is_whole(e):
+            level = None
+        levels[e] = level
+    return [found[level] for level in sorted(found)]
+
+
+def first_question(call: Expr) -> Pending:
+    """The question of the first pass of a fold. The other passes read the same blocks."""
+    passes = passes_of(call)
+    assert passes is not None
+    return question_of(call.srcs, passes[0](None))
+
+
+def in_full(question: Pending) -> Pending:
+    """A question of all blocks, where a sample would do."""
+    return replace(question, reduction=question.reduction._replace(sampled=False))
 
 
 def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
@@ -148,7 +195,7 @@ def _passing(exprs: Sequence[Expr]) -> int:
     """Bytes that a block, or part, of each tensor takes, with all operands down to leaves and arrays that are held
     whole."""
     if any(map(has_parts, exprs)):
-        return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
+        return sum(max(box_cost((e,), box).peak for box in _unlike(tiles(e))) for e in exprs)
     made_of: dict[Expr, tuple[Expr, ...]] = {}
     stack = list(exprs)
     while stack:

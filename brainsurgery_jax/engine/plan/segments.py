@@ -1,13 +1,37 @@
-"""An output tensor as consecutive segments: byte runs of files that are copied as they are, and ranges to compute."""
+"""How a tensor is passed: as byte runs of files that are copied as they are, and as ranges that are computed in flat
+blocks, or in boxes where ops below them permute axes.
+
+A flat block of a transposed matrix needs a part of every row, so each block would read the whole matrix. A box that
+covers a whole source reads that source once: a stack of transposed layers is computed layer by layer, each layer is
+written in rows at its place, and the stack is never held whole. A kernel with `parts` is computed in these parts.
+Segments, blocks and boxes follow from shape and dtype alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from math import prod
+from typing import NamedTuple, TypeVar
 
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals
-from brainsurgery_jax.index.moves import Run
+from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.footprint import item_bytes
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals
+from brainsurgery_jax.index.boxes import Box, box_shape, flat_range, whole
+from brainsurgery_jax.index.moves import Moves, Run
+from brainsurgery_jax.index.parts import parts
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.base import FileRun
+
+T = TypeVar("T")
+
+FEWEST = 4
+"""Parts that a sample is taken of, at least."""
+
+PARTS = 16
+"""Parts of which a sample is taken of one, if there are many."""
+
+LIMIT = 32 << 20
+"""Bytes of a box, which is held twice: as it was read, and reordered."""
 
 
 class Segment(NamedTuple):
@@ -42,7 +66,7 @@ def segments(root: Expr) -> Iterator[Segment]:
 
 
 def _is_scattered(e: Expr, runs: Sequence[Run]) -> bool:
-    """Whether a tensor has operands with permuted axes, so that boxes are cheaper than blocks (`tiles`)."""
+    """Whether a tensor has operands with permuted axes, so that boxes are cheaper than blocks."""
     return any(r.stop - r.start != e.srcs[r.src].aval.size for r in runs) and mixes(e)
 
 
@@ -66,3 +90,100 @@ def streamed_below(e: Expr) -> Iterator[Expr]:
         seen.add(node)
         yield node
         stack.extend(node.srcs)
+
+
+# --- Boxes ------------------------------------------------------------------------------------------------------------
+
+
+def is_tiled(e: Expr, start: int, stop: int) -> bool:
+    """Whether a range of a tensor is computed in boxes: it is all of a tensor with permuted axes below it."""
+    return start == 0 and stop == e.aval.size and mixes(e)
+
+
+def boxes_to_ask(question: Pending) -> list[Box]:
+    """The boxes in which a question reads its tensors; none if it reads flat blocks."""
+    mixed = [e for e in asked_of(question) if mixes(e)]
+    if not mixed:
+        return []
+    boxes = list(tiles(mixed[0]))
+    in_order = has_parts(mixed[0]) and _follow(mixed[0].aval.shape, boxes)
+    return _looked_at(question, boxes) if question.reduction.unordered or in_order else []
+
+
+def blocks_to_ask(question: Pending) -> list[tuple[int, int]]:
+    """The blocks in which a question reads its tensors, if not in boxes."""
+    return _looked_at(question, list(cuts(0, asked_of(question)[0].aval.size)))
+
+
+def _looked_at(question: Pending, parts: list[T]) -> list[T]:
+    """The parts of tensors that a question needs: of a sampled one some, at equal distances."""
+    if not question.reduction.sampled:
+        return parts
+    count = min(len(parts), max(FEWEST, len(parts) // PARTS))
+    return [parts[(2 * at + 1) * len(parts) // (2 * count)] for at in range(count)]
+
+
+def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
+    """Whether boxes are runs of a tensor, one after the other."""
+    runs = [flat_range(shape, box) for box in boxes]
+    ends = [0, *(run[1] for run in runs if run is not None)]
+    return len(ends) == len(runs) + 1 and all(run[0] == end for run, end in zip(runs, ends, strict=False) if run)
+
+
+def has_parts(e: Expr) -> bool:
+    """Whether any node below a tensor is computed in parts."""
+    return any(cuts_of(node) is not None for node in streamed_below(e))
+
+
+def tiles(e: Expr) -> Iterator[Box]:
+    """Boxes that cover a tensor: one for each joined source, cut if it is large, or the parts of a node that is
+    computed in parts."""
+    for tile in _natural(e):
+        yield from (tile.box,) if tile.is_part else cut(tile.box, max(1, LIMIT // item_bytes(e)), 0)
+
+
+class Tile(NamedTuple):
+    """A box, and whether it is a part of a node that is computed in parts."""
+
+    box: Box
+    is_part: bool = False
+
+
+def _natural(e: Expr) -> list[Tile]:
+    """A box for each tensor that is joined in this one, or for each part."""
+    if e.is_call and not is_whole(e):
+        assert e.kernel is not None
+        if (cuts := cuts_of(e)) is not None:
+            return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
+        if e.moves is not None and (placed := _place(e, e.moves)) is not None:
+            return placed
+        if e.kernel.elementwise:
+            source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
+            return [Tile(whole(e.aval.shape))] if source is None else _natural(source)
+    return [Tile(whole(e.aval.shape))]
+
+
+def _place(e: Expr, moves: Moves) -> list[Tile] | None:
+    """The boxes of the result that correspond to boxes of the operands; None if one has no such box."""
+    avals, made = operand_avals(e), []
+    for number, src in enumerate(e.srcs):
+        if moves.place(avals, number, whole(src.aval.shape)) is None:
+            return None
+        for tile in _natural(src):
+            box = moves.place(avals, number, tile.box)
+            assert box is not None, "as all of the operand does"
+            made.append(Tile(box, tile.is_part))
+    return made
+
+
+def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
+    """The box, cut along its first axes into parts of at most this many elements."""
+    size = prod(box_shape(box))
+    if size <= most or axis == len(box):
+        yield box
+        return
+    start, stop, _ = box[axis]
+    rows = max(1, most * (stop - start) // size)
+    for first in range(start, stop, rows):
+        part = (*box[:axis], (first, min(stop, first + rows), 1), *box[axis + 1 :])
+        yield from cut(part, most, axis + 1)

@@ -10,21 +10,19 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan import tiles
-from brainsurgery_jax.engine.plan.footprint import item_bytes, making_block, worst_moment
+from brainsurgery_jax.engine.plan import segments
+from brainsurgery_jax.engine.plan.footprint import elements_of, item_bytes, making_block, piece_bytes, worst_moment
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, plan_pieces
-from brainsurgery_jax.engine.plan.segments import Segment
+from brainsurgery_jax.engine.plan.work import Passage, Put
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals, walk
 from brainsurgery_jax.index.boxes import Box, flat_range, whole
 from brainsurgery_jax.index.moves import Axes
-from brainsurgery_jax.store.io.boxes import elements_read
 
 
 class Taker(NamedTuple):
-    """A tensor that is computed in a sweep: its number among the given segments, and its axes of the leaf."""
+    """A tensor that is computed in a sweep: where it is written, and its axes of the leaf."""
 
-    number: int
-    expr: Expr
+    put: Put
     axes: Axes
 
 
@@ -38,13 +36,14 @@ class Sweep(NamedTuple):
     peak: int
 
 
-def sweeps(made: Sequence[Segment]) -> list[Sweep]:
-    """The sweeps that read less than computing each of these segments separately."""
-    groups: dict[Expr, list[int]] = {}
-    for number, segment in enumerate(made):
-        if (leaf := _leaf_of(segment)) is not None:
-            groups.setdefault(leaf, []).append(number)
-    found = (_sweep(leaf, [(n, made[n].expr) for n in numbers]) for leaf, numbers in groups.items())
+def sweeps(passages: Iterable[Passage]) -> list[Sweep]:
+    """The sweeps that read less than computing each of these ranges of outputs separately."""
+    groups: dict[Expr, list[Put]] = {}
+    for passage in passages:
+        put = passage.sinks[0]
+        if isinstance(put, Put) and (leaf := _leaf_of(put.expr, passage.start, passage.stop)) is not None:
+            groups.setdefault(leaf, []).append(put)
+    found = (_sweep(leaf, puts) for leaf, puts in groups.items())
     return [sweep for sweep in found if sweep is not None]
 
 
@@ -57,7 +56,7 @@ def span_of(leaf: Expr, box: Box) -> ElementRange:
 
 def box_of(taker: Taker, leaf: Expr, box: Box) -> Box:
     """The box of a tensor that is computed from a box of the leaf."""
-    spans = list(whole(taker.expr.aval.shape))
+    spans = list(whole(taker.put.expr.aval.shape))
     for axis in _cut_axes(leaf, box):
         at = taker.axes[axis]
         assert at is not None
@@ -69,10 +68,9 @@ def _cut_axes(leaf: Expr, box: Box) -> list[int]:
     return [axis for axis, (span, n) in enumerate(zip(box, leaf.aval.shape, strict=True)) if span != (0, n, 1)]
 
 
-def _leaf_of(s: Segment) -> Expr | None:
-    """The leaf of which a tensor is a proper part; None if there is no single such leaf."""
-    e = s.expr
-    if s.run is not None or s.start != 0 or s.stop != e.aval.size or not e.is_call:
+def _leaf_of(e: Expr, start: int, stop: int) -> Expr | None:
+    """The leaf of which a tensor is a proper part; None if there is no single such leaf, or not all is computed."""
+    if start != 0 or stop != e.aval.size or not e.is_call:
         return None
     nodes = list(walk([e]))
     leaves = [n for n in nodes if n.is_leaf]
@@ -83,22 +81,23 @@ def _leaf_of(s: Segment) -> Expr | None:
     return leaves[0] if streamed else None
 
 
-def _sweep(leaf: Expr, exprs: Sequence[tuple[int, Expr]]) -> Sweep | None:
-    boxes = tuple(tiles.cut(whole(leaf.aval.shape), max(1, tiles.LIMIT // item_bytes(leaf)), 0))
+def _sweep(leaf: Expr, puts: Sequence[Put]) -> Sweep | None:
+    boxes = tuple(segments.cut(whole(leaf.aval.shape), max(1, segments.LIMIT // item_bytes(leaf)), 0))
     span, cut = span_of(leaf, boxes[0]), _cut_axes(leaf, boxes[0])
     takers: list[Taker] = []
     alone = peak = 0
-    for number, e in exprs:
-        taker = Taker(number, e, _axes(e))
+    for put in puts:
+        taker = Taker(put, _axes(put.expr))
         if any(taker.axes[axis] is None for axis in cut):
             continue
-        wanted = Piece(e, 0, 0, box_of(taker, leaf, boxes[0]))
+        wanted = Piece(put.expr, 0, 0, box_of(taker, leaf, boxes[0]))
         order = plan_pieces([wanted])[1]
         if all(span.holds(piece) for piece in _read(order, leaf)):
             takers.append(taker)
-            whole_order = order if len(boxes) == 1 else plan_pieces([Piece(e, 0, 0, whole(e.aval.shape))])[1]
-            alone += sum(map(_elements, _read(whole_order, leaf)))
-            peak = max(peak, worst_moment(order, _nbytes, _making) + _nbytes(wanted))
+            whole_box = Piece(put.expr, 0, 0, whole(put.expr.aval.shape))
+            whole_order = order if len(boxes) == 1 else plan_pieces([whole_box])[1]
+            alone += sum(map(elements_of, _read(whole_order, leaf)))
+            peak = max(peak, worst_moment(order, piece_bytes, _making) + piece_bytes(wanted))
     if alone <= leaf.aval.size:
         return None
     return Sweep(leaf, boxes, tuple(takers), (span.stop - span.start) * item_bytes(leaf) + peak)
@@ -106,17 +105,6 @@ def _sweep(leaf: Expr, exprs: Sequence[tuple[int, Expr]]) -> Sweep | None:
 
 def _read(order: Iterable[tuple[Piece, Sequence[Piece]]], leaf: Expr) -> list[Piece]:
     return [piece for piece, _ in order if piece.expr is leaf]
-
-
-def _elements(piece: Piece) -> int:
-    """The number of elements read for a piece of a leaf, including gaps."""
-    if piece.box is None:
-        return piece.stop - piece.start
-    return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
-
-
-def _nbytes(piece: Piece) -> int:
-    return prod(piece.shape) * item_bytes(piece.expr)
 
 
 def _making(piece: Piece) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import blake2b
+from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.footprint import FOLDS
 from brainsurgery_jax.engine.plan.schedule import Asked, Root, Task, Written
 from brainsurgery_jax.graph.expr import Expr, asked_of
-from brainsurgery_jax.index.boxes import Box
+from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.base import FileRun
 
@@ -53,6 +55,15 @@ class Put(NamedTuple):
     def exprs(self) -> tuple[Expr, ...]:
         return (self.expr,)
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return self.publication, self.name, self.shift
+
+    @property
+    def bits(self) -> int:
+        """Bits that are written for an element."""
+        return self.expr.aval.dtype.bits
+
 
 class Ask(NamedTuple):
     """Question number `number` of the program, answered from `parts` partial results."""
@@ -64,6 +75,15 @@ class Ask(NamedTuple):
     @property
     def exprs(self) -> tuple[Expr, ...]:
         return asked_of(self.question)
+
+    @property
+    def target(self) -> tuple[object, ...]:
+        return (self.number,)
+
+    @property
+    def bits(self) -> int:
+        """Nothing is written."""
+        return 0
 
 
 Sink = Put | Ask
@@ -78,6 +98,10 @@ class Transfer(NamedTuple):
     run: FileRun
     bits: int
 
+    @property
+    def target(self) -> tuple[object, ...]:
+        return self.publication, self.name
+
 
 class Passage(NamedTuple):
     """Elements `start:stop` of the tensors of several sinks, which are streamed together."""
@@ -85,6 +109,22 @@ class Passage(NamedTuple):
     sinks: tuple[Sink, ...]
     start: int
     stop: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.start, self.stop
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return tuple(e for sink in self.sinks for e in sink.exprs)
+
+    @property
+    def questions(self) -> tuple[Pending, ...]:
+        return tuple(sink.question for sink in self.sinks if isinstance(sink, Ask))
 
 
 class Portion(NamedTuple):
@@ -94,8 +134,20 @@ class Portion(NamedTuple):
     box: Box
 
     @property
+    def place(self) -> tuple[Box]:
+        return (self.box,)
+
+    @property
+    def size(self) -> int:
+        return prod(box_shape(self.box))
+
+    @property
     def exprs(self) -> tuple[Expr, ...]:
         return self.sinks[0].exprs
+
+    @property
+    def questions(self) -> tuple[Pending, ...]:
+        return tuple(sink.question for sink in self.sinks if isinstance(sink, Ask))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +217,42 @@ class WorkItem(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
+class Delivery(NamedTuple):
+    """Where a part of a piece of work goes: its end, the place in it, and the bytes that are written there."""
+
+    end: Sink | Transfer | Root
+    place: tuple[object, ...]
+    nbytes: int
+
+
+def deliveries(work: Work) -> Iterator[Delivery]:
+    """All that a piece of work writes or answers; nothing for folds, whose values are kept in memory."""
+    match work:
+        case Fold():
+            pass
+        case Copy(transfers):
+            yield from (Delivery(t, (t.at, t.run.nbytes), t.run.nbytes) for t in transfers)
+        case Stream(parts) | Boxes(_, parts):
+            for p in parts:
+                yield from (Delivery(s, p.place, p.size * s.bits // 8) for s in p.sinks)
+        case Whole(tasks):
+            roots = (root for task in tasks for root in task.roots)
+            yield from (Delivery(r, (), r.expr.aval.nbytes if isinstance(r, Written) else 0) for r in roots)
+
+
+def item_of(work: Work, host_bytes: int, reads: int, device_bytes: int = 0, needs: tuple[str, ...] = ()) -> WorkItem:
+    """The item of a piece of work. Its key is a digest of the kind of the work, its targets, and the keys of the items
+    that it needs."""
+    digest, writes = blake2b("".join((type(work).__name__, *needs)).encode(), digest_size=8), 0
+    for delivery in deliveries(work):
+        digest.update(repr((*delivery.end.target, *delivery.place)).encode())
+        writes += delivery.nbytes
+    if isinstance(work, Fold):
+        for numbered in enumerate(call.kernel.name if call.kernel else "" for call in work.calls):
+            digest.update(repr(numbered).encode())
+    return WorkItem(work, digest.hexdigest(), host_bytes, device_bytes, reads, writes, needs)
+
+
 def parts_of(work: Work) -> tuple[Light | Whole, ...]:
     """The parts of a piece of work that may be performed at the same time. Cuts follow from sizes alone."""
     match work:
@@ -176,36 +264,15 @@ def parts_of(work: Work) -> tuple[Light | Whole, ...]:
             return (work,)
 
 
-def shares_of(item: WorkItem) -> Iterator[tuple[Light | Whole, int]]:
-    """The parts of an item, each with its share of the bytes that the item reads and writes."""
-    parts, moved = parts_of(item.work), item.reads + item.writes
-    for at, part in enumerate(parts):
-        yield part, moved * (at + 1) // len(parts) - moved * at // len(parts)
-
-
 def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
     """The tensors that a piece of work writes, or parts of them: number of the publication, and name."""
-    written = (end for end in _ends(work) if isinstance(end, Put | Transfer | Written))
+    written = (t.end for t in deliveries(work) if isinstance(t.end, Put | Transfer | Written))
     return tuple(dict.fromkeys((end.publication, end.name) for end in written))
 
 
 def questions_of(work: Work) -> tuple[int, ...]:
     """The numbers of the questions that a piece of work answers, at least in part."""
-    return tuple(dict.fromkeys(end.number for end in _ends(work) if isinstance(end, Ask | Asked)))
-
-
-def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
-    match work:
-        case Fold():
-            pass
-        case Copy(transfers):
-            yield from transfers
-        case Stream(passages):
-            yield from (sink for p in passages for sink in p.sinks)
-        case Boxes(_, portions):
-            yield from (sink for p in portions for sink in p.sinks)
-        case Whole(tasks):
-            yield from (root for task in tasks for root in task.roots)
+    return tuple(dict.fromkeys(t.end.number for t in deliveries(work) if isinstance(t.end, Ask | Asked)))
 
 
 def results_held(fold: Fold) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, zip_longest
 from typing import Any
 
 from brainsurgery_jax.engine.compute.blas import one_thread
-from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, accelerators
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
-from brainsurgery_jax.engine.compute.kernels import exact
 from brainsurgery_jax.engine.events import (
     NEVER,
     Advanced,
@@ -23,26 +23,22 @@ from brainsurgery_jax.engine.events import (
     StopSignal,
     ignore,
 )
-from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
-from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, roots_of
+from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, question_of, roots_of
 from brainsurgery_jax.engine.plan.work import (
-    Boxes,
-    Copy,
     Fold,
     Light,
     Machine,
     Put,
-    Stream,
     Transfer,
     Whole,
-    Work,
     WorkItem,
-    shares_of,
+    deliveries,
+    parts_of,
 )
 from brainsurgery_jax.engine.run.budget import Budget
-from brainsurgery_jax.engine.run.perform import Bench, Done, perform, settle
+from brainsurgery_jax.engine.run.perform import Bench, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.staging import Staging
 from brainsurgery_jax.engine.run.verdicts import Verdicts
@@ -51,7 +47,6 @@ from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import BY_RENAME
-from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
@@ -70,8 +65,7 @@ def execute(
     at between items.
     """
     roots = list(roots_of(program))
-    own = equipment(roots, budget.devices)
-    machine = machine_of(budget, own)
+    own, machine = equip(roots, budget)
     items = plan_work(program, machine)
     refuse_too_large(items, machine)
     moved = {item.key: item.reads + item.writes for item in items}
@@ -80,11 +74,13 @@ def execute(
     with Staging(program.publications, commit, durable=budget.durable) as staging:
         for note in staging.notes:
             tell(Noted(note))
-        known = _fold(items, machine, Bench([], verdicts, tell, own, {}, stop))
-        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known, stop))
+        bench = Bench(
+            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)), stop
+        )
+        _run(items, machine, replace(bench, known=_fold(items, machine, bench)))
         assert verdicts.settled
         tell(Finishing())
-        for source in _sources(roots):
+        for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
             source.verify_unchanged()
         staging.complete(look)
         with defer_signals():  # what is published is reported, whatever comes then
@@ -119,18 +115,18 @@ def answers(questions: Sequence[Pending], budget: Budget, stop: StopSignal = NEV
     """The answers to questions that are not about a program. Raises PlanError for a budget that is too small, and
     Stopped."""
     roots = list(asked(questions))
-    own = equipment(roots, budget.devices)
-    machine = machine_of(budget, own)
+    own, machine = equip(roots, budget)
     items = plan_roots(roots, machine)
     refuse_too_large(items, machine)
-    bench = Bench([], Verdicts((), ignore), ignore, own, {}, stop)
+    bench = Bench([], Verdicts((), ignore), ignore, own, {}, False, stop)
     return _answers(questions, machine, bench, _fold(items, machine, bench))
 
 
 def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known: Values) -> Mapping[Pending, object]:
     roots, verdicts = list(asked(questions)), Verdicts((), ignore)
-    own = Bench([], verdicts, ignore, bench.own, known, bench.stop)
-    _run(roots, plan_stage(roots, machine, known), machine, own)
+    compiles = _compiles(roots, accelerated=bool(machine.devices))
+    own = replace(bench, verdicts=verdicts, tell=ignore, known=known, compiles=compiles)
+    _run(plan_stage(roots, machine, known), machine, own)
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
@@ -152,26 +148,20 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
     return known
 
 
-def equipment(roots: Sequence[Root], choice: Devices) -> Accelerators:
-    """The accelerators that are computed on: none where nothing can be compiled, since asking for them starts JAX.
-    Raises PlanError for those that are not there."""
-    wanted = choice not in ("all", "cpu") or any(map(_may_compile, _calls(roots)))
-    return accelerators(choice) if wanted else NONE
+def equip(roots: Sequence[Root], budget: Budget) -> tuple[Accelerators, Machine]:
+    """The accelerators that are computed on, and what a run may use, as a value. There are none where nothing can be
+    compiled, since asking for them starts JAX. Raises PlanError for those that are not there."""
+    wanted = budget.devices not in ("all", "cpu") or _compiles(roots, accelerated=True)
+    own = accelerators(budget.devices) if wanted else NONE
+    return own, Machine(budget.host_bytes, budget.threads, own.backend, len(own.devices), own.bytes_each)
 
 
-def machine_of(budget: Budget, own: Accelerators) -> Machine:
-    """What a run may use, as a value."""
-    return Machine(budget.host_bytes, budget.threads, own.backend, len(own.devices), own.bytes_each)
-
-
-def _calls(roots: Iterable[Root]) -> Iterator[Expr]:
-    """What is computed, and not only moved."""
-    return (e for r in roots for e in walk(r.exprs) if e.kernel is not None and e.moves is None)
-
-
-def _may_compile(e: Expr) -> bool:
-    assert e.kernel is not None
-    return not (is_fold(e) or (e.kernel.elementwise and runs_on_numpy(e)))
+def _compiles(roots: Iterable[Root], *, accelerated: bool) -> bool:
+    """Whether JAX computes a call: all but folds, what only moves, and what numpy does. Where there are accelerators,
+    numpy does elementwise calls only."""
+    nodes = walk(e for r in roots for e in r.exprs)
+    calls = ((e, e.kernel) for e in nodes if e.kernel is not None and e.moves is None and not is_fold(e))
+    return any(not runs_on_numpy(e) or (accelerated and not kernel.elementwise) for e, kernel in calls)
 
 
 def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
@@ -183,23 +173,17 @@ def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
 # --- Items ------------------------------------------------------------------------------------------------------------
 
 
-def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
+def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
     """All items but folds, which are in `bench.known`."""
     items = [item for item in items if not isinstance(item.work, Fold)]
-    context = _context(roots, bench.own)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
         for item, part, moved in _parts_in_turn(items, bench, pool.drain):
             then = partial(settle, item=item.key, moved=moved, bench=bench)
-            pool.submit(item.host_bytes, partial(_within, context, part, bench), then)
+            pool.submit(item.host_bytes, partial(perform, part, bench), then)
         pool.drain()
     if bench.stop.is_set():
         raise Stopped
-
-
-def _within(context: Callable[[], AbstractContextManager[object]], work: Light | Whole, bench: Bench) -> Done:
-    with context():
-        return perform(work, bench)
 
 
 def _parts_in_turn(
@@ -216,30 +200,15 @@ def _parts_in_turn(
             wait()
         lanes: dict[tuple[int, int] | None, list[WorkItem]] = {}
         for item in alike:
-            lanes.setdefault(_lane(item.work, bench), []).append(item)
-        queues = [((item, *share) for item in lane for share in shares_of(item)) for lane in lanes.values()]
+            first = next((t.end for t in deliveries(item.work) if isinstance(t.end, Put | Transfer)), None)
+            lane = first and (first.publication, bench.writers[first.publication].lane(first.name))
+            lanes.setdefault(lane, []).append(item)
+        queues = [(share for item in lane for share in _shares(item)) for lane in lanes.values()]
         yield from (part for turn in zip_longest(*queues) for part in turn if part is not None)
 
 
-def _lane(work: Work, bench: Bench) -> tuple[int, int] | None:
-    """The first file that a piece of work writes to, if that can be told before it is done."""
-    match work:
-        case Copy((Transfer(publication, name), *_)):
-            return publication, bench.writers[publication].lane(name)
-        case Stream(passages):
-            puts = [sink for p in passages for sink in p.sinks if isinstance(sink, Put)]
-        case Boxes(_, portions):
-            puts = [sink for p in portions for sink in p.sinks if isinstance(sink, Put)]
-        case _:
-            return None
-    return (puts[0].publication, bench.writers[puts[0].publication].lane(puts[0].name)) if puts else None
-
-
-def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractContextManager[object]]:
-    """The 64-bit context, entered only if anything is compiled: what numpy does never imports JAX."""
-    on_numpy = all(is_fold(e) or (runs_on_numpy(e) and not (own.devices and _may_compile(e))) for e in _calls(roots))
-    return nullcontext if on_numpy else partial(exact, own)
-
-
-def _sources(roots: Sequence[Root]) -> list[Source]:
-    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.is_leaf))
+def _shares(item: WorkItem) -> Iterator[tuple[WorkItem, Light | Whole, int]]:
+    """The parts of an item, each with its share of the bytes that the item reads and writes."""
+    parts, moved = parts_of(item.work), item.reads + item.writes
+    for at, part in enumerate(parts):
+        yield item, part, moved * (at + 1) // len(parts) - moved * at // len(parts)

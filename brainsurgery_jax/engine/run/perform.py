@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
@@ -11,48 +12,39 @@ from brainsurgery_jax.engine.compute.batches import call_tasks
 from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values, place_of
+from brainsurgery_jax.engine.compute.kernels import exact
 from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
 from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.pieces import Piece
 from brainsurgery_jax.engine.plan.sweeps import span_of
 from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
     Copy,
     Light,
-    Passage,
-    Portion,
     Put,
     Sink,
     Stream,
     Transfer,
     Whole,
 )
-from brainsurgery_jax.engine.run.streams import Tally
 from brainsurgery_jax.engine.run.verdicts import Verdicts
-from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, flat_range, strides
+from brainsurgery_jax.index.boxes import Box, contiguous_from, flat_range, strides
 from brainsurgery_jax.store.base import Writer
 
 
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    and the signal that stops it."""
+    whether anything is compiled, and the signal that stops it."""
 
-    def __init__(
-        self,
-        writers: Sequence[Writer],
-        verdicts: Verdicts,
-        tell: Listener,
-        own: Accelerators,
-        known: Values,
-        stop: StopSignal = NEVER,
-    ):
-        self.writers, self.verdicts, self.tell = writers, verdicts, tell
-        self.own, self.known, self.stop = own, known, stop
-        self._tallies: dict[int, Tally] = {}
-
-    def tally(self, ask: Ask) -> Tally:
-        """The partial results of a question."""
-        return self._tallies.setdefault(ask.number, Tally(ask))
+    writers: Sequence[Writer]
+    verdicts: Verdicts
+    tell: Listener
+    own: Accelerators
+    known: Values
+    compiles: bool
+    stop: StopSignal = NEVER
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -67,10 +59,12 @@ class Done(NamedTuple):
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
-    """Perform a piece of work. Called on any thread."""
-    if isinstance(work, Whole):
-        return _call(work, bench)
-    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
+    """Perform a piece of work. Called on any thread. Only where something is compiled the 64-bit context is entered:
+    what numpy does never imports JAX."""
+    with exact(bench.own) if bench.compiles else nullcontext():
+        if isinstance(work, Whole):
+            return _call(work, bench)
+        return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
 def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
@@ -82,8 +76,8 @@ def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
         match result:
             case (Put() | Transfer() as sink, int() as nbytes):
                 bench.tell(Wrote(sink.name, nbytes, item))
-            case (Ask() as ask, part) if (tally := bench.tally(ask)).add(part):
-                bench.verdicts.answer(ask.question, tally.answer())
+            case (Ask() as ask, part):
+                bench.verdicts.add(ask, part)
     bench.tell(Advanced(item, moved))
 
 
@@ -108,55 +102,41 @@ def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
         case Stream(passages):
             for p in passages:
                 for start, stop in cuts(p.start, p.stop):
-                    yield from _pass_block(p, start, stop, bench, evaluator)
+                    yield from _serve(p.sinks, (start, stop, None), bench, evaluator)
         case Boxes(held, portions):
             if held is not None:
                 evaluator.hold(held[0], span_of(*held))
-            for portion in portions:
-                yield from _pass_box(portion, bench, evaluator)
+            for p in portions:
+                yield from _serve(p.sinks, (0, 0, p.box), bench, evaluator)
 
 
-def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _look_up(p.sinks, bench)) is not None:
+def _serve(
+    sinks: Sequence[Sink], place: tuple[int, int, Box | None], bench: Bench, evaluator: Evaluator
+) -> Iterator[Result]:
+    """Write a range or a box of tensors, and answer questions about it, unless all answers are known without it."""
+    known = [(sink, bench.verdicts.tally(sink).known) for sink in sinks if isinstance(sink, Ask)]
+    if len(known) == len(sinks) and all(part is not None for _, part in known):
         yield from known
         return
-    blocks = evaluator.blocks([e for sink in p.sinks for e in sink.exprs], start, stop)
-    for sink in p.sinks:
+    arrays = evaluator.pieces([Piece(e, *place) for sink in sinks for e in sink.exprs])
+    start, _, box = place
+    first = start if box is None else place_of(sinks[0].exprs[0], box)
+    for sink in sinks:
         match sink:
             case Put():
-                data = np.asarray(next(blocks))
-                bench.writers[sink.publication].put(sink.name, start + sink.shift, data)
-                yield sink, data.nbytes
+                array = np.asarray(next(arrays))
+                _put(sink, first, box, array, bench.writers[sink.publication])
+                yield sink, array.size * sink.expr.aval.dtype.bits // 8
             case Ask():
-                yield sink, bench.tally(sink).look(start, [next(blocks) for _ in sink.exprs])
+                blocks = [np.asarray(next(arrays)).reshape(-1) for _ in sink.exprs]
+                yield sink, bench.verdicts.tally(sink).look(first, blocks)
 
 
-def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _look_up(p.sinks, bench)) is not None:
-        yield from known
-        return
-    arrays = [evaluator.box(e, p.box) for e in p.exprs]
-    for sink in p.sinks:
-        match sink:
-            case Put():
-                _put_box(sink, p.box, arrays[0], bench.writers[sink.publication])
-                yield sink, prod(box_shape(p.box)) * sink.expr.aval.dtype.bits // 8
-            case Ask():
-                yield sink, bench.tally(sink).look(place_of(p.exprs[0], p.box), [x.reshape(-1) for x in arrays])
-
-
-def _look_up(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
-    """The results of all sinks, if they are known without looking."""
-    known = [(sink, bench.tally(sink).known) for sink in sinks if isinstance(sink, Ask)]
-    return list[Result](known) if len(known) == len(sinks) and all(part is not None for _, part in known) else None
-
-
-def _put_box(put: Put, box: Box, array: np.ndarray, writer: Writer) -> None:
-    shape = put.expr.aval.shape
-    if (run := flat_range(shape, box)) is not None:
-        writer.put(put.name, run[0] + put.shift, array)
+def _put(put: Put, first: int, box: Box | None, array: np.ndarray, writer: Writer) -> None:
+    if box is None or flat_range(put.expr.aval.shape, box) is not None:
+        writer.put(put.name, first + put.shift, array)
     else:
-        starts, made = rows(shape, box, array)
+        starts, made = rows(put.expr.aval.shape, box, array)
         writer.put_rows(put.name, starts + put.shift, made)
 
 

@@ -30,7 +30,7 @@ class Staging:
             for p in self.publications:
                 staged = self._commit.stage(p.path, overwrite=p.overwrite, own=p.replaces.own if p.replaces else ())
                 self._staged.append(staged)
-                self.writers.append(_writer(p, staged, durable=self._durable))
+                self.writers.append(p.format.write(staged, *_content(p, durable=self._durable)))
                 if p.sidecars is not None:
                     copy_side_files(p.sidecars, staged.place)
                 put_sidecars(staged.place, p.side_files)
@@ -70,26 +70,16 @@ class Staging:
                 everything.callback(writer.abort)
 
 
-def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
-    return p.format.write(staged, _avals(p), _options(p, durable=durable))
-
-
 def cut(p: Publication) -> FileCounts | None:
     """The files that an output will have; None if its format does not know them in advance."""
-    return None if p.format.cut is None else p.format.cut(_avals(p), _options(p, durable=False))
+    return None if p.format.cut is None else p.format.cut(*_content(p, durable=False))
 
 
-def _avals(p: Publication) -> dict[str, Aval]:
-    return {name: e.aval for name, e in p.written.items()}
-
-
-def _options(p: Publication, *, durable: bool) -> WriteOptions:
-    return WriteOptions(
-        p.directory, p.metadata, p.shard_bytes, durable, _find_unchanged(p), p.options, p.keep_files, p.nest, p.tree,
-        p.kept, tuple(p.tensors),
+def _content(p: Publication, *, durable: bool) -> tuple[dict[str, Aval], WriteOptions]:
+    """What an output holds, and how it is written. Tensors that a checkpoint holds as they are may be kept there."""
+    unchanged = {name: Held(e.source, e.name) for name, e in p.written.items() if e.is_leaf}
+    options = WriteOptions(
+        p.directory, p.metadata, p.shard_bytes, durable, unchanged, p.options, p.keep_files, p.nest, p.tree, p.kept,
+        tuple(p.tensors),
     )  # fmt: skip
-
-
-def _find_unchanged(p: Publication) -> dict[str, Held]:
-    """The tensors that are written as a checkpoint holds them."""
-    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.is_leaf}
+    return {name: e.aval for name, e in p.written.items()}, options

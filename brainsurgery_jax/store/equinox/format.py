@@ -45,7 +45,7 @@ _NAMES = "Write the names of the leaves, one for each array, as a list of JSON."
 
 
 def open_source(path: str) -> Source:
-    """The leaves of a file, under the names that the file beside it gives them."""
+    """The leaves of a file, by the names in the file beside it."""
     with ExitStack() as on_failure:
         (opened,) = open_files([path])
         on_failure.callback(opened.close)
@@ -101,7 +101,7 @@ def _arrays(file: LocalFile, at: int) -> list[tuple[TensorInfo, Laid]]:
 
 
 def _names(path: str, number: int) -> list[str]:
-    """The names that the file beside a file gives its leaves; none without that."""
+    """The names of the leaves from the file beside it; none if there is no such file."""
     place = f"{path}.json"
     if not os.path.exists(place):
         return []

@@ -103,7 +103,7 @@ def _cut(avals: Mapping[str, Aval], options: WriteOptions) -> list[list[str]]:
 
 
 def cut_flax(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
-    """How many files an output will have; none is one of a source as it stands."""
+    """The number of files of an output; none is an unchanged file of a source."""
     return FileCounts(len(_cut(avals, options)), 0, 0)
 
 
@@ -216,7 +216,7 @@ class _Encoder:
             yield FlatPiece(name, start, size)
 
     def _array_head(self, aval: Aval) -> bytes:
-        """What stands before the elements of an array: the extension, shape, dtype, and the number of bytes."""
+        """The bytes before the elements of an array: the extension, shape, dtype, and the number of bytes."""
         assert aval.dtype.numpy is not None, "checked before"
         inner = b"\x93" + self._packer.pack(list(aval.shape)) + self._packer.pack(aval.dtype.numpy)
         inner += _with_size(aval.nbytes, b"\xc4\xc5\xc6")

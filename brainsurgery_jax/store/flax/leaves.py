@@ -34,11 +34,11 @@ class StoredArray(NamedTuple):
 
 
 Leaf = StoredArray | Unread | Blob | None | bool | int | float | complex | str | dict[str, object] | list[object]
-"""What stands at the end of a key path. A dict or a list is one that holds nothing."""
+"""The value at the end of a key path. A dict or a list is an empty one."""
 
 
 Special = Callable[[Mapping[object, object]], str | None]
-"""What text a dict stands for that is a leaf; None for one that is a container."""
+"""The text that a dict encodes if it is a leaf; None for a container."""
 
 
 def read_leaves(file: File, special: Special = lambda node: None) -> dict[Path, Leaf]:

@@ -163,5 +163,5 @@ class Walker:
             raise StoreError(self._file.name, f"{where}: {missing} bytes are missing at its end", remedy=AGAIN)
 
     def damage(self, found: str) -> StoreError:
-        """The error that something stands here which is not msgpack of a checkpoint."""
+        """The error for bytes that are not the msgpack of a checkpoint."""
         return StoreError(self._file.name, f"is no msgpack of a checkpoint: {found}, at byte {self.at}", remedy=AGAIN)

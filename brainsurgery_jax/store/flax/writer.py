@@ -1,4 +1,4 @@
-"""Writing files of flax: created as their layout says, then filled in any order, by any thread."""
+"""Write the files of flax: create them from their layout, then fill them in any order, on any thread."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class ChunkedDatasets:
         self._file.close()
 
     def _open(self, name: str) -> Any:
-        """The dataset, which stays open until another one is asked for."""
+        """The dataset, which stays open until another one is read."""
         import h5py
 
         if self._last[0] != name:

@@ -1,4 +1,4 @@
-"""Tensors that lie in pieces: each chunk is a box of its tensor, and a tensor of its own where it is kept."""
+"""Tensors in pieces: each chunk is a box of its tensor, and is stored as a separate tensor."""
 
 from __future__ import annotations
 

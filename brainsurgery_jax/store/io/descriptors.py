@@ -56,7 +56,7 @@ class Descriptors:
         self._seen: dict[int, Stamp] = {}
         self._lock = Lock()
         self._closed: set[int] = set()
-        # A checkpoint that nobody closes gives its descriptors back when nobody has it any more.
+        # A checkpoint that is never closed releases its descriptors once it is no longer referenced.
         weakref.finalize(self, _close_all, self._open).atexit = False
 
     def add(self, path: str) -> int:

@@ -16,7 +16,7 @@ CHUNK = 8 << 20
 
 
 class Stamp(NamedTuple):
-    """What tells a file from a changed or another one, short of reading it: its size in bytes, and its version there
+    """The identity of a file, found without reading it: its size in bytes, and its version there
     (of a local file `DEVICE-INODE-MTIME_NS`; an object store has one of its own)."""
 
     size: int

@@ -1,4 +1,4 @@
-"""Tensors that lie in flat pieces: each holds consecutive elements in row-major order, wherever a row ends."""
+"""Tensors in flat pieces: each holds consecutive elements in row-major order, across the ends of rows."""
 
 from __future__ import annotations
 

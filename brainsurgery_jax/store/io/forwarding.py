@@ -1,4 +1,4 @@
-"""What sources that stand over another source have in common."""
+"""The common part of sources that wrap another source."""
 
 from __future__ import annotations
 

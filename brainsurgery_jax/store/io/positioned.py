@@ -86,7 +86,7 @@ def copy_range(source: int, source_offset: int, target: int, offset: int, nbytes
 
 
 def _copy_in_kernel(source: int, source_offset: int, target: int, offset: int, nbytes: int) -> int:
-    """Bytes copied before the kernel declined. Nothing copied may mean end of file: the plain loop will tell."""
+    """Bytes copied before the kernel declined. Zero may mean end of file: the plain loop finds out."""
     copy = getattr(os, "copy_file_range", None)
     done = 0
     while copy is not None and done < nbytes:

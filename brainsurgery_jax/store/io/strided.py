@@ -48,7 +48,7 @@ class Laid(NamedTuple):
     negated: bool = False
 
     def is_plain(self, shape: tuple[int, ...]) -> bool:
-        """Whether they lie row by row as this machine wants them."""
+        """Whether they are stored in row-major order, in the byte order of this machine."""
         if self.swapped or self.conjugated or self.negated:
             return False
         apart = zip(shape, self.strides, strides(shape), strict=True)
@@ -138,7 +138,7 @@ def _span(info: TensorInfo, how: Laid) -> TensorInfo:
 
 
 def gather_range(fetch: Fetch, how: Laid, shape: tuple[int, ...], start: int, stop: int, dtype: np.dtype) -> np.ndarray:
-    """Elements `start` to `stop` in row-major order of a tensor that lies otherwise."""
+    """Elements `start` to `stop` in row-major order of a tensor that is stored in another order."""
     import numpy as np
 
     parts = [gather(fetch, how, box, dtype).reshape(-1) for box in cover(shape, start, stop)]
@@ -149,7 +149,7 @@ def gather_range(fetch: Fetch, how: Laid, shape: tuple[int, ...], start: int, st
 
 
 def gather(fetch: Fetch, how: Laid, box: Box, dtype: np.dtype) -> np.ndarray:
-    """A box of a tensor, its elements collected from where they lie, row by row in fresh memory."""
+    """A box of a tensor, its elements gathered row by row in new memory."""
     import numpy as np
 
     result = empty_aligned(box_shape(box), dtype)

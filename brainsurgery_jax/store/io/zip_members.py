@@ -21,7 +21,7 @@ _AHEAD = 1 << 18
 """Bytes of a pickle that are read at a time."""
 
 _LOCAL_HEADER = 30
-"""Bytes before the name of a member, which stands before its data once more."""
+"""Bytes before the name of a member, which is repeated before its data."""
 
 
 class Window(io.RawIOBase):
@@ -105,5 +105,5 @@ def data_offset(window: Window, member: zipfile.ZipInfo, *, path: str) -> int:
 
 
 def is_stored(member: zipfile.ZipInfo) -> bool:
-    """Whether a member lies in the archive as it is."""
+    """Whether a member is stored without compression."""
     return member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size

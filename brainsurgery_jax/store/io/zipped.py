@@ -116,7 +116,7 @@ class _Stream:
             self._places = [*self._places, file][-_PLACES:]
 
     def _at_or_before(self, start: int) -> zipfile.ZipExtFile:
-        """The stream that stands nearest before `start`, now the caller's alone."""
+        """The stream at the nearest position before `start`; the caller now owns it."""
         with self._lock:
             nearest = max((f for f in self._places if f.tell() <= start), key=lambda f: f.tell(), default=None)
             if nearest is not None:

@@ -1,4 +1,4 @@
-"""Writing numpy's files from memory maps, a piece at a time. What stands in them says `npy.py`."""
+"""Write the files of numpy from memory maps, a piece at a time. `npy.py` describes their contents."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_npy(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> No
 
 
 def check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:
-    """Raises StoreError for the first tensor whose dtype cannot be told from its bytes alone."""
+    """Raises StoreError for the first tensor whose dtype npy cannot represent."""
     _check_dtypes(path, avals)
     for name, aval in avals.items():
         if aval.dtype.is_float and aval.dtype.bits == 8:

@@ -41,7 +41,7 @@ _PICKLED = "If you trust it, load it with `numpy.load(PATH, allow_pickle=True)`,
 
 
 class Array(NamedTuple):
-    """What the head of one array tells: its aval, how its elements lie, and at which byte they begin."""
+    """The contents of an array's header: its aval, the order of its elements, and the byte at which they begin."""
 
     aval: Aval
     laid: Laid
@@ -108,13 +108,13 @@ def _archive(opened: LocalFile) -> Source:
 
 
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The members of the archive by the names that numpy gives them."""
+    """The members of the archive by their names in numpy."""
     for member in archive.infolist():
         yield member.filename.removesuffix(".npy"), member
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array | Unread | str:
-    """What a member holds. What is wrong with one says nothing of the others."""
+    """The contents of a member. A damaged member does not affect the others."""
     if name == member.filename:
         return Unread("it is a file that is no array")
     with archive.open(member) as file:

@@ -68,7 +68,7 @@ def _read(path: str, special: Special = lambda node: None) -> dict[Path, Leaf]:
 
 
 def place_of(leaf: Leaf) -> str | None:
-    """Where a leaf lies that is stored elsewhere; None for one that is here."""
+    """The place of a leaf that is stored elsewhere; None for one in this file."""
     if not isinstance(leaf, str):
         return None
     return next((leaf.removeprefix(mark) for mark in _PLACES if leaf.startswith(mark)), None)
@@ -79,12 +79,12 @@ def _leaves_here(leaves: Mapping[Path, Leaf]) -> dict[Path, Leaf]:
 
 
 def _says_more(leaf: OtherLeaf, tree: KeyTree, name: str) -> bool:
-    """Whether the file says more of a leaf than the metadata: the text, or that it is there at all."""
+    """Whether the file has more about a leaf than the metadata: its text, or its existence."""
     return name not in tree.others or leaf.kind == TEXT
 
 
 def _with_leaves(tree: KeyTree, here: Contents) -> KeyTree:
-    """What the metadata tell of a tree, and what the file tells of the leaves in it."""
+    """A tree as the metadata describe it, completed by the leaves in the file."""
     others = {name: leaf for name, leaf in here.tree.others.items() if _says_more(leaf, tree, name)}
     return replace(
         tree,
@@ -95,7 +95,7 @@ def _with_leaves(tree: KeyTree, here: Contents) -> KeyTree:
 
 
 def _joined(path: str, tree: OrbaxTree, here: Contents) -> Source:
-    """A tree whose leaves lie partly in the file, partly beside it."""
+    """A tree whose leaves are partly in the file and partly beside it."""
     with ExitStack() as on_failure:
         beside = OrbaxSource(path, tree)
         on_failure.callback(beside.close)

@@ -125,7 +125,7 @@ def _block_folder(path: str) -> Iterator[str]:
 
 @contextmanager
 def _complaints_dropped() -> Iterator[None]:
-    """A block in which libraries fail as they should, of which nobody needs to hear."""
+    """A context that silences the log of libraries whose failures are expected."""
     level, hook = logging.root.manager.disable, sys.unraisablehook
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda unraisable: None
@@ -162,7 +162,7 @@ def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) 
 
 
 def _types(arrays: Mapping[str, np.ndarray], tree: KeyTree) -> dict[str, LeafType]:
-    """The types of all leaves. What nobody knows of is an array of JAX where all other arrays are."""
+    """The types of all leaves. A leaf of unknown type is an array of JAX if all other arrays are."""
     holders = {kind.holder for kind in tree.types.values()}
     usual = JAX if JAX in holders and NUMPY not in holders else ""
     found = {n: holds_type(tree.types.get(n, PLAIN), a.shape, a.dtype.name) for n, a in arrays.items()}

@@ -34,7 +34,7 @@ BOX = "value"
 
 KEY_KIND = "random_key_impl"
 UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
-"""Marks in the names of folders whose save orbax has not finished."""
+"""Marks in the names of folders that orbax has not finished saving."""
 _AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it again, or name an earlier step."
 
 
@@ -120,7 +120,7 @@ def _is_undone(name: str) -> bool:
 
 
 def _refuse_undone(folder: str) -> None:
-    """Raises StoreError if a checkpoint says of itself that its save did not come to its end."""
+    """Raises StoreError if a checkpoint is marked as one whose save was not finished."""
     if _is_undone(os.path.basename(os.path.abspath(folder))):
         raise StoreError(folder, "is an orbax checkpoint of which only a part was written", remedy=_AGAIN)
     table = _json(os.path.join(folder, CHECKPOINT))
@@ -180,7 +180,7 @@ def _path(keys: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def _recall(path: Path, notes: KeyNotes) -> Path:
-    """A path with what our own notes tell of its keys, and orbax does not: tuples, integers, boxes."""
+    """A path completed by our own notes on its keys, which orbax does not store: tuples, integers, boxes."""
     if notes == KeyNotes():
         return path
     keys = list(path)
