@@ -22,8 +22,8 @@ STYLE = """
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
-.body--dark .nicegui-codemirror, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
-.nicegui-codemirror { height: 45vh; width: 100%; }
+.body--dark XX--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
+.bs-editor { background: #fff; border: 1px solid #bbb; height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from asyncio import to_thread
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from nicegui import events, ui
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
+from brainsurgery_jax.web.plan_editor import PlanEditor
 from brainsurgery_jax.web.plan_text import add_step
 from brainsurgery_jax.web.step_form import StepForm
 from brainsurgery_jax.web.step_list import StepList, write_step
@@ -57,8 +57,7 @@ class PlanView:
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
             )
-        self._editor = ui.codemirror(self._bench.text, language="YAML", indent="  ", on_change=self._typed)
-        ui.run_javascript(f"completePlan({self._editor.id}, {json.dumps(key)})")
+        self._editor = PlanEditor(key, self._bench.text, self._typed)
         ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
@@ -102,11 +101,11 @@ class PlanView:
         self._show_text()
 
     def _show_text(self) -> None:
-        self._editor.set_value(self._bench.text)
+        self._editor.show(self._bench.text)
         self._check_later.activate()
 
-    def _typed(self, event: events.ValueChangeEventArguments[str]) -> None:
-        self._bench.write(event.value, typing=True)
+    def _typed(self, text: str) -> None:
+        self._bench.write(text, typing=True)
         self._check_later.activate()
 
     def _go_back(self) -> None:
@@ -146,9 +145,7 @@ class PlanView:
     def _mark(self, found: Sequence[Diagnostic]) -> None:
         count = self._bench.text.count("\n") + 1
         lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
-        if lines != self._editor.line_tooltips:  # each update of the element disturbs who is typing
-            self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
-            self._editor.line_tooltips = lines
+        self._editor.mark(lines)
 
     # --- the run
 
