@@ -205,7 +205,7 @@ class ExplorerView:
         async def select(event: events.ValueChangeEventArguments[str | None]) -> None:
             if event.value in known:
                 branch = known[event.value][0]
-                self._editor.refer(one.path, branch.pattern + (r"\..*" if branch.has_children else ""))
+                await self._editor.refer(one.path, branch.pattern + (r"\..*" if branch.has_children else ""))
                 if branch.aval is not None:
                     await self._show(one, branch.key)
 
@@ -213,7 +213,7 @@ class ExplorerView:
         tree = ui.tree(top, on_expand=expand, on_select=select).classes("bs-mono")
 
     async def _show(self, one: OpenCheckpoint, name: str) -> None:
-        self._editor.refer(one.path, re.escape(name))
+        await self._editor.refer(one.path, re.escape(name))
         self._waiting.cancel()
         self._tensor.clear()
         found = await self._waiting.run(

@@ -47,7 +47,7 @@ def build_page(key: str, bench: Workbench) -> None:
         with ui.tab_panel(compare):
             view = CompareView(key, bench)
         with ui.tab_panel(low_rank):
-            ranks = LowRankView(bench, editor.show_text)
+            ranks = LowRankView(bench, editor.edit)
 
     def refresh() -> None:
         explorer.refresh()

@@ -35,7 +35,7 @@ class PlanEditor(Element, component="static/plan_editor.js"):
             self._id += 1
             self._props["told"] = self._tell()
 
-    def mark(self, marks: Mapping[int, str]) -> None:
+    def mark_lines(self, marks: Mapping[int, str]) -> None:
         """Mark lines of the text as wrong, each with a message, and no others."""
         self._marks = marks
         self._props["told"] = self._tell()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from asyncio import to_thread
+from asyncio import Lock, to_thread
 from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
 from brainsurgery_jax.web.plan_editor import PlanEditor
-from brainsurgery_jax.web.plan_text import add_step
+from brainsurgery_jax.web.plan_text import add_steps
 from brainsurgery_jax.web.step_form import StepForm
 from brainsurgery_jax.web.step_list import StepList, write_step
 from brainsurgery_jax.web.waiting import Waiting
@@ -35,13 +35,13 @@ class PlanView:
         self.key, self._bench, self._waiting = key, bench, Waiting()
         self.when_done: Callable[[], None] = lambda: None
         self._was_active = bench.progress.active
-        self._found: tuple[Diagnostic, ...] = ()
+        self._editing = Lock()
         with ui.element("div").classes("bs-columns"):
             with ui.column().classes("bs-column"):
                 self._build_editor(key)
             with ui.column().classes("bs-column"):
                 self._form = StepForm(self._add_step)
-        self._steps = StepList(bench, self._show_text)
+        self._steps = StepList(self.edit)
         self._build_run()
         self._check_later = ui.timer(0.25, self._check)
         ui.timer(0.3, self._follow)
@@ -76,23 +76,30 @@ class PlanView:
 
     # --- what other views do
 
-    def refer(self, path: str, pattern: str) -> None:
+    async def refer(self, path: str, pattern: str) -> None:
         """Write a pattern of names of a checkpoint into the form of the step."""
-        self._form.refer(self._bench.refer(path, pattern))
+        self._form.refer(await to_thread(self._bench.refer, path, pattern))
 
-    def show_text(self) -> None:
-        """Show the text of the plan, which another view has changed."""
-        self._show_text()
+    async def edit(self, change: Callable[[str], str]) -> bool:
+        """Change the text of the plan by a function, in a thread; again if the user typed meanwhile. Whether it
+        changed. Raises what the function raises."""
+        async with self._editing:  # in the order in which they were asked for
+            while True:
+                before = self._bench.text
+                after = await to_thread(change, before)
+                if before == self._bench.text:
+                    break
+            self._put(after)
+        return before != after
 
-    def add_input(self, path: str) -> None:
+    async def add_input(self, path: str) -> None:
         """Add a checkpoint to the inputs of the plan."""
         try:
-            alias = self._bench.write_input(path)
+            await self.edit(lambda text: self._bench.with_input(text, path).text)
         except (PlanError, StoreError) as bad:
             ui.notify(f"The plan cannot be read: {bad}", type="negative", multi_line=True)
             return
-        self._show_text()
-        ui.notify(f"{path} is the input '{alias}' of the plan.")
+        ui.notify(f"{path} is an input of the plan.")
 
     # --- the text
 
@@ -116,8 +123,8 @@ class PlanView:
         self._bench.redo()
         self._show_text()
 
-    def _add_step(self, step: dict[str, object]) -> None:
-        self._put(add_step(self._bench.text, step))
+    async def _add_step(self, step: dict[str, object]) -> None:
+        await self.edit(lambda text: add_steps(text, [step]))
 
     def _take_recipe(self, event: events.ValueChangeEventArguments[str]) -> None:
         if event.value:
@@ -127,11 +134,10 @@ class PlanView:
         self._check_later.deactivate()
         self._bench.pause()
         text = self._bench.text
-        found = await to_thread(self._bench.check)
+        found, lines = await to_thread(self._look)
         if text != self._bench.text:
             self._check_later.activate()
             return
-        self._found = found
         self._undo.set_enabled(self._bench.can_undo)
         self._redo.set_enabled(self._bench.can_redo)
         self._problems.clear()
@@ -140,19 +146,22 @@ class PlanView:
                 ui.label("No mistakes.").classes("bs-muted")
             _draw_diagnostics(found)
         self._mark(found)
-        self._steps.refresh()
+        self._steps.show(lines)
+
+    def _look(self) -> tuple[tuple[Diagnostic, ...], list[str]]:
+        """The mistakes of the plan, and its steps, each on a line where one can hold it."""
+        return self._bench.check(), [write_step(step) for step in self._bench.steps()]
 
     def _mark(self, found: Sequence[Diagnostic]) -> None:
         count = self._bench.text.count("\n") + 1
         lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
-        self._editor.mark(lines)
+        self._editor.mark_lines(lines)
 
     # --- the run
 
     async def _try(self) -> None:
         """Open what the plan makes, up to a step, beside the other checkpoints."""
-        steps = len(self._bench.steps())
-        upto = min(max(int(self._upto.value or steps), 1), max(steps, 1))
+        upto = max(int(self._upto.value), 1) if self._upto.value else None
         self._trial.clear()
         found = await self._waiting.run(self._trial, "trying the plan", partial(self._bench.try_plan, upto))
         if found is not None:

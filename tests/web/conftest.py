@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from brainsurgery_jax.web.workbench import Workbench
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -170,3 +172,10 @@ def write_plan(page: Page, text: str) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
     page.keyboard.insert_text(text)
+
+
+def add_input(bench: Workbench, path: str) -> str:
+    """Make a checkpoint an input of the plan; its alias."""
+    text, alias, _ = bench.with_input(bench.text, path)
+    bench.write(text)
+    return alias

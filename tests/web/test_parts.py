@@ -32,7 +32,7 @@ from brainsurgery_jax.web.plan_text import move_step, remove_step
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
 from tests.web.apart import run_apart
-from tests.web.conftest import write_model
+from tests.web.conftest import add_input, write_model
 
 # --- waiting
 
@@ -259,7 +259,7 @@ def test_a_name_gets_its_alias_where_a_plan_has_several_inputs(root: Root):
     write_model(Path("other.safetensors"))
     bench = Workbench(root)
     assert bench.refer("model.safetensors", "w") == "w"
-    assert bench.write_input("model.safetensors") == "model"
+    assert add_input(bench, "model.safetensors") == "model"
     assert bench.refer("model.safetensors", "w") == "w"
-    assert bench.write_input("other.safetensors") == "model_2"
+    assert add_input(bench, "other.safetensors") == "model_2"
     assert bench.refer("other.safetensors", "w") == "model_2::w"

@@ -79,7 +79,7 @@ def add_line(page: Page, line: str) -> None:
 
 
 def wait_for(page: Page, condition: Callable[[], bool]) -> None:
-    for _ in range(300):
+    for _ in range(9000):
         if condition():
             return
         page.wait_for_timeout(20)  # messages pass meanwhile
