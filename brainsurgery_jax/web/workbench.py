@@ -154,11 +154,12 @@ class Workbench:
                 self._scratch = TemporaryDirectory(prefix=".brainsurgery-jax-", dir=self.root.folder)
             return os.path.join(self._scratch.name, name)
 
-    def write_report(self, path: str, other: str | None = None) -> str:
-        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError."""
+    def write_report(self, path: str, other: str | None = None, stop: StopSignal = NEVER) -> str:
+        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError,
+        Stopped."""
         sides = (self.opened[side].checkpoint for side in (path, other) if side is not None)
         page = self.scratch("report.html")
-        report(*sides, to=page, overwrite=True, memory=self._memory)
+        report(*sides, to=page, overwrite=True, memory=self._memory, stop=stop)
         return page
 
     def close_all(self) -> None:
