@@ -18,11 +18,12 @@ STYLE = """
 .bs-panel { flex: 1 1 20rem; min-width: 0; gap: .3rem; }
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
+.bs-broken .q-btn__content { text-align: left; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
-.body--dark XX--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
+.body--dark .bs-editor, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
 .bs-editor { background: #fff; border: 1px solid #bbb; height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """

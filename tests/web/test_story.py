@@ -138,6 +138,7 @@ def test_the_page_works_in_the_dark_and_in_a_narrow_window(page: Page, server: S
     take_picture(page, "narrow-dark")
     page.get_by_role("tab", name="Plan").click()
     page.get_by_label("target (required)").wait_for()
+    assert "invert" in page.locator(".bs-editor").evaluate("(one) => getComputedStyle(one).filter")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     take_picture(page, "narrow-dark-plan")
 
