@@ -51,8 +51,9 @@ class PlanView:
         with ui.row():
             self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
             self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
-            ui.link("Download plan", f"/plan/{key}").props("download")
-            ui.link("Download resolved plan", f"/plan/{key}?resolved=1").props("download")
+            # Not links: a click comes after all that was typed before it.
+            for label, resolved in (("Download plan", False), ("Download resolved plan", True)):
+                ui.button(label, on_click=partial(self._download, resolved)).props("no-caps dense flat")
             recipes = ["", *recipe_names()]
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
@@ -100,6 +101,14 @@ class PlanView:
             ui.notify(f"The plan cannot be read: {bad}", type="negative", multi_line=True)
             return
         ui.notify(f"{path} is an input of the plan.")
+
+    async def _download(self, resolved: bool) -> None:
+        try:
+            await to_thread(self._bench.resolve if resolved else lambda: None)
+        except (PlanError, StoreError) as bad:
+            ui.notify(f"The plan cannot be resolved: {bad}", type="negative", multi_line=True)
+            return
+        ui.download(f"/plan/{self.key}" + ("?resolved=1" if resolved else ""))
 
     # --- the text
 

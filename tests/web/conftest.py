@@ -58,7 +58,7 @@ class Server(NamedTuple):
         """Ask with the cookie and the right Host; None leaves a header out."""
         given = {"Host": f"127.0.0.1:{self.port}", "Cookie": self.cookie}
         given |= {key.replace("_", "-"): value for key, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for key, value in given.items():
@@ -117,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert url.startswith("http://127.0.0.1:"), (top / "log").read_text()
         yield Server(url, root, process)
         process.terminate()
-        process.wait(30)
+        process.wait(180)
         process.stdout.close()
 
 

@@ -167,7 +167,7 @@ def test_ranks_are_chosen_for_many_matrices_and_written_as_steps(page: Page, ser
     page.get_by_role("tab", name="Plan").click()
     page.get_by_text("No mistakes.").wait_for()
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download plan").click()
+        page.get_by_role("button", name="Download plan").click()
     plan = yaml.safe_load(Path(waiting.value.path()).read_text())
     first, second = (step["phlora"] for step in plan["transforms"])
     assert (first["rank"], second["rank"], plan["inputs"]) == (2, 4, ["model.safetensors"])
