@@ -161,14 +161,19 @@ class ExplorerView:
         if made is not None:
             ui.download(f"/report/{self._editor.key}")
 
-    def _search(self, one: OpenCheckpoint, pattern: str, parts: tuple[Any, ...]) -> None:
+    async def _search(self, one: OpenCheckpoint, pattern: str, parts: tuple[Any, ...]) -> None:
         count, found, holder, search = parts
+        names, problem = list[str](), ""
+        try:
+            names = await to_thread(one.search, pattern)
+        except (ValueError, PlanError) as bad:
+            problem = str(bad).splitlines()[0]
+        if search.is_deleted or pattern != str(search.value or ""):  # another one was typed meanwhile
+            return
         found.clear()
         holder.set_visibility(not pattern.strip())
-        try:
-            names = one.search(pattern)
-        except (ValueError, PlanError) as bad:
-            count.set_text(f"not a pattern: {str(bad).splitlines()[0]}")
+        if problem:
+            count.set_text(f"not a pattern: {problem}")
             search.props("error")
             return
         search.props(remove="error")
