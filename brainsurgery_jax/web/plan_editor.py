@@ -16,24 +16,26 @@ assert nicegui.elements.codemirror
 
 
 class PlanEditor(Element, component="static/plan_editor.js"):
-    """The editor. `typed` is called with each text that the user makes."""
+    """The editor. `read` gives the text as it stands; `typed` is called with each text that the user makes of it."""
 
-    def __init__(self, session: str, text: str, typed: Callable[[str], None]):
+    def __init__(self, session: str, read: Callable[[], str], typed: Callable[[str], None]):
         super().__init__()
-        self._typed = typed
-        self._text, self._base, self._id = text, 0, 0
+        self._read, self._typed = read, typed
+        self._text, self._base, self._id = read(), 0, 0
         self._marks: Mapping[int, str] | None = None
         self._props["session"] = session
         self._props["told"] = self._tell()
         self.on("typed", self._take)
         self.classes("bs-editor")
 
-    def show(self, text: str) -> None:
-        """Change the text; what the user types meanwhile is kept."""
-        if text != self._text:
+    def show(self) -> bool:
+        """Show the text as it stands; what the user types meanwhile is kept. Whether it was another."""
+        text = self._read()
+        if changed := text != self._text:
             self._text, self._marks = text, None
             self._id += 1
             self._props["told"] = self._tell()
+        return changed
 
     def mark_lines(self, marks: Mapping[int, str]) -> None:
         """Mark lines of the text as wrong, each with a message, and no others."""
@@ -45,6 +47,7 @@ class PlanEditor(Element, component="static/plan_editor.js"):
 
     def _take(self, event: events.GenericEventArguments) -> None:
         number, after, text = (event.args[key] for key in ("number", "after", "text"))
+        self.show()  # another window of the session may have changed it
         if after != self._id or number <= self._base:  # the browser sends it again, with our change in it
             return
         self._text, self._base = str(text), int(number)

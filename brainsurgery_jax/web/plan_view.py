@@ -58,7 +58,7 @@ class PlanView:
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
             )
-        self._editor = PlanEditor(key, self._bench.text, self._typed)
+        self._editor = PlanEditor(key, lambda: self._bench.text, self._typed)
         ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
@@ -117,7 +117,7 @@ class PlanView:
         self._show_text()
 
     def _show_text(self) -> None:
-        self._editor.show(self._bench.text)
+        self._editor.show()
         self._check_later.activate()
 
     def _typed(self, text: str) -> None:
@@ -208,6 +208,8 @@ class PlanView:
         dialog.delete()
 
     def _follow(self) -> None:
+        if self._editor.show():  # another window of the session has changed it
+            self._check_later.activate()
         if self._was_active:
             self._show_progress()
             if not self._bench.progress.active:

@@ -137,6 +137,26 @@ def test_an_undo_of_the_server_keeps_what_is_typed_meanwhile(page: Page, server:
     assert agreed(page, server) == "# typed\n"
 
 
+def test_two_windows_of_a_session_write_one_text(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.get_by_role("tab", name="Plan").click()
+    other.locator(".cm-content").wait_for()
+    write(other, "# of the other window\n")
+    assert agreed(page, server) == agreed(other, server) == "# of the other window\n"
+    wire.hold("up")
+    write(page, "# of this window\n", at=0)
+    write(other, "# again\n")
+    agreed(other, server)
+    wire.release("up")
+    wait_for(page, lambda: agreed(page, server).count("\n") == 3)
+    assert agreed(page, server) == "# of this window\n# of the other window\n# again\n"
+    wait_for(other, lambda: other.evaluate(_TEXT) == page.evaluate(_TEXT))
+    other.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_order_of_events_loses_a_word_or_writes_it_twice(page: Page, server: Server, seed: int):
     rng = random.Random(seed)
