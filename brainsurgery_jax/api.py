@@ -55,7 +55,8 @@ class Plan:
         return hash((self.data.inputs, steps, outputs, self.data.seed, self.files))
 
     def __repr__(self) -> str:
-        return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
+        inputs, steps, outputs = map(len, (self.data.inputs, self.data.steps, self.data.outputs))
+        return f"<Plan: {counted(inputs, 'input')}, {counted(steps, 'step')}, {counted(outputs, 'output')}>"
 
     __treescope_repr__ = show_in_treescope
 
@@ -155,7 +156,7 @@ def load(*items: Any, **variables: Any) -> Plan:
     **Example**:
 
     >>> bs.load("plan.yaml", "output=elsewhere.safetensors", by=2)
-    <Plan: 1 inputs, 1 steps, 1 outputs>
+    <Plan: 1 input, 1 step, 1 output>
     """
     texts = [i if isinstance(i, Map) else _compose(i) if isinstance(i, Mapping) else read_item(i) for i in items]
     if variables:

@@ -7,6 +7,7 @@ from math import sqrt
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.looking.histograms import Histogram, histograms_of
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.stats import stats_of
@@ -20,7 +21,7 @@ MOST_CHANGED = 6
 """Tensors of which histograms before and after are drawn: those that changed most."""
 
 
-def picture_checkpoint(chosen: Checkpoint, found: Mapping[str, TensorStats]) -> list[Picture]:
+def picture_checkpoint(chosen: Checkpoint, found: Mapping[str, TensorStats], stop: StopSignal = NEVER) -> list[Picture]:
     """The root mean square by layer and module, and histograms of one tensor of each module."""
     if not found:
         raise ValueError(f"no tensor of real numbers of {chosen.path} was chosen, so there is nothing to draw")
@@ -30,27 +31,29 @@ def picture_checkpoint(chosen: Checkpoint, found: Mapping[str, TensorStats]) -> 
         cell[0] += one.norm**2
         cell[1] += one.size
     cells = {key: sqrt(square / size) for key, (square, size) in sums.items()}
-    histograms = histograms_of(chosen, choose_panels(list(found)))
+    histograms = histograms_of(chosen, choose_panels(list(found)), stop=stop)
     return [draw_cells(cells, "root mean square"), draw_histograms({chosen.path: histograms})]
 
 
-def picture_difference(found: Difference, left: Checkpoint, right: Checkpoint) -> list[Picture]:
+def picture_difference(
+    found: Difference, left: Checkpoint, right: Checkpoint, stop: StopSignal = NEVER
+) -> list[Picture]:
     """The relative change by layer and module, and histograms before and after of what changed most."""
     cells = relative_change(found.differing)
     measured = (one for one in found.differing if one.figures is not None)
     names = [one.name for one in sort_differences(measured, "change")][:MOST_CHANGED]
     if not names:
         raise ValueError(f"no tensor of {found.left} and {found.right} differs in value, so there is nothing to draw")
-    before, after = _on_one_span(left, right, names)
+    before, after = _on_one_span(left, right, names, stop)
     maps = [draw_cells(cells, "relative change")] if cells else []
     return [*maps, draw_histograms({f"left: {found.left}": before, f"right: {found.right}": after})]
 
 
 def _on_one_span(
-    left: Checkpoint, right: Checkpoint, names: Sequence[str]
+    left: Checkpoint, right: Checkpoint, names: Sequence[str], stop: StopSignal
 ) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
     """The histograms of tensors of both, in the same bins: from the least of either to the greatest of either."""
-    first = [histograms_of(side, names) for side in (left, right)]
+    first = [histograms_of(side, names, stop=stop) for side in (left, right)]
     before: dict[str, Histogram] = {}
     after: dict[str, Histogram] = {}
     for name in names:
@@ -58,8 +61,8 @@ def _on_one_span(
             continue
         ends = [edge for side in first for edge in (float(side[name].edges[0]), float(side[name].edges[-1]))]
         span = min(ends), max(ends)
-        before |= histograms_of(left, [name], span=span)
-        after |= histograms_of(right, [name], span=span)
+        before |= histograms_of(left, [name], span=span, stop=stop)
+        after |= histograms_of(right, [name], span=span, stop=stop)
     return before, after
 
 

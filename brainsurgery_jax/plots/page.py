@@ -15,6 +15,7 @@ from pathlib import Path
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison import Difference, diff
 from brainsurgery_jax.comparison.side_files import shorten
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.looking.chosen import choose
 from brainsurgery_jax.looking.health import find_problems
 from brainsurgery_jax.looking.spectra import Spectrum, spectra_of
@@ -46,15 +47,17 @@ def report(
     spectra: bool = False,
     overwrite: bool = False,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> None:
     """Write a report of a checkpoint, or of how another differs from it, as one self-contained page of HTML.
 
     **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns; `to` is the page.
     `target` selects names. `spectra` also factorizes the matrices, or their differences, which takes longer.
     `overwrite` replaces an existing page. `memory` is the budget in bytes (default: a quarter of the available memory).
+    `stop`: a `threading.Event`, or anything with `is_set`, that ends it early; then nothing is written.
     **Returns** None.
     **Raises** StoreError for what cannot be read or written, for a page that exists, and without matplotlib; ValueError
-    for a bad `target` or one that matches nothing; PlanError for a budget that is too small.
+    for a bad `target` or one that matches nothing; PlanError for a budget that is too small; Stopped.
     **Example**:
 
     >>> bs.report("model.safetensors", to="report.html")
@@ -64,31 +67,32 @@ def report(
     with ExitStack() as opened:
         first = choose(open_side(path, opened, "report"), target if other is None else None)
         if other is None:
-            title, body = first.path, _describe_one(first, memory, spectra=spectra)
+            title, body = first.path, _describe_one(first, memory, stop, spectra=spectra)
         else:
             second = open_side(other, opened, "report")
-            found = diff(first, second, target=target, memory=memory)
+            found = diff(first, second, target=target, memory=memory, stop=stop)
             title = f"{first.path} and {second.path}"
-            body = _describe_two(found, first, second, memory, spectra=spectra)
+            body = _describe_two(found, (first, second), memory, stop, spectra=spectra)
         text = wrap_page(title, "\n".join((f"<h1>{_text(title)}</h1>", *body)))
     write_file(page, text.encode())
 
 
-def _describe_one(chosen: Checkpoint, memory: int | None, *, spectra: bool) -> Iterator[str]:
-    stats = stats_of(chosen, memory)
+def _describe_one(chosen: Checkpoint, memory: int | None, stop: StopSignal, *, spectra: bool) -> Iterator[str]:
+    stats = stats_of(chosen, memory, stop=stop)
     yield _paragraph(_total(chosen))
     yield from _section("Health", _table(("tensor", "problem"), find_problems(stats).items()) or _paragraph(_HEALTHY))
     if stats:
-        yield from _section("Values", _draw(picture_checkpoint(chosen, stats)))
+        yield from _section("Values", _draw(picture_checkpoint(chosen, stats, stop)))
         heads = ("module", "tensors", "parameters", "min", "max", "mean", "std")
         yield from _section("Modules", _table(heads, _module_rows(stats)))
     if spectra:
-        yield from _section("Spectra", _show_spectra(spectra_of([chosen], memory, most=MOST_VALUES)))
+        yield from _section("Spectra", _show_spectra(spectra_of([chosen], memory, most=MOST_VALUES, stop=stop)))
 
 
 def _describe_two(
-    found: Difference, left: Checkpoint, right: Checkpoint, memory: int | None, *, spectra: bool
+    found: Difference, sides: tuple[Checkpoint, Checkpoint], memory: int | None, stop: StopSignal, *, spectra: bool
 ) -> Iterator[str]:
+    left, right = sides
     yield _table(
         ("", "tensors and size"), (("left: " + found.left, _total(left)), ("right: " + found.right, _total(right)))
     )
@@ -96,7 +100,7 @@ def _describe_two(
               ("only right", len(found.only_right)), ("other leaves of the tree", len(found.leaves)))  # fmt: skip
     yield _paragraph(", ".join(f"{number:,} {what}" for what, number in counts if number) or "No tensors.")
     if any(one.figures is not None for one in found.differing):
-        yield from _section("Change", _draw(picture_difference(found, left, right)))
+        yield from _section("Change", _draw(picture_difference(found, left, right, stop)))
         yield from _section("By layer", _table(_SUMS, _sums(found, "layer")))
         yield from _section("By module", _table(_SUMS, _sums(found, "module")))
     yield from _section("Tensors, the most changed first", _table(_FIGURES, _tensor_rows(found)))
@@ -107,8 +111,8 @@ def _describe_two(
     yield from _section("Side files", _table(("file or key", "left", "right"), files))
     if spectra:
         names = {one.name for one in found.differing if one.figures is not None}
-        yield from _section("Spectra of the differences",
-                            _show_spectra(spectra_of([right, left], memory, names, most=MOST_VALUES)))  # fmt: skip
+        spectra_found = spectra_of([right, left], memory, names, most=MOST_VALUES, stop=stop)
+        yield from _section("Spectra of the differences", _show_spectra(spectra_found))
 
 
 _HEALTHY = "No tensor has NaN or infinity, is zero everywhere or constant, or far larger than others of its module."

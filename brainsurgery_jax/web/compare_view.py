@@ -79,7 +79,7 @@ class CompareView:
         left, right = self._left.value, self._right.value
         if left and right:
             made = await self._waiting.run(
-                self._zoom, "writing the report", lambda stop: self._bench.write_report(left, right)
+                self._zoom, "writing the report", lambda stop: self._bench.write_report(left, right, stop)
             )
             if made is not None:
                 ui.download(f"/report/{self._key}")

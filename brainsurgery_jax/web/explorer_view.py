@@ -19,6 +19,7 @@ from brainsurgery_jax.web.names import Branch
 from brainsurgery_jax.web.opened import OpenCheckpoint
 from brainsurgery_jax.web.plan_view import PlanView
 from brainsurgery_jax.web.tensor_view import TensorView
+from brainsurgery_jax.web.tree_view import TreeView
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
 from brainsurgery_jax.wording import counted
@@ -34,6 +35,7 @@ class ExplorerView:
         self._bench, self._editor, self._waiting = bench, editor, Waiting()
         self.when_opened: Callable[[], None] = lambda: None
         self._folder = ""
+        self._trees: dict[str, TreeView] = {}
         with ui.row(align_items="end").style("width: 100%"):
             self._path = ui.input("Path of a checkpoint", placeholder="model.safetensors").style("min-width: 18rem")
             self._path.on("keydown.enter", self._open)
@@ -54,6 +56,7 @@ class ExplorerView:
     def refresh(self) -> None:
         """Draw the open checkpoints anew."""
         self._columns.clear()
+        self._trees.clear()
         with self._columns:
             if not self._bench.opened:
                 ui.label("No checkpoint is open. Type a path, browse, or upload a file.").classes("bs-muted")
@@ -137,6 +140,7 @@ class ExplorerView:
         )
         if found is None or place.is_deleted:
             return
+        self._mark(one.path)
         with place:
             if not found:
                 ui.label("No tensor looks broken.").props("role=status")
@@ -151,18 +155,25 @@ class ExplorerView:
 
     async def _write_report(self, one: OpenCheckpoint, place: ui.column) -> None:
         place.clear()
-        made = await self._waiting.run(place, "writing the report", lambda stop: self._bench.write_report(one.path))
+        made = await self._waiting.run(
+            place, "writing the report", lambda stop: self._bench.write_report(one.path, stop=stop)
+        )
         if made is not None:
             ui.download(f"/report/{self._editor.key}")
 
-    def _search(self, one: OpenCheckpoint, pattern: str, parts: tuple[Any, ...]) -> None:
+    async def _search(self, one: OpenCheckpoint, pattern: str, parts: tuple[Any, ...]) -> None:
         count, found, holder, search = parts
+        names, problem = list[str](), ""
+        try:
+            names = await to_thread(one.search, pattern)
+        except (ValueError, PlanError) as bad:
+            problem = str(bad).splitlines()[0]
+        if search.is_deleted or pattern != str(search.value or ""):  # another one was typed meanwhile
+            return
         found.clear()
         holder.set_visibility(not pattern.strip())
-        try:
-            names = one.search(pattern)
-        except (ValueError, PlanError) as bad:
-            count.set_text(f"not a pattern: {str(bad).splitlines()[0]}")
+        if problem:
+            count.set_text(f"not a pattern: {problem}")
             search.props("error")
             return
         search.props(remove="error")
@@ -183,50 +194,27 @@ class ExplorerView:
         button.props("flat dense no-caps align=left").classes("bs-mono")
 
     def _draw_tree(self, one: OpenCheckpoint) -> None:
-        known: dict[str, tuple[Branch, dict[str, Any]]] = {}
+        async def choose(branch: Branch) -> None:
+            await self._editor.refer(one.path, branch.pattern + (r"\..*" if branch.has_children else ""))
+            if branch.aval is not None:
+                await self._show(one, branch.key)
 
-        def nodes(branches: list[Branch]) -> list[dict[str, Any]]:
-            made = []
-            for branch in branches:
-                node: dict[str, Any] = {"id": branch.key, "label": _label(branch)}
-                if branch.has_children:
-                    node["children"] = [{"id": f"{branch.key}\0", "label": "..."}]
-                known[branch.key] = branch, node
-                made.append(node)
-            return made
+        self._trees[one.path] = TreeView(one.tree, self._bench.opened.problems(one.path), choose)
 
-        def expand(event: events.ValueChangeEventArguments[list[str]]) -> None:
-            for key in event.value:
-                branch, node = known[key]
-                if node["children"][0]["id"].endswith("\0"):
-                    node["children"] = nodes(one.tree.children(branch.key, branch.pattern))
-                    tree.props["nodes"] = list(top)  # the element holds a copy of what it was given
-
-        async def select(event: events.ValueChangeEventArguments[str | None]) -> None:
-            if event.value in known:
-                branch = known[event.value][0]
-                self._editor.refer(one.path, branch.pattern + (r"\..*" if branch.has_children else ""))
-                if branch.aval is not None:
-                    await self._show(one, branch.key)
-
-        top = nodes(one.tree.children())
-        tree = ui.tree(top, on_expand=expand, on_select=select).classes("bs-mono")
+    def _mark(self, path: str) -> None:
+        """Mark in the tree what was found to be broken."""
+        if path in self._bench.opened:
+            self._trees[path].mark(self._bench.opened.problems(path))
 
     async def _show(self, one: OpenCheckpoint, name: str) -> None:
-        self._editor.refer(one.path, re.escape(name))
+        await self._editor.refer(one.path, re.escape(name))
         self._waiting.cancel()
         self._tensor.clear()
         found = await self._waiting.run(
             self._tensor, f"reading {name}", lambda stop: (self._bench.opened.measure(one.path, name, stop),)
         )
         if found is not None:
+            self._mark(one.path)
             self._tensor.clear()
             with self._tensor:
                 TensorView(self._bench.opened, one, name, self._waiting).draw(found[0])
-
-
-def _label(branch: Branch) -> str:
-    if branch.aval is not None and not branch.has_children:
-        return f"{branch.label}  {branch.aval}"
-    copies = f"{branch.copies} alike, " if branch.copies > 1 else ""
-    return f"{branch.label}  ({copies}{counted(branch.tensors, 'tensor')}, {show_size(branch.nbytes)})"

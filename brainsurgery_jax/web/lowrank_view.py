@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from nicegui import ui
@@ -11,7 +11,7 @@ from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.web.charts import MOST_LINES, draw_energy
 from brainsurgery_jax.web.labels import name_image
 from brainsurgery_jax.web.low_rank import RankBench, Way
-from brainsurgery_jax.web.plan_text import add_step
+from brainsurgery_jax.web.plan_text import add_steps
 from brainsurgery_jax.web.tensor_view import HOW_MANY
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
@@ -27,10 +27,10 @@ _COLUMNS = ("tensor", "shape", "rank", "energy", "numbers", "share")
 
 
 class LowRankView:
-    """The view of the bench. `changed` is called when a step was written into the plan."""
+    """The view of the bench. `edit` changes the text of the plan by a function."""
 
-    def __init__(self, workbench: Workbench, changed: Callable[[], None]):
-        self._workbench, self._changed, self._waiting = workbench, changed, Waiting()
+    def __init__(self, workbench: Workbench, edit: Callable[[Callable[[str], str]], Awaitable[bool]]):
+        self._workbench, self._edit, self._waiting = workbench, edit, Waiting()
         self._bench: RankBench | None = None
         with ui.row(align_items="end"):
             self._path = ui.select([], label="Checkpoint").style("min-width: 14rem")
@@ -124,24 +124,25 @@ class LowRankView:
             ui.button("Write the step into the plan", on_click=lambda: self._write(
                 cast("Way", way.value), bench, chosen(), (path, tuned))).props("no-caps color=primary")  # fmt: skip
 
-    def _write(self, way: Way, bench: RankBench, names: list[str], sides: tuple[str, str | None]) -> None:
+    async def _write(self, way: Way, bench: RankBench, names: list[str], sides: tuple[str, str | None]) -> None:
         path, tuned = sides
+        known = self._workbench.opened[path].avals
+
+        def write(text: str) -> str:
+            text, head, inputs = self._workbench.with_input(text, path)
+            other = ""
+            if tuned is not None:
+                text, other, _ = self._workbench.with_input(text, tuned)
+            else:
+                head = f"{head}::" if inputs > 1 else ""
+            return add_steps(text, bench.write_steps(way, names, known, (head, other)))
+
         try:
-            base = self._workbench.write_input(path)
-            other = "" if tuned is None else self._workbench.write_input(tuned)
-            several = len(self._workbench.plan().data.inputs) > 1
+            await self._edit(write)
         except (PlanError, StoreError) as bad:
             ui.notify(str(bad), type="negative", multi_line=True)
             return
-        head = base if tuned is not None else f"{base}::" if several else ""
-        text = self._workbench.text
-        steps = bench.write_steps(way, names, self._workbench.opened[path].avals, (head, other))
-        for step in steps:
-            assert isinstance(step, dict)
-            text = add_step(text, step)
-        self._workbench.write(text)
-        self._changed()
-        ui.notify(f"{counted(len(steps), 'step')} written into the plan.")
+        ui.notify(f"{counted(len({bench.ranks[name] for name in names}), 'step')} written into the plan.")
 
 
 def _row(bench: RankBench, name: str) -> dict[str, object]:

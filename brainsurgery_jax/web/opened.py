@@ -1,14 +1,13 @@
 """The checkpoints that are open: one source for all tabs that look at a path, and what was measured of it.
 
 It knows no browser. Every measurement takes a signal that ends it early, and is made once as long as the tab keeps the
-checkpoint open.
+checkpoint open and there is room for the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from threading import Lock
-from typing import TypeVar, cast
 
 from brainsurgery_jax import api
 from brainsurgery_jax.checkpoint import Checkpoint
@@ -23,12 +22,11 @@ from brainsurgery_jax.looking.stats import stats
 from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.plan.source import compose, plain
 from brainsurgery_jax.web.confined import Root
+from brainsurgery_jax.web.kept import Kept
 from brainsurgery_jax.web.names import BranchedNames
 
 CELLS = 64
 """Cells of a heat map on each side."""
-
-T = TypeVar("T")
 
 
 class OpenCheckpoint:
@@ -112,7 +110,8 @@ class Opened(Mapping[str, OpenCheckpoint]):
     def __init__(self, shelf: Shelf, memory: int | None):
         self._shelf, self._memory = shelf, memory
         self._known: dict[str, OpenCheckpoint] = {}
-        self._measured: dict[tuple[OpenCheckpoint, ...], dict[Hashable, object]] = {}
+        self._measured = Kept()
+        self._problems: dict[OpenCheckpoint, dict[str, str]] = {}
 
     def __getitem__(self, path: str) -> OpenCheckpoint:
         return self._known[path]
@@ -139,7 +138,8 @@ class Opened(Mapping[str, OpenCheckpoint]):
     def close(self, path: str) -> None:
         """Close a checkpoint, and forget what was measured of it."""
         if (found := self._known.pop(path, None)) is not None:
-            self._measured = {sides: known for sides, known in self._measured.items() if found not in sides}
+            self._measured.forget(found)
+            self._problems.pop(found, None)
             self._shelf.give_back(found)
 
     def _side(self, path: str) -> OpenCheckpoint:
@@ -147,36 +147,39 @@ class Opened(Mapping[str, OpenCheckpoint]):
             raise StoreError(path, "is not open any more", remedy="Open it again.")
         return self._known[path]
 
-    def _once(self, sides: tuple[OpenCheckpoint, ...], key: Hashable, compute: Callable[[], T]) -> T:
-        known = self._measured.setdefault(sides, {})
-        if key not in known:
-            known[key] = compute()
-        return cast("T", known[key])
-
     # --- one tensor
 
     def measure(self, path: str, name: str, stop: StopSignal = NEVER) -> TensorStats | None:
         """The statistics of a tensor; None for one without. Raises StoreError, Stopped."""
         one = self._side(path)
-        return self._once((one,), ("stats", name), lambda: stats(self._only(one, name), memory=self._memory, stop=stop)
-                          .get(name))  # fmt: skip
+        if isinstance(known := self._measured.get((one,), "stats"), Mapping) and name in known:
+            return known[name]
+        found = self._measured.once((one,), ("stats", name), lambda: stats(
+            self._only(one, name), memory=self._memory, stop=stop).get(name))  # fmt: skip
+        if found is not None:
+            self._problems[one] = {**find_problems({name: found}), **self.problems(path)}
+        return found
+
+    def problems(self, path: str) -> Mapping[str, str]:
+        """What is wrong, by name, with the tensors that were measured and look broken. Raises StoreError."""
+        return self._problems.get(self._side(path), {})
 
     def histogram(self, path: str, name: str, stop: StopSignal = NEVER) -> Histogram:
         """The histogram of a tensor of real numbers. Raises ValueError, StoreError, Stopped."""
         one = self._side(path)
-        return self._once((one,), ("histogram", name),
+        return self._measured.once((one,), ("histogram", name),
                           lambda: histogram(one.checkpoint, name, memory=self._memory, stop=stop))  # fmt: skip
 
     def spectrum(self, path: str, name: str, most: int | None = None, stop: StopSignal = NEVER) -> Spectrum:
         """The spectrum of a matrix, or so many of its largest values. Raises ValueError, StoreError, Stopped."""
         one = self._side(path)
-        return self._once((one,), ("spectrum", name, most), lambda: spectrum(
+        return self._measured.once((one,), ("spectrum", name, most), lambda: spectrum(
             self._only(one, name), most=most, memory=self._memory, stop=stop)[name])  # fmt: skip
 
     def heat_map(self, path: str, name: str, window: Window | None, stop: StopSignal = NEVER) -> HeatMap:
         """A tensor of real numbers on a grid. Raises ValueError, StoreError, Stopped."""
         one = self._side(path)
-        return self._once((one,), ("heat map", name, window), lambda: heat_map(
+        return self._measured.once((one,), ("heat map", name, window), lambda: heat_map(
             one.checkpoint, name, rows=CELLS, columns=CELLS, window=window, stop=stop))  # fmt: skip
 
     def heat_map_of_change(
@@ -184,7 +187,7 @@ class Opened(Mapping[str, OpenCheckpoint]):
     ) -> HeatMap:
         """The right tensor less the left one on a grid. Raises ValueError, StoreError, Stopped."""
         a, b = self._side(left), self._side(right)
-        return self._once((a, b), ("heat map", name, window), lambda: heat_map(
+        return self._measured.once((a, b), ("heat map", name, window), lambda: heat_map(
             a.checkpoint, name, b.checkpoint, rows=CELLS, columns=CELLS, window=window, stop=stop))  # fmt: skip
 
     def _only(self, one: OpenCheckpoint, name: str) -> Checkpoint:
@@ -194,11 +197,12 @@ class Opened(Mapping[str, OpenCheckpoint]):
 
     # --- many tensors
 
-    def find_problems(self, path: str, stop: StopSignal = NEVER) -> dict[str, str]:
-        """What is wrong, by name, with tensors that look broken. Raises StoreError, Stopped."""
+    def find_problems(self, path: str, stop: StopSignal = NEVER) -> Mapping[str, str]:
+        """Measure all tensors; what is wrong, by name, with those that look broken. Raises StoreError, Stopped."""
         one = self._side(path)
-        return self._once((one,), "problems", lambda: find_problems(
-            stats(one.checkpoint, memory=self._memory, stop=stop)))  # fmt: skip
+        found = self._measured.once((one,), "stats", lambda: stats(one.checkpoint, memory=self._memory, stop=stop))
+        self._problems[one] = find_problems(found)
+        return self._problems[one]
 
     def compare(
         self, left: str, right: str, pattern: str = "", *, ranks: bool = False, stop: StopSignal = NEVER
@@ -207,7 +211,7 @@ class Opened(Mapping[str, OpenCheckpoint]):
         ValueError for a pattern that matches nothing, StoreError, Stopped."""
         a, b = self._side(left), self._side(right)
         target = read_pattern(pattern) if pattern.strip() else None
-        return self._once((a, b), ("diff", pattern, ranks), lambda: diff(
+        return self._measured.once((a, b), ("diff", pattern, ranks), lambda: diff(
             a.checkpoint, b.checkpoint, target=target, effective_rank=ranks, memory=self._memory,
             stop=stop))  # fmt: skip
 
@@ -219,6 +223,6 @@ class Opened(Mapping[str, OpenCheckpoint]):
         one, other = self._side(path), None if tuned is None else self._side(tuned)
         target = read_pattern(pattern) if pattern.strip() else None
         sides = (one,) if other is None else (one, other)
-        return self._once(sides, ("spectra", pattern, most), lambda: spectrum(
+        return self._measured.once(sides, ("spectra", pattern, most), lambda: spectrum(
             one.checkpoint, None if other is None else other.checkpoint, target=target, most=most,
             memory=self._memory, stop=stop))  # fmt: skip

@@ -18,12 +18,13 @@ STYLE = """
 .bs-panel { flex: 1 1 20rem; min-width: 0; gap: .3rem; }
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
+.bs-broken .q-btn__content { text-align: left; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
-.body--dark .nicegui-codemirror, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
-.nicegui-codemirror { height: 45vh; width: 100%; }
+.body--dark .bs-editor, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
+.bs-editor { background: #fff; border: 1px solid #bbb; height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """
 
@@ -47,7 +48,7 @@ def build_page(key: str, bench: Workbench) -> None:
         with ui.tab_panel(compare):
             view = CompareView(key, bench)
         with ui.tab_panel(low_rank):
-            ranks = LowRankView(bench, editor.show_text)
+            ranks = LowRankView(bench, editor.edit)
 
     def refresh() -> None:
         explorer.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -9,19 +10,19 @@ import yaml
 from brainsurgery_jax.plan.source import dump_yaml
 
 
-def add_step(text: str, step: dict[str, Any]) -> str:
-    """The text with a step at the end of its transforms."""
-    return _add(text, "transforms", step)
+def add_steps(text: str, steps: Sequence[object]) -> str:
+    """The text with steps at the end of its transforms."""
+    return _add(text, "transforms", steps) if steps else text
 
 
 def add_input(text: str, path: str) -> str:
     """The text with a checkpoint at the end of its inputs; the first needs no alias, others get one."""
     found = _data(text).get("inputs")
     if not found:
-        return _add(text, "inputs", path, first=True)
+        return _add(text, "inputs", [path], first=True)
     known = [str(item).partition("::")[0] for item in found] if isinstance(found, list) else []
     alias = next(name for n in range(2, 100) if (name := f"model_{n}") not in known)
-    return _add(_name_first(text), "inputs", f"{alias}::{path}")
+    return _add(_name_first(text), "inputs", [f"{alias}::{path}"])
 
 
 def _name_first(text: str) -> str:
@@ -91,16 +92,16 @@ def _data(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _add(text: str, key: str, item: object, *, first: bool = False) -> str:
-    """The text with an item at the end of the list at a key of the document."""
+def _add(text: str, key: str, items: Sequence[object], *, first: bool = False) -> str:
+    """The text with items at the end of the list at a key of the document."""
     lines = text.splitlines()
     node = _node_at(text, key)
     if isinstance(node, yaml.SequenceNode) and node.value and node.flow_style:
         end = node.end_mark.index - 1
         comma = "" if text[:end].rstrip().endswith(",") else ", "
-        brackets = yaml.safe_dump([item], default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
+        brackets = yaml.safe_dump([*items], default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
         return f"{text[:end]}{comma}{brackets.strip()[1:-1]}{text[end:]}"
-    made = dump_yaml([item]).rstrip().splitlines()
+    made = dump_yaml([*items]).rstrip().splitlines()
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
         indent = " " * node.start_mark.column
         at = _end_of_block(lines, node)

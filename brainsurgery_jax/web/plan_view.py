@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from asyncio import to_thread
+from asyncio import Lock, to_thread
 from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import quote
@@ -14,7 +13,8 @@ from nicegui import events, ui
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
-from brainsurgery_jax.web.plan_text import add_step
+from brainsurgery_jax.web.plan_editor import PlanEditor
+from brainsurgery_jax.web.plan_text import add_steps
 from brainsurgery_jax.web.step_form import StepForm
 from brainsurgery_jax.web.step_list import StepList, write_step
 from brainsurgery_jax.web.waiting import Waiting
@@ -35,13 +35,13 @@ class PlanView:
         self.key, self._bench, self._waiting = key, bench, Waiting()
         self.when_done: Callable[[], None] = lambda: None
         self._was_active = bench.progress.active
-        self._found: tuple[Diagnostic, ...] = ()
+        self._editing = Lock()
         with ui.element("div").classes("bs-columns"):
             with ui.column().classes("bs-column"):
                 self._build_editor(key)
             with ui.column().classes("bs-column"):
                 self._form = StepForm(self._add_step)
-        self._steps = StepList(bench, self._show_text)
+        self._steps = StepList(self.edit)
         self._build_run()
         self._check_later = ui.timer(0.25, self._check)
         ui.timer(0.3, self._follow)
@@ -51,14 +51,14 @@ class PlanView:
         with ui.row():
             self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
             self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
-            ui.link("Download plan", f"/plan/{key}").props("download")
-            ui.link("Download resolved plan", f"/plan/{key}?resolved=1").props("download")
+            # Not links: a click comes after all that was typed before it.
+            for label, resolved in (("Download plan", False), ("Download resolved plan", True)):
+                ui.button(label, on_click=partial(self._download, resolved)).props("no-caps dense flat")
             recipes = ["", *recipe_names()]
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
             )
-        self._editor = ui.codemirror(self._bench.text, language="YAML", indent="  ", on_change=self._typed)
-        ui.run_javascript(f"completePlan({self._editor.id}, {json.dumps(key)})")
+        self._editor = PlanEditor(key, lambda: self._bench.text, self._typed)
         ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
@@ -77,23 +77,38 @@ class PlanView:
 
     # --- what other views do
 
-    def refer(self, path: str, pattern: str) -> None:
+    async def refer(self, path: str, pattern: str) -> None:
         """Write a pattern of names of a checkpoint into the form of the step."""
-        self._form.refer(self._bench.refer(path, pattern))
+        self._form.refer(await to_thread(self._bench.refer, path, pattern))
 
-    def show_text(self) -> None:
-        """Show the text of the plan, which another view has changed."""
-        self._show_text()
+    async def edit(self, change: Callable[[str], str]) -> bool:
+        """Change the text of the plan by a function, in a thread; again if the user typed meanwhile. Whether it
+        changed. Raises what the function raises."""
+        async with self._editing:  # in the order in which they were asked for
+            while True:
+                before = self._bench.text
+                after = await to_thread(change, before)
+                if before == self._bench.text:
+                    break
+            self._put(after)
+        return before != after
 
-    def add_input(self, path: str) -> None:
+    async def add_input(self, path: str) -> None:
         """Add a checkpoint to the inputs of the plan."""
         try:
-            alias = self._bench.write_input(path)
+            await self.edit(lambda text: self._bench.with_input(text, path).text)
         except (PlanError, StoreError) as bad:
             ui.notify(f"The plan cannot be read: {bad}", type="negative", multi_line=True)
             return
-        self._show_text()
-        ui.notify(f"{path} is the input '{alias}' of the plan.")
+        ui.notify(f"{path} is an input of the plan.")
+
+    async def _download(self, resolved: bool) -> None:
+        try:
+            await to_thread(self._bench.resolve if resolved else lambda: None)
+        except (PlanError, StoreError) as bad:
+            ui.notify(f"The plan cannot be resolved: {bad}", type="negative", multi_line=True)
+            return
+        ui.download(f"/plan/{self.key}" + ("?resolved=1" if resolved else ""))
 
     # --- the text
 
@@ -102,11 +117,11 @@ class PlanView:
         self._show_text()
 
     def _show_text(self) -> None:
-        self._editor.set_value(self._bench.text)
+        self._editor.show()
         self._check_later.activate()
 
-    def _typed(self, event: events.ValueChangeEventArguments[str]) -> None:
-        self._bench.write(event.value, typing=True)
+    def _typed(self, text: str) -> None:
+        self._bench.write(text, typing=True)
         self._check_later.activate()
 
     def _go_back(self) -> None:
@@ -117,8 +132,8 @@ class PlanView:
         self._bench.redo()
         self._show_text()
 
-    def _add_step(self, step: dict[str, object]) -> None:
-        self._put(add_step(self._bench.text, step))
+    async def _add_step(self, step: dict[str, object]) -> None:
+        await self.edit(lambda text: add_steps(text, [step]))
 
     def _take_recipe(self, event: events.ValueChangeEventArguments[str]) -> None:
         if event.value:
@@ -128,11 +143,10 @@ class PlanView:
         self._check_later.deactivate()
         self._bench.pause()
         text = self._bench.text
-        found = await to_thread(self._bench.check)
+        found, lines = await to_thread(self._look)
         if text != self._bench.text:
             self._check_later.activate()
             return
-        self._found = found
         self._undo.set_enabled(self._bench.can_undo)
         self._redo.set_enabled(self._bench.can_redo)
         self._problems.clear()
@@ -141,21 +155,22 @@ class PlanView:
                 ui.label("No mistakes.").classes("bs-muted")
             _draw_diagnostics(found)
         self._mark(found)
-        self._steps.refresh()
+        self._steps.show(lines)
+
+    def _look(self) -> tuple[tuple[Diagnostic, ...], list[str]]:
+        """The mistakes of the plan, and its steps, each on a line where one can hold it."""
+        return self._bench.check(), [write_step(step) for step in self._bench.steps()]
 
     def _mark(self, found: Sequence[Diagnostic]) -> None:
         count = self._bench.text.count("\n") + 1
         lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
-        if lines != self._editor.line_tooltips:  # each update of the element disturbs who is typing
-            self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
-            self._editor.line_tooltips = lines
+        self._editor.mark_lines(lines)
 
     # --- the run
 
     async def _try(self) -> None:
         """Open what the plan makes, up to a step, beside the other checkpoints."""
-        steps = len(self._bench.steps())
-        upto = min(max(int(self._upto.value or steps), 1), max(steps, 1))
+        upto = max(int(self._upto.value), 1) if self._upto.value else None
         self._trial.clear()
         found = await self._waiting.run(self._trial, "trying the plan", partial(self._bench.try_plan, upto))
         if found is not None:
@@ -193,6 +208,8 @@ class PlanView:
         dialog.delete()
 
     def _follow(self) -> None:
+        if self._editor.show():  # another window of the session has changed it
+            self._check_later.activate()
         if self._was_active:
             self._show_progress()
             if not self._bench.progress.active:

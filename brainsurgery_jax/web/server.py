@@ -70,7 +70,9 @@ def build(root: Root, desks: Desks) -> FastAPI:
     _add_pages(app, desks)
     _add_files(app, root)
     _add_plans(app, desks)
-    ui.run_with(app, title="brainsurgery-jax", dark=None, show_welcome_message=False, language="en-US", tailwind=False)
+    # Without gzip: it takes longer than the way through loopback, and `ssh -C` compresses where that pays.
+    ui.run_with(app, title="brainsurgery-jax", dark=None, show_welcome_message=False, language="en-US", tailwind=False,
+                gzip_middleware_factory=None)  # fmt: skip
     return app
 
 

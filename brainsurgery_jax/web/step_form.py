@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nicegui import events, ui
 
@@ -17,7 +17,7 @@ from brainsurgery_jax.plan.source import compose, plain
 class StepForm:
     """A form that passes each step to `add`."""
 
-    def __init__(self, add: Callable[[dict[str, object]], None]):
+    def __init__(self, add: Callable[[dict[str, object]], Awaitable[None]]):
         self._add = add
         self._fields: dict[str, tuple[Field, ui.input | ui.select | ui.checkbox]] = {}
         ui.label("Add a step").props("role=heading aria-level=2").style("font-weight: 600")
@@ -48,7 +48,7 @@ class StepForm:
         with self._help:
             ui.label("\n".join(pages.page(OPS[name]))).classes("bs-mono").style("white-space: pre-wrap")
 
-    def _submit(self) -> None:
+    async def _submit(self) -> None:
         self._told.set_text("")
         payload: dict[str, object] = {}
         for key, (field, element) in self._fields.items():
@@ -63,7 +63,7 @@ class StepForm:
             except PlanError as bad:
                 self._told.set_text(f"{key}: {bad.diagnostics[0].message}")
                 return
-        self._add({str(self._op.value): payload})
+        await self._add({str(self._op.value): payload})
 
 
 def _read(field: Field, value: object) -> object:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-from nicegui import ui
+from nicegui import events, ui
 
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.plan.oly import to_oly
 from brainsurgery_jax.plan.source import dump_yaml, plain
 from brainsurgery_jax.plan.typed import nodes
-from brainsurgery_jax.web.plan_text import add_step, move_step, remove_step
-from brainsurgery_jax.web.workbench import Workbench
+from brainsurgery_jax.web.plan_text import add_steps, move_step, remove_step
 
 MOST_LINES = 100
 """The most steps that are listed."""
@@ -27,22 +27,23 @@ def write_step(step: object) -> str:
 
 
 class StepList:
-    """The list. `changed` is called after each change of the plan."""
+    """The list. `edit` changes the text of the plan by a function, and says whether it has changed."""
 
-    def __init__(self, bench: Workbench, changed: Callable[[], None]):
-        self._bench, self._changed = bench, changed
+    def __init__(self, edit: Callable[[Callable[[str], str]], Awaitable[bool]]):
+        self._edit = edit
         self._shown: list[str] | None = None
         ui.label("Steps").props("role=heading aria-level=2").style("font-weight: 600")
         self._place = ui.column().style("width: 100%; gap: 0")
         with ui.row(align_items="end").style("width: 100%"):
             self._line = ui.input("A step on one line", placeholder="scale_: target: w, by: 2").style("flex: 1")
-            self._line.props("dense").on("keydown.enter", self._add)
-            ui.button("Add line", on_click=self._add).props("no-caps dense")
+            # The browser tells what stands there: an update of the server under way may be older.
+            told = f"() => emit(getElement({self._line.id}).inputValue)"
+            self._line.props("dense").on("keydown.enter", self._add, js_handler=told)
+            ui.button("Add line").props("no-caps dense").on("click", self._add, js_handler=told)
         self._told = ui.label("").classes("bs-error").props("role=alert")
 
-    def refresh(self) -> None:
-        """List the steps of the plan as it stands."""
-        lines = [write_step(step) for step in self._bench.steps()]
+    def show(self, lines: list[str]) -> None:
+        """List the steps of the plan."""
         if lines == self._shown:  # the focus stays where it is
             return
         self._shown = lines
@@ -65,28 +66,22 @@ class StepList:
             button.props("flat dense size=sm").props["aria-label"] = f"Remove step {at + 1}"
             ui.label(f"{at + 1}. {line}").classes("bs-mono").style("white-space: pre-wrap")
 
-    def _move(self, at: int, by: int) -> None:
-        moved = move_step(self._bench.text, at, by)
-        if moved == self._bench.text:
+    async def _move(self, at: int, by: int) -> None:
+        if not await self._edit(partial(move_step, at=at, by=by)):
             ui.notify("Steps in brackets are moved in the text alone.")
-        self._put(moved)
 
-    def _remove(self, at: int) -> None:
-        self._put(remove_step(self._bench.text, at))
+    async def _remove(self, at: int) -> None:
+        await self._edit(partial(remove_step, at=at))
 
-    def _add(self) -> None:
+    async def _add(self, event: events.GenericEventArguments) -> None:
         self._told.set_text("")
-        text = self._bench.text
+        line = str(event.args or "")
         try:
-            for node in nodes(str(self._line.value or ""), "line"):
-                step = plain(node)
-                text = add_step(text, step if isinstance(step, dict) else {str(step): {}})
+            steps = [plain(node) for node in nodes(line, "line")]
         except PlanError as bad:
             self._told.set_text("; ".join(f"{d.message} {d.hint}".strip() for d in bad.diagnostics))
             return
-        self._line.set_value("")
-        self._put(text)
-
-    def _put(self, text: str) -> None:
-        self._bench.write(text)
-        self._changed()
+        field = f"getElement({self._line.id})"  # what was typed meanwhile stays
+        ui.run_javascript(f"if ({field}.inputValue === {json.dumps(line)}) {field}.inputValue = '';")
+        made = [step if isinstance(step, dict) else {str(step): {}} for step in steps]
+        await self._edit(lambda text: add_steps(text, made))

@@ -21,6 +21,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._cancels: set[Callable[[], None]] = set()
+        ui.context.client.on_delete(self.cancel)  # nobody waits for it once the page is closed
 
     def cancel(self) -> None:
         """End all of them: what they are for is no longer shown."""

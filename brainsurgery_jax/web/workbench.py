@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from brainsurgery_jax.engine.events import (
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, Stopped, StoreError
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.pace import describe_progress, memory_held
-from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml
+from brainsurgery_jax.plan.source import List, Map, Node, compose, dump_yaml
 from brainsurgery_jax.plots.page import report
 from brainsurgery_jax.reading import limit_reads
 from brainsurgery_jax.rendering.text import as_text
@@ -52,6 +52,14 @@ class Outlook(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     effects: tuple[Effect, ...] = ()
     writes: tuple[str, ...] = ()
+
+
+class WithInput(NamedTuple):
+    """The text of a plan that has an input, the alias of the input, and how many inputs there are."""
+
+    text: str
+    alias: str
+    inputs: int
 
 
 @dataclass
@@ -110,6 +118,7 @@ class Workbench:
         self._scratch: TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._texts, self._at, self._typing = [""], 0, False
+        self._parsed: tuple[str, api.Plan | PlanError | StoreError] | None = None
         self.progress = Progress()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -120,14 +129,14 @@ class Workbench:
         """Open a checkpoint below the root, anew if it is open. Raises StoreError."""
         return self.opened.open(path)
 
-    def try_plan(self, steps: int, stop: StopSignal = NEVER) -> OpenCheckpoint:
-        """Open what the first steps of the plan make of its inputs. Nothing that the plan itself would write is
-        written. Raises PlanError, StoreError, Stopped."""
-        plan = self.plan()
-        path = self.scratch(f"after-step-{steps}.safetensors")
-        label = f"plan after step {steps}"
+    def try_plan(self, steps: int | None = None, stop: StopSignal = NEVER) -> OpenCheckpoint:
+        """Open what the first steps of the plan, or all, make of its inputs. Later steps may be wrong. Nothing that the
+        plan itself would write is written. Raises PlanError, StoreError, Stopped."""
         with self._limits():
-            try_plan(plan, path, steps=steps, world=self._world(), memory=self._memory, stop=stop)
+            plan = self._load(_keep_steps(compose(self.text, FILE), steps))
+            made = len(plan.data.steps)
+            path, label = self.scratch(f"after-step-{made}.safetensors"), f"plan after step {made}"
+            try_plan(plan, path, world=self._world(), memory=self._memory, stop=stop)
         return self.opened.put_tried(label, path)
 
     def close(self, path: str) -> None:
@@ -145,11 +154,12 @@ class Workbench:
                 self._scratch = TemporaryDirectory(prefix=".brainsurgery-jax-", dir=self.root.folder)
             return os.path.join(self._scratch.name, name)
 
-    def write_report(self, path: str, other: str | None = None) -> str:
-        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError."""
+    def write_report(self, path: str, other: str | None = None, stop: StopSignal = NEVER) -> str:
+        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError,
+        Stopped."""
         sides = (self.opened[side].checkpoint for side in (path, other) if side is not None)
         page = self.scratch("report.html")
-        report(*sides, to=page, overwrite=True, memory=self._memory)
+        report(*sides, to=page, overwrite=True, memory=self._memory, stop=stop)
         return page
 
     def close_all(self) -> None:
@@ -199,9 +209,27 @@ class Workbench:
         return self._at + 1 < len(self._texts)
 
     def plan(self) -> api.Plan:
-        """The plan that the text spells. Raises PlanError or StoreError."""
+        """The plan that the text spells, and the files that it reads. Raises PlanError or StoreError."""
+        text = self.text
+        try:
+            plan = self._parse(text)
+        except (PlanError, StoreError) as bad:
+            self._parsed = text, bad
+            raise
+        self._parsed = text, plan
+        return plan
+
+    def _known_plan(self) -> api.Plan:
+        """The plan as it was parsed last, if its text is still the same. Raises PlanError or StoreError."""
+        if self._parsed is None or self._parsed[0] != self.text:
+            return self.plan()
+        if isinstance(found := self._parsed[1], Exception):
+            raise found
+        return found
+
+    def _parse(self, text: str) -> api.Plan:
         with self._limits():
-            return self._load(compose(self.text, FILE))
+            return self._load(compose(text, FILE))
 
     def _load(self, root: Node | None) -> api.Plan:
         if not isinstance(root, Map):
@@ -269,34 +297,31 @@ class Workbench:
     def steps(self) -> list[object]:
         """The steps of the plan as data; none if it cannot be read."""
         try:
-            return [step.text for step in self.plan().data.steps]
+            return [step.text for step in self._known_plan().data.steps]
         except (PlanError, StoreError):
             return []
 
     def refer(self, path: str, pattern: str) -> str:
         """A pattern as a reference to a checkpoint: with the alias of an input where the plan has several."""
         try:
-            inputs = self.plan().data.inputs
+            inputs = self._known_plan().data.inputs
         except (PlanError, StoreError):
             return pattern
         alias = next((one.alias for one in inputs if one.path == path), None)
         return f"{alias}::{pattern}" if alias is not None and len(inputs) > 1 else pattern
 
-    def write_input(self, path: str) -> str:
-        """Make a checkpoint an input of the plan, if it is none; its alias. The plan stays as it is where that fails.
-        Raises PlanError or StoreError."""
+    def with_input(self, text: str, path: str) -> WithInput:
+        """The text of a plan with a checkpoint among its inputs. Raises PlanError or StoreError."""
         if path in self.opened and self.opened[path].tried:
             raise StoreError(path, "is what the plan makes, and no file", remedy="Run the plan, and open its output.")
-        known = self.plan().data.inputs if self.text.strip() else ()
+        known = self._parse(text).data.inputs if text.strip() else ()
         if all(one.path != path for one in known):
-            text = add_input(self.text, path)
-            with self._limits():
-                known = self._load(compose(text, FILE)).data.inputs
-            self.write(text)
+            text = add_input(text, path)
+            known = self._parse(text).data.inputs
         alias = next((one.alias for one in known if one.path == path), None)
         if alias is None:
             raise StoreError(path, "cannot be written into the inputs of this plan")
-        return alias
+        return WithInput(text, alias, len(known))
 
     # --- the run
 
@@ -334,6 +359,15 @@ class Workbench:
                 progress.state = "failed: a defect, see the terminal"
             progress.took = None if progress.started is None else monotonic() - progress.started
             progress.active = False
+
+
+def _keep_steps(root: Node | None, steps: int | None) -> Node | None:
+    """A plan with its first steps alone."""
+    if not isinstance(root, Map) or steps is None:
+        return root
+    kept = ((key, replace(value, items=value.items[:steps]) if key.text == "transforms" and isinstance(value, List)
+             else value) for key, value in root.entries)  # fmt: skip
+    return replace(root, entries=tuple(kept))
 
 
 def _diagnostic_of(bad: StoreError) -> Diagnostic:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from brainsurgery_jax.cli.app import app
 from tests.docs.examples import Section, rendered, sections
 from tests.docs.reference import anchor
 from tests.docs.write import PAGES, ROOT
@@ -42,6 +43,13 @@ def anchors(page: Path) -> set[str]:
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"(docs/{p.name})" not in text] == []
+
+
+def test_the_page_of_commands_names_every_command() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    assert "explain" in names
+    assert [name for name in names if f"| `{name}" not in text] == []
 
 
 def test_every_first_mistake_has_a_verdict() -> None:

@@ -13,6 +13,7 @@ from tests.docs.examples import Section, rendered, sections
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
+    "docs/commands.md",
     "docs/language.md",
     "docs/diagnostics.md",
     "docs/merging.md",

@@ -159,7 +159,7 @@ MAY_IMPORT = {
     "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
     "plots": "wording errors dtypes _lazy nametree checkpoint comparison numerics looking store.atomic "
-    "store.failures store.sizes",
+    "store.failures store.sizes engine.events",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
     "cli.sizes": "store.sizes",

@@ -46,7 +46,7 @@ def test_representations_are_short_and_say_how_much_there_is(objects: dict[str, 
     texts = {name: repr(one) for name, one in objects.items()}
     assert all(len(text) < 200 for text in texts.values()), texts
     assert texts["checkpoint"] == "<Checkpoint a.safetensors: 1,003 tensors, 8,112 bytes>"
-    assert texts["plan"] == "<Plan: 1 inputs, 50 steps, 1 outputs>"
+    assert texts["plan"] == "<Plan: 1 input, 50 steps, 1 output>"
     assert texts["explanation"].startswith("<Explanation: 50 steps, 1 output, ")
     assert texts["report"] == "<Report: 1 checkpoint published, 50 steps>"
     assert texts["difference"].endswith("1 equal, 1,002 differing>")

@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from brainsurgery_jax.web.workbench import Workbench
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -56,7 +58,7 @@ class Server(NamedTuple):
         """Ask with the cookie and the right Host; None leaves a header out."""
         given = {"Host": f"127.0.0.1:{self.port}", "Cookie": self.cookie}
         given |= {key.replace("_", "-"): value for key, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for key, value in given.items():
@@ -115,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert url.startswith("http://127.0.0.1:"), (top / "log").read_text()
         yield Server(url, root, process)
         process.terminate()
-        process.wait(30)
+        process.wait(180)
         process.stdout.close()
 
 
@@ -144,7 +146,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of a context of its own: other cookies, another cache."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(180_000)  # a loaded machine is slow: no test may fail for it
     yield page
     context.close()
 
@@ -170,3 +172,10 @@ def write_plan(page: Page, text: str) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
     page.keyboard.insert_text(text)
+
+
+def add_input(bench: Workbench, path: str) -> str:
+    """Make a checkpoint an input of the plan; its alias."""
+    text, alias, _ = bench.with_input(bench.text, path)
+    bench.write(text)
+    return alias

@@ -31,7 +31,7 @@ def open_plan(page: Page, server: Server) -> None:
 
 def plan_of(page: Page) -> dict[str, list[object]]:
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download plan").click()
+        page.get_by_role("button", name="Download plan").click()
     return yaml.safe_load(Path(waiting.value.path()).read_text())
 
 
@@ -137,7 +137,7 @@ def test_a_folder_comes_by_upload_is_run_and_goes_as_an_archive(page: Page, serv
     with tarfile.open(waiting.value.path()) as archive:
         assert {"made/model.safetensors", "made/config.json"} <= set(archive.getnames())
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download resolved plan").click()
+        page.get_by_role("button", name="Download resolved plan").click()
     assert yaml.safe_load(Path(waiting.value.path()).read_text())["inputs"] == ["model::sharded"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,7 @@ def test_ranks_are_chosen_for_many_matrices_and_written_as_steps(page: Page, ser
     page.get_by_role("tab", name="Plan").click()
     page.get_by_text("No mistakes.").wait_for()
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download plan").click()
+        page.get_by_role("button", name="Download plan").click()
     plan = yaml.safe_load(Path(waiting.value.path()).read_text())
     first, second = (step["phlora"] for step in plan["transforms"])
     assert (first["rank"], second["rank"], plan["inputs"]) == (2, 4, ["model.safetensors"])
@@ -188,6 +189,8 @@ def test_broken_tensors_are_found_and_a_healthy_model_has_none(page: Page, serve
     page.get_by_text("4 tensors of 11 look broken").wait_for()  # and the constant tensor of the hostile name
     page.get_by_text("h.0.mlp.weight: magnitude").wait_for()
     page.get_by_role("button", name="h.2.mlp.bias: zero everywhere").wait_for()
+    page.get_by_text(re.compile(r"^h +\(9 tensors, .*⚠ 3 broken$")).wait_for()
+    page.get_by_text("⚠ constant: 1").first.wait_for()
     take_picture(page, "figure-4-model-health")
     page.get_by_role("button", name="h.1.attn.weight: 1 NaN").click()
     page.get_by_role("heading", name="h.1.attn.weight").wait_for()

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from threading import Event
+from time import sleep
 
 import numpy as np
 import pytest
@@ -20,19 +21,22 @@ from nicegui.page import page
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.completion.plans import CutStep, cut_step
+from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.events import StopSignal
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import Stopped, StoreError
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.web.charts import draw_change, draw_energy, draw_heat_map
 from brainsurgery_jax.web.confined import Root
+from brainsurgery_jax.web.kept import Kept, weigh
 from brainsurgery_jax.web.low_rank import RankBench, Way
-from brainsurgery_jax.web.names import write_pattern
+from brainsurgery_jax.web.names import BranchedNames, write_pattern
 from brainsurgery_jax.web.opened import Opened, Shelf
 from brainsurgery_jax.web.plan_text import move_step, remove_step
+from brainsurgery_jax.web.tree_view import label_of
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
 from tests.web.apart import run_apart
-from tests.web.conftest import write_model
+from tests.web.conftest import HOSTILE, add_input, write_model
 
 # --- waiting
 
@@ -259,7 +263,97 @@ def test_a_name_gets_its_alias_where_a_plan_has_several_inputs(root: Root):
     write_model(Path("other.safetensors"))
     bench = Workbench(root)
     assert bench.refer("model.safetensors", "w") == "w"
-    assert bench.write_input("model.safetensors") == "model"
+    assert add_input(bench, "model.safetensors") == "model"
     assert bench.refer("model.safetensors", "w") == "w"
-    assert bench.write_input("other.safetensors") == "model_2"
+    assert add_input(bench, "other.safetensors") == "model_2"
     assert bench.refer("other.safetensors", "w") == "model_2::w"
+
+
+# --- what is kept, marked and cancelled
+
+
+def test_results_are_kept_up_to_a_number_of_bytes_and_the_oldest_go_first():
+    made = list[str]()
+
+    def measure(kept: Kept, name: str) -> np.ndarray:
+        return kept.once(("model",), name, lambda: made.append(name) or np.zeros(1000, "u1"))
+
+    kept = Kept(most=2500)
+    for name in ("a", "b", "a", "c", "a", "b"):  # two fit: `c` drives `b` out, which was used before `a`
+        measure(kept, name)
+    assert made == ["a", "b", "c", "b"]
+    assert kept.nbytes <= 2500
+    kept.forget("model")
+    assert kept.nbytes == 0 and kept.get(("model",), "a") is None
+
+
+def test_a_result_that_is_larger_than_the_room_is_given_and_not_kept():
+    kept = Kept(most=10)
+    assert kept.once(("model",), "large", lambda: np.ones(1000)).sum() == 1000
+    assert kept.nbytes == 0
+
+
+def test_a_view_of_an_array_and_what_holds_arrays_weigh_what_they_hold():
+    whole = np.zeros(1000)
+    assert 8000 <= weigh(whole) < 8300
+    assert 4000 <= weigh(whole[:500]) < 4300
+    assert weigh({"a": [whole], "b": (whole,)}) >= 16000
+    found = Spectrum((1000, 1000), whole)
+    assert weigh(found) >= 8000
+
+
+def test_nodes_above_a_broken_tensor_count_it_and_the_tensor_says_what_is_wrong():
+    avals = {f"h.{n}.{part}": Aval((2,), FLOAT32) for n in range(3) for part in ("w", "b")} | {"x": Aval((2,), FLOAT32)}
+    tree, problems = BranchedNames(avals), {"h.1.w": "1 NaN", "x": "zero everywhere"}
+    h, x = tree.children()
+    assert label_of(h, problems).endswith("⚠ 1 broken")
+    assert label_of(x, problems) == "x  f32[2]  ⚠ zero everywhere"
+    (layers,) = tree.children(h.key, h.pattern)
+    assert layers.copies == 3 and label_of(layers, problems).endswith("⚠ 1 broken")
+    assert "⚠" not in label_of(h, {"x": "zero everywhere"})
+
+
+def test_a_tensor_that_is_measured_is_marked_and_health_measures_all(root: Root):
+    broken = load_file("model.safetensors")
+    broken["wte.weight"][0] = np.nan
+    save_file(broken, "broken.safetensors")
+    bench = Workbench(root)
+    bench.open("broken.safetensors")
+    assert bench.opened.problems("broken.safetensors") == {}
+    bench.opened.measure("broken.safetensors", "wte.weight")
+    assert bench.opened.problems("broken.safetensors") == {"wte.weight": "8 NaN"}
+    assert set(bench.opened.find_problems("broken.safetensors")) == {"wte.weight", HOSTILE}  # one that is constant
+    bench.close_all()
+
+
+def test_a_report_that_is_cancelled_is_not_written(root: Root):
+    pytest.importorskip("matplotlib")
+    bench, stop = Workbench(root), Event()
+    bench.open("model.safetensors")
+    stop.set()
+    for sides in (("model.safetensors", None), ("model.safetensors", "model.safetensors")):
+        with pytest.raises(Stopped):
+            bench.write_report(*sides, stop)
+    assert not Path(bench.scratch("report.html")).exists()
+    bench.close_all()
+
+
+def test_a_page_that_is_closed_ends_what_it_waits_for():
+    begun, stopped = Event(), list[bool]()
+
+    def compute(stop: StopSignal) -> None:
+        begun.set()
+        while not stop.is_set():
+            sleep(0.01)
+        stopped.append(True)
+
+    async def story() -> None:
+        core.loop = asyncio.get_running_loop()
+        with Client(page("/"), request=None) as client:
+            work = asyncio.create_task(Waiting().run(ui.column(), "computing", compute))
+            await asyncio.to_thread(begun.wait)
+            client.delete()
+            await work
+
+    run_apart(story())
+    assert stopped == [True]

@@ -21,7 +21,7 @@ from brainsurgery_jax.web.confined import Root
 from brainsurgery_jax.web.transfer import list_members, size_of_archive, stream_archive, take_upload
 from brainsurgery_jax.web.workbench import Workbench
 from tests.web.apart import run_apart
-from tests.web.conftest import write_model
+from tests.web.conftest import add_input, write_model
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_what_was_tried_is_no_input_but_the_output_of_a_run_is(root: Path):
     bench.write(plan)
     tried = bench.try_plan(1)
     with pytest.raises(StoreError, match=r"Run the plan, and open its output\."):
-        bench.write_input(tried.path)
+        add_input(bench, tried.path)
     assert bench.text == plan
     scratch = Path(tried.checkpoint.path)
     assert scratch.exists()
@@ -107,7 +107,7 @@ def test_what_was_tried_is_no_input_but_the_output_of_a_run_is(root: Path):
     bench.run(overwrite=False)
     bench.wait()
     bench.open("out.safetensors")
-    assert bench.write_input("out.safetensors") == "model_2"
+    assert add_input(bench, "out.safetensors") == "model_2"
     assert "model_2::out.safetensors" in bench.text
     bench.close_all()
 

@@ -106,7 +106,7 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
         page.get_by_role("link", name="Download", exact=True).click()
     waiting.value.save_as(tmp_path / "downloaded.safetensors")
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download plan").click()
+        page.get_by_role("button", name="Download plan").click()
     waiting.value.save_as(tmp_path / "plan.yaml")
     page.get_by_role("button", name="Undo").click()
     page.wait_for_function("!document.querySelector('.cm-content').innerText.includes('attn.weight')")
@@ -138,6 +138,7 @@ def test_the_page_works_in_the_dark_and_in_a_narrow_window(page: Page, server: S
     take_picture(page, "narrow-dark")
     page.get_by_role("tab", name="Plan").click()
     page.get_by_label("target (required)").wait_for()
+    assert "invert" in page.locator(".bs-editor").evaluate("(one) => getComputedStyle(one).filter")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     take_picture(page, "narrow-dark-plan")
 

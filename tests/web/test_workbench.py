@@ -14,10 +14,11 @@ import yaml
 
 from brainsurgery_jax.api import load
 from brainsurgery_jax.dtypes import FLOAT32, Aval
+from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.web.confined import Root
 from brainsurgery_jax.web.names import BranchedNames
-from brainsurgery_jax.web.plan_text import add_input, add_step
+from brainsurgery_jax.web.plan_text import add_input, add_steps
 from brainsurgery_jax.web.step_form import has_switch, list_choices
 from brainsurgery_jax.web.workbench import Workbench
 from tests.web.conftest import write_model
@@ -72,7 +73,7 @@ def test_a_search_takes_both_languages_of_references(bench: Workbench):
 
 def test_a_step_is_added_below_the_others_and_comments_stay():
     text = "# why\ninputs: [a]\ntransforms:\n  - delete: {target: x}  # this\n\noutput: b\n"
-    added = add_step(text, {"scale_": {"target": "y", "by": 2}})
+    added = add_steps(text, [{"scale_": {"target": "y", "by": 2}}])
     assert added.startswith("# why\n") and "# this\n  - scale_:" in added and added.endswith("\noutput: b\n")
     assert yaml.safe_load(added)["transforms"] == [{"delete": {"target": "x"}}, {"scale_": {"target": "y", "by": 2}}]
 
@@ -81,13 +82,13 @@ def test_a_step_is_added_below_the_others_and_comments_stay():
     "text", ["transforms: [{help: {}}]\noutput: a\n", "transforms: [{help: {}},\n  ]\noutput: a\n"]
 )
 def test_a_step_is_added_to_a_list_in_brackets(text: str):
-    added = yaml.safe_load(add_step(text, {"scale_": {"target": "a, b]", "by": 2}}))
+    added = yaml.safe_load(add_steps(text, [{"scale_": {"target": "a, b]", "by": 2}}]))
     assert added == {"transforms": [{"help": {}}, {"scale_": {"target": "a, b]", "by": 2}}], "output": "a"}
 
 
 @pytest.mark.parametrize("text", ["", "transforms:\n", "inputs: [a]\n", "transforms: []\n"])
 def test_the_first_step_is_added_to_any_plan(text: str):
-    assert yaml.safe_load(add_step(text, {"help": {}}))["transforms"] == [{"help": {}}]
+    assert yaml.safe_load(add_steps(text, [{"help": {}}]))["transforms"] == [{"help": {}}]
 
 
 def test_the_second_input_gets_an_alias():
@@ -182,3 +183,38 @@ def test_a_checkpoint_that_is_opened_again_is_read_anew(bench: Workbench):
     save_file({"w": np.zeros((2, 2), "f4")}, "model.safetensors")
     assert list(bench.open("model.safetensors").avals) == ["w"]
     assert bench.opened.spectrum("model.safetensors", "w").values.tolist() == [0.0, 0.0]
+
+
+# --- what is parsed
+
+
+def test_a_change_is_parsed_once_for_all_that_is_shown_of_it(bench: Workbench, monkeypatch: pytest.MonkeyPatch):
+    parsed = list[object]()
+
+    def count(root: object) -> object:
+        parsed.append(root)
+        return load(root)
+
+    monkeypatch.setattr("brainsurgery_jax.web.workbench.api.load", count)
+    bench.write(PLAN)
+    assert bench.check() == ()
+    assert len(bench.steps()) == 1
+    assert bench.refer("model.safetensors", "w") == "w"
+    assert len(parsed) == 1
+    bench.write("transforms: {")
+    assert [one.code for one in bench.check()] == ["yaml-syntax"] and bench.steps() == []
+    assert len(parsed) == 1
+
+
+def test_a_mistake_after_a_step_does_not_stop_a_trial_up_to_it(bench: Workbench):
+    later = "- scale_: {target: no.such.tensor, by: 2}\n- nonsense: {}\n"
+    bench.write(PLAN.replace("output:", later + "output:"))
+    tried = bench.try_plan(1)
+    assert tried.path == "plan after step 1"
+    before, after = load_file("model.safetensors"), load_file(tried.checkpoint.path)
+    np.testing.assert_array_equal(after["wte.weight"], 2 * before["wte.weight"])
+    with pytest.raises(PlanError, match=r"no\.such\.tensor"):
+        bench.try_plan(2)
+    with pytest.raises(PlanError, match="nonsense"):
+        bench.try_plan()
+    bench.close_all()

@@ -1,0 +1,182 @@
+"""The user and the server change the plan at the same time: nothing that either writes is lost or misplaced.
+
+The test holds the messages of each direction back and lets them go, so that every order of events comes up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.web.conftest import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, WebSocketRoute
+
+pytest.importorskip("playwright", reason="NO BROWSER TEST: Playwright is not installed (make venv installs it)")
+
+_TEXT = """async () => (await import('nicegui-codemirror')).EditorView.findFromDOM(
+    document.querySelector('.cm-editor')).state.doc.toString()"""
+_TYPE = """async ([at, text]) => {
+    const view = (await import('nicegui-codemirror')).EditorView.findFromDOM(document.querySelector('.cm-editor'));
+    const from = Math.round(at * view.state.doc.length);
+    view.dispatch({changes: {from, insert: text}, userEvent: 'input.type'});
+}"""
+
+
+class Wire:
+    """The websocket of a page, whose messages can be held back in each direction."""
+
+    def __init__(self, page: Page):
+        self.held = {"up": False, "down": False}
+        self._waiting: dict[str, list[str | bytes]] = {"up": [], "down": []}
+        page.route_web_socket(lambda url: "socket.io" in url, self._connect)
+
+    def _connect(self, browser: WebSocketRoute) -> None:
+        server = browser.connect_to_server()
+        self._send = {"up": server.send, "down": browser.send}
+        browser.on_message(lambda message: self._pass("up", message))
+        server.on_message(lambda message: self._pass("down", message))
+
+    def _pass(self, way: str, message: str | bytes) -> None:
+        if self.held[way]:
+            self._waiting[way].append(message)
+        else:
+            self._send[way](message)
+
+    def hold(self, way: str) -> None:
+        self.held[way] = True
+
+    def release(self, way: str) -> None:
+        self.held[way] = False
+        while self._waiting[way]:
+            self._send[way](self._waiting[way].pop(0))
+
+    def holds(self, word: str) -> bool:
+        """Whether a message of the server with this word is held back."""
+        return any(word in str(message) for message in self._waiting["down"])
+
+
+def open_plan(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    page.get_by_role("heading", name="model.safetensors").wait_for()
+    page.get_by_role("tab", name="Plan").click()
+    page.locator(".cm-content").wait_for()
+
+
+def write(page: Page, text: str, at: float = 1.0) -> None:
+    """Write into the editor, at a share of its length, as by the keyboard."""
+    page.evaluate(_TYPE, [at, text])
+
+
+def add_line(page: Page, line: str) -> None:
+    page.get_by_label("A step on one line").fill(line)
+    page.get_by_role("button", name="Add line").click()
+
+
+def wait_for(page: Page, condition: Callable[[], bool]) -> None:
+    for _ in range(9000):
+        if condition():
+            return
+        page.wait_for_timeout(20)  # messages pass meanwhile
+    pytest.fail("what the test waits for does not come")
+
+
+def agreed(page: Page, server: Server) -> str:
+    """The text of the editor, once the server has the same."""
+    path = urlsplit(page.url).path.replace("/bench/", "/plan/")
+
+    def text() -> str:
+        return page.evaluate(_TEXT)
+
+    wait_for(page, lambda: server.ask(path).body.decode() == text())
+    return text()
+
+
+def test_what_is_typed_while_a_mistake_is_marked_stays(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    wire.hold("down")
+    write(page, "transforms:\n  - nonsense: {}\n")
+    wait_for(page, lambda: wire.holds("unknown op"))
+    write(page, "# typed meanwhile\n")
+    wire.release("down")
+    page.get_by_text("unknown op 'nonsense'").first.wait_for()
+    write(page, "# and afterwards\n")
+    assert agreed(page, server) == "transforms:\n  - nonsense: {}\n# typed meanwhile\n# and afterwards\n"
+    assert page.locator(".bs-line-error").inner_text().strip() == "- nonsense: {}"
+
+
+def test_a_step_of_the_form_and_what_is_typed_meanwhile_are_both_kept(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    write(page, "# first\n# last\n")
+    assert agreed(page, server) == "# first\n# last\n"
+    wire.hold("down")
+    add_line(page, "help")
+    wait_for(page, lambda: wire.holds("- help: {}"))
+    write(page, "# typed ", at=0.5)
+    wire.release("down")
+    assert agreed(page, server) == "# first\n# typed # last\ntransforms:\n  - help: {}\n"
+
+
+def test_an_undo_of_the_server_keeps_what_is_typed_meanwhile(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    add_line(page, "help")
+    page.get_by_text("1. help").wait_for()
+    wire.hold("down")
+    page.get_by_role("button", name="Undo").click()
+    wait_for(page, lambda: wire.holds('"text":""'))
+    write(page, "# typed\n")
+    wire.release("down")
+    assert agreed(page, server) == "# typed\n"
+
+
+def test_two_windows_of_a_session_write_one_text(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.get_by_role("tab", name="Plan").click()
+    other.locator(".cm-content").wait_for()
+    write(other, "# of the other window\n")
+    assert agreed(page, server) == agreed(other, server) == "# of the other window\n"
+    wire.hold("up")
+    write(page, "# of this window\n", at=0)
+    write(other, "# again\n")
+    agreed(other, server)
+    wire.release("up")
+    wait_for(page, lambda: agreed(page, server).count("\n") == 3)
+    assert agreed(page, server) == "# of this window\n# of the other window\n# again\n"
+    wait_for(other, lambda: other.evaluate(_TEXT) == page.evaluate(_TEXT))
+    other.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_order_of_events_loses_a_word_or_writes_it_twice(page: Page, server: Server, seed: int):
+    rng = random.Random(seed)
+    wire = Wire(page)
+    open_plan(page, server)
+    words: list[str] = []
+    for number in range(40):
+        match rng.randrange(5):
+            case 0:
+                wire.hold(rng.choice(("up", "down")))
+            case 1:
+                wire.release(rng.choice(("up", "down")))
+            case 2:
+                words.append(f"added{number}.")
+                add_line(page, f"delete: {{target: {words[-1]}}}")
+            case _:
+                words.append(f"typed{number}.")
+                write(page, f"# {words[-1]}\n", at=0 if rng.random() < 0.5 else 1)
+    wire.release("up")
+    wire.release("down")
+    text = agreed(page, server)
+    wait_for(page, lambda: all(word in page.evaluate(_TEXT) for word in words))
+    assert {word: text.count(word) for word in words} == dict.fromkeys(words, 1)
