@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import Text, Word
 from brainsurgery_jax.op import DTypeName, Makes, Role, control
@@ -86,12 +86,15 @@ def merge(
     dtype: DTypeName | None = None,
     on_mismatch: OnMismatch = "error",
     compat: Compat = "no",
+    layer_axis: Annotated[StrictInt, Field(description="merge tensors that hold all layers layer by layer")]
+    | None = None,
 ) -> Iterator[Edit]:
     """Merge models by a published method, tensor by tensor: those of one name belong together.
 
     `models` are aliases (of `alias::path`, as inputs are written, what is before the colons): a list, or a mapping of
     each to its weight or to its parameters. A parameter is a number, a list of numbers from the first layer to the
-    last, or a mapping of patterns to such, of which the first that matches a name counts. `of` is a pattern of the
+    last (of tensors that hold all layers, layer by layer), or a mapping of patterns to such, of which the first that
+    matches a name counts. `of` is a pattern of the
     names to be merged. Results have the dtype of the base, or of the first model, or `dtype`; they are computed in
     float32 (float64 stays) and rounded once. Whole numbers are taken over.
     Random choices depend on the plan's `seed`, the name and the model. `docs/merging.md` has the formulas.
@@ -106,6 +109,16 @@ def merge(
     assert isinstance(models, Mapping)
     rounds_like_mergekit = compat != "no"
     step = MergeStep(
-        view, find_method(method), models, to, base, parameters, of, dtype, on_mismatch, rounds_like_mergekit
+        view,
+        find_method(method),
+        models,
+        to,
+        base,
+        parameters,
+        of,
+        dtype,
+        on_mismatch,
+        rounds_like_mergekit,
+        layer_axis,
     )
     yield from step.edits()
