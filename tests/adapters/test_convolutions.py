@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.errors import PlanError
 from tests.adapters.models import QUIET, extract
 from tests.hints.calls import hint_of
 
@@ -112,8 +111,8 @@ def test_singular_values_up_to_a_bound_are_left_out(least: float, tmp_path: Path
         for name in names
     }
     if not any(above.values()):
-        with pytest.raises(PlanError, match="no singular value"):
-            extract(tmp_path, rank=4, least=least)
+        hint_of(lambda: extract(tmp_path, rank=4, least=least), "Give a lower bound, or none.")
+        extract(tmp_path, rank=4)
         return
     found = load_file(extract(tmp_path, rank=4, least=least) / "adapter_model.safetensors")
     ranks = {name: found.get(f"base_model.model.{name}.lora_A.weight", torch.empty(0)).shape[0] for name in names}
