@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,6 +79,12 @@ class Architecture:
         if last in _TOKENS or last == "embed_out":
             return True
         return last not in (*_TABLES, *_ROUTERS) and "embed" not in last
+
+    @staticmethod
+    def is_convolution(shape: Sequence[int]) -> bool:
+        """Whether a weight of this shape is a kernel that PEFT adapts [out, in, ...], of one to three axes; those of
+        one channel for each group it cannot."""
+        return 3 <= len(shape) <= 5 and shape[1] > 1
 
     def is_table(self, module: str) -> bool:
         """Whether the module is a table of tokens."""

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.adapters.architecture import Architecture
-from brainsurgery_jax.adapters.kernels import differing, share_budget, spectrum
+from brainsurgery_jax.adapters.kernels import differing, rank_above, share_budget, spectrum
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, patterns_of, words_of
@@ -18,22 +19,33 @@ from brainsurgery_jax.numerics.math import fold_seed
 from brainsurgery_jax.ops.elementwise import subtract
 from brainsurgery_jax.ops.lowrank import MethodKeys, energy_rank, factors, numbers_of
 from brainsurgery_jax.ops.sets import entry
-from brainsurgery_jax.ops.shape import transpose
+from brainsurgery_jax.ops.shape import transpose, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import few
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Extent(NamedTuple):
-    """How large factors are: a rank, or a share of the energy of each matrix, or parameters of all together."""
+    """How large factors are: a rank, or a share of the energy of each matrix, or parameters of all together.
+
+    `least`: with a rank, singular values up to this are left out. `whole`: the last parts of the names of modules that
+    are kept whole.
+    """
 
     rank: int | None = None
     energy: float | None = None
     budget: int | None = None
+    least: float | None = None
+    whole: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return next(f"{key} {value:,}" for key, value in self._asdict().items() if value is not None)
+
+    def keeps_whole(self, module: str) -> bool:
+        """Whether a module is one of those that are kept whole."""
+        return any(f".{module}".endswith(f".{word}") for word in self.whole)
 
 
 class ModelPair(NamedTuple):
@@ -58,7 +70,8 @@ class ModelPair(NamedTuple):
 
 
 class WeightChange(NamedTuple):
-    """What is factorized: the change of a weight as PEFT multiplies factors [out, in], for a table [width, words]."""
+    """What is factorized: the change of a weight as PEFT multiplies factors [out, in], for a table [width, words], for
+    a convolution [out, in * kernel]."""
 
     pair: ModelPair
     delta: TensorExpr
@@ -72,6 +85,13 @@ class WeightChange(NamedTuple):
     def cost(self) -> int:
         """The parameters that a rank takes."""
         return sum(self.delta.aval.shape)
+
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of `lora_A` and `lora_B`: those of a convolution have its kernel, and one of a single entry."""
+        out, ins = self.delta.aval.shape
+        if len(whole := self.pair.tuned.aval.shape) == 2:
+            return (rank, ins), (out, rank)
+        return (rank, *whole[1:]), (out, rank, *(1 for _ in whole[2:]))
 
 
 @dataclass
@@ -99,6 +119,7 @@ class ExtractStep:
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
+        self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {pair.name: self._change(pair) for pair in changed if self._is_factorable(pair)}
         ranks = self._ranks(changes)
@@ -173,6 +194,17 @@ class ExtractStep:
     def _is_vocabulary(self, module: str) -> bool:
         return any(module in (table, head) for table, head in self._tables)
 
+    def _refuse_no_module(self) -> None:
+        """Refuse a name of modules to be kept whole that none has."""
+        modules = {name.rpartition(".")[0] for name in self.model.shapes}
+        for word in self.extent.whole:
+            if not any(f".{module}".endswith(f".{word}") for module in modules):
+                last = sorted({module.rpartition(".")[2] for module in modules if module})
+                hint = f"Name the last parts of modules: {few(last)}."
+                raise Refusal(
+                    "adapter-extract", f"no module of '{self.base}' is called '{word}'", key="whole", hint=hint
+                )
+
     # --- what differs
 
     def _differs(self, pair: ModelPair) -> bool:
@@ -194,14 +226,19 @@ class ExtractStep:
         """Whether PEFT adds a product of factors to a tensor. Not to a table that is the head as well: merging would
         add twice."""
         shared = self.is_tied and self._is_vocabulary(pair.module)
-        two = pair.parameter == "weight" and len(pair.tuned.aval.shape) == 2 and pair.tuned.aval.dtype.is_float
-        return two and pair.is_alike and not shared and self.model.is_factorable(pair.module)
+        aval = pair.tuned.aval
+        fits = len(aval.shape) == 2 or self.model.is_convolution(aval.shape)
+        known = pair.parameter == "weight" and aval.dtype.is_float and self.model.is_factorable(pair.module)
+        return known and fits and pair.is_alike and not shared and not self.extent.keeps_whole(pair.module)
 
     def _change(self, pair: ModelPair) -> WeightChange:
         work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
         tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
         delta = self.view.apply(subtract, tuned, base)
-        if self.model.is_table(pair.module) or self.model.is_transposed(pair.module):
+        if len(delta.aval.shape) > 2:
+            out, *inputs = delta.aval.shape
+            delta = self.view.apply(with_shape, delta, shape=(out, prod(inputs)))
+        elif self.model.is_table(pair.module) or self.model.is_transposed(pair.module):
             delta = self.view.apply(transpose, delta, axes=(0, 1))
         return WeightChange(pair, delta)
 
@@ -210,13 +247,16 @@ class ExtractStep:
     def _ranks(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
         """The rank of each change: 0 where it is left out, all of it where factors take more than the tensor."""
         extent = self.extent
-        if extent.rank is not None:
+        if extent.rank is not None and extent.least is None:
             return {name: min(extent.rank, change.full) for name, change in changes.items()}
         if self.view.provisional:  # which tensors differ is not known yet
             return {name: change.full for name, change in changes.items()}
         if extent.energy is not None:
             wanted = {name: self.view.apply(energy_rank, c.delta, energy=extent.energy) for name, c in changes.items()}
             return {name: self.view.number(rank, changes[name].full) for name, rank in wanted.items()}
+        if extent.rank is not None:
+            counts = {name: self.view.apply(rank_above, c.delta, least=extent.least) for name, c in changes.items()}
+            return {name: min(extent.rank, self.view.number(n, changes[name].full)) for name, n in counts.items()}
         return self._share(changes)
 
     def _share(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
@@ -271,8 +311,9 @@ class ExtractStep:
         ends = ("lora_A.weight", "lora_B.weight")
         if self.model.is_table(change.pair.module):
             ends = ("lora_embedding_A", "lora_embedding_B")
-        for end, x in zip(ends, (a, b), strict=True):
-            found.tensors[f"{HEAD}{module}.{end}"] = self.view.apply(in_dtype, x, dtype=self.dtype)
+        for end, x, shape in zip(ends, (a, b), change.shapes(rank), strict=True):
+            shaped = x if x.aval.shape == shape else self.view.apply(with_shape, x, shape=shape)
+            found.tensors[f"{HEAD}{module}.{end}"] = self.view.apply(in_dtype, shaped, dtype=self.dtype)
         found.ranks[module] = rank
 
     def _save_whole(self, found: AdapterParts, module: str, changed: str) -> None:
@@ -297,6 +338,9 @@ class ExtractStep:
 
     def _nothing(self, changes: Mapping[str, WeightChange]) -> Refusal:
         """That there is nothing to factorize. `changes`: of matrices."""
+        if changes and self.extent.least is not None:
+            message = f"no singular value of a matrix that differs is above {self.extent.least:g}"
+            return Refusal("adapter-extract", message, key="least", hint="Give a lower bound, or none.")
         if changes:
             message = f"of every matrix that differs, factors with {self.extent} take more than the matrix itself"
             hint = "Ask for less, or name a rank: `rank: 16`."

@@ -58,6 +58,23 @@ def spectrum(x: Array) -> tuple[Array, Array]:
     return singular_values(widen(x)).astype(np.float64), finite
 
 
+@kernel(
+    check=lambda avals, params: matrix(avals, "a spectrum"),
+    result=_scalar,
+    guarded=True,
+    refusal=NOT_FINITE,
+    host=_anywhere,
+    workspace=lambda avals, params: values_workspace(avals[0]),
+)
+def rank_above(x: Array, *, least: Number) -> tuple[Array, Array]:
+    """How many singular values of a matrix are above a bound, an int64 scalar, and whether it is finite."""
+    xp = x.__array_namespace__()
+    finite = xp.all(xp.isfinite(x))
+    if on_host(x) and not finite:
+        return np.asarray(0), finite
+    return xp.asarray(xp.sum(singular_values(widen(x)).astype(np.float64) > least, dtype=np.int64)), finite
+
+
 class BudgetParams(TypedDict):
     """The parameters that one more rank of each matrix costs, and those that there are."""
 

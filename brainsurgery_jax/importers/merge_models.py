@@ -117,6 +117,12 @@ class Model:
                 known = ", ".join(f"{s.prefix}.0 to {s.size - 1}" for s in several)
                 raise refuse(f"'{self.path}' has several stacks of layers: {known}", self.span)
 
+    def template(self, pattern: str, shift: int) -> str:
+        """The template of what a pattern of `selections` matches: layers of this model, numbered by so many more."""
+        if "(?P<i>" not in pattern:
+            return r"\g<0>"
+        return f"{self.stack.prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
+
     @property
     def count_key(self) -> str | None:
         """The key of config.json that holds the number of layers."""

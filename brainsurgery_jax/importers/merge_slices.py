@@ -81,10 +81,7 @@ class SliceMerges:
         shift = part.start - _layers(source).start if part.start is not None else 0
         own = [shift_name(name, self.models[first.model].stack, by) for name in part.names]
         for pattern in selections(own, model.names, model.stack if inside else None, [], renumber=bool(shift)):
-            name = r"\g<0>"
-            if "(?P<i>" in pattern:
-                prefix = self.models[first.model].stack.prefix
-                name = f"{prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
+            name = self.models[first.model].template(pattern, shift)
             yield Substep("copy", {"from": f"{model.alias}::{pattern}", "to": f"{to}::{name}"})
 
 

@@ -352,8 +352,8 @@ class _Writer:
         for pattern in self.patterns(piece, mix, names, renumber=any((*shifts, out))):
             refs = [f"{self.of(mix.sources[0]).alias}::{pattern}"]
             for source, shift in zip(mix.sources[1:], shifts[1:], strict=True):
-                refs.append(f"{self.of(source).alias}::{self.template(source, pattern, shift - shifts[0])}")
-            yield self.step(mix, refs, f"{self.alias}::{self.template(mix.sources[0], pattern, out or 0)}")
+                refs.append(f"{self.of(source).alias}::{self.of(source).template(pattern, shift - shifts[0])}")
+            yield self.step(mix, refs, f"{self.alias}::{self.of(mix.sources[0]).template(pattern, out or 0)}")
 
     def of(self, source: MergeSource) -> Model:
         return self.models[source.model]
@@ -373,11 +373,6 @@ class _Writer:
         by = self.shift(piece, mix.sources[0])
         own = [shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
         yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
-
-    def template(self, source: MergeSource, pattern: str, shift: int) -> str:
-        if "(?P<i>" not in pattern:
-            return r"\g<0>"
-        return f"{self.stack(source).prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
 
     def step(self, mix: Mix, refs: list[str], to: str) -> Substep:
         """One step: a copy or multiple of one model, or an expression over several."""

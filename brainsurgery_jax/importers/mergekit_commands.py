@@ -14,7 +14,16 @@ from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
 EXTRACT = "mergekit-extract-lora"
-_TAKES = ("--model", "--base-model", "--out-path", "--max-rank", "--sv-epsilon", "--include-regex", "--exclude-regex")
+_TAKES = (
+    "--model",
+    "--base-model",
+    "--out-path",
+    "--max-rank",
+    "--sv-epsilon",
+    "--include-regex",
+    "--exclude-regex",
+    "--save-module",
+)
 _SHORT = {"-i": "--include-regex", "-e": "--exclude-regex", "-j": "--num-threads"}
 _IGNORED = (
     "--verbose", "-v", "--gpu-rich",
@@ -31,9 +40,6 @@ _TABLES = ("embed_tokens", "embed_in", "embed_out", "lm_head", "wte")
 _ALWAYS = ("--embed-lora", "--distribute-scale")
 """Switches that `lora_extract` needs not be told."""
 _MOST_RANK = 128
-_RANKS = (
-    "for a rank by what singular values hold, `energy: 0.99` instead of `rank` in the step `lora_extract` of the plan"
-)
 
 
 def is_extraction(text: str) -> bool:
@@ -59,6 +65,9 @@ def import_extraction(command: str) -> Imported:
     notes += [f"{word} is ignored." for word in dict.fromkeys(ignored)]
     steps = [step for model in models for step in model.folds]
     keys: dict[str, object] = {"base": "base", "tuned": "tuned", "to": "adapter", "rank": _rank_of(given)}
+    keys |= {"least": least} if (least := _least_of(given)) else {}
+    whole = [value for key, value in options if key == "--save-module"]
+    keys |= {"whole": whole} if whole else {}
     steps.append(Substep("lora_extract", keys | _choice_of(options)))
     output = {"path": f"{given['--out-path'].rstrip('/')}/", "alias": "adapter", "format": "peft"}
     inputs = tuple(each for model in models for each in model.inputs)
@@ -117,11 +126,19 @@ def _of_modules(regex: str) -> str:
 
 
 def _rank_of(given: Mapping[str, str]) -> int:
-    epsilon, rank = given.get("--sv-epsilon", "0"), given.get("--max-rank", str(_MOST_RANK))
-    if epsilon.strip("0.") or not epsilon.strip("."):
-        hint = ("Leave it out; for a rank by what singular values hold, write `energy: 0.99` in the place of `rank` in "
-                "the step `lora_extract` of the plan.")  # fmt: skip
-        raise refuse(f"{EXTRACT}: --sv-epsilon {epsilon} cannot be imported, only 0", None, hint)
+    rank = given.get("--max-rank", str(_MOST_RANK))
     if not rank.isdecimal() or int(rank) < 1:
         raise refuse(f"{EXTRACT}: --max-rank: expected a positive number, got '{rank}'", None, code=FORM)
     return int(rank)
+
+
+def _least_of(given: Mapping[str, str]) -> float:
+    """The bound up to which singular values are left out."""
+    text = given.get("--sv-epsilon", "0")
+    try:
+        least = float(text)
+    except ValueError:
+        least = -1.0
+    if not 0 <= least < float("inf"):
+        raise refuse(f"{EXTRACT}: --sv-epsilon: expected a number that is not negative, got '{text}'", None, code=FORM)
+    return least

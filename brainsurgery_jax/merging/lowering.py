@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, cast
 
@@ -11,9 +11,19 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
-from brainsurgery_jax.merging.settings import Given, Settings, depths_of, has_layers, refuse_unknown
+from brainsurgery_jax.merging.settings import (
+    Given,
+    Settings,
+    depths_of,
+    has_layers,
+    layer_axis_of,
+    refuse_unknown,
+    stack_of,
+)
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
+from brainsurgery_jax.ops.sets import entry
+from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
@@ -34,10 +44,11 @@ class TensorRow(NamedTuple):
 
 
 class MergePart(NamedTuple):
-    """A tensor to be merged, and the corner of it that is."""
+    """A tensor to be merged, and the corner of it that is: as a whole, or (`axis`) layer by layer."""
 
-    merging: Merging
+    mergings: tuple[Merging, ...]
     corner: Corner
+    axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class MergeStep:
     dtype: DType | None = None
     on_mismatch: str = "error"
     compat: bool = False
+    layer_axis: int | None = None
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
@@ -63,11 +75,11 @@ class MergeStep:
             yield AddAlias(self.to)
         rows = self._rows()
         settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
-        group: list[Merging] = []
+        axes, group = self._layer_axes(rows, settings), list[Merging]()
         for row in rows:
-            if row.is_float and (part := self._part(row, settings, group)) is not None:
+            if row.is_float and (part := self._part(row, settings, group, axes.get(row.name))) is not None:
                 parts[row.name] = part
-                group.append(part.merging)
+                group.extend(part.mergings)
         self._tell_kept([row for row in rows if not row.is_float])
         made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
         for name, expr in made:
@@ -132,8 +144,30 @@ class MergeStep:
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
         return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
 
-    def _part(self, row: TensorRow, settings: Settings, group: Sequence[Merging]) -> MergePart | None:
-        """A row as its method sees it; None where too few models are left."""
+    def _layer_axes(self, rows: Sequence[TensorRow], settings: Settings) -> dict[str, int]:
+        """The axis of layers of each tensor of a stack that is merged layer by layer: because parameters of one go by
+        layer, or the step says the axis. Raises Refusal."""
+        stacks: dict[str, list[TensorRow]] = {}
+        for row in rows:
+            if row.is_float and (stack := stack_of(row.name)) is not None:
+                stacks.setdefault(stack, []).append(row)
+        if self.layer_axis is not None:
+            return {row.name: self.layer_axis for own in stacks.values() for row in own}
+        wanted = {stack: own for stack, own in stacks.items() if any(settings.is_by_layer(row.name) for row in own)}
+        known = self.view.config(self.primary) if wanted else None
+        config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
+        found = {}
+        for stack, own in wanted.items():
+            shapes = [row.exprs[self.primary].aval.shape for row in own]
+            counts = [value for key, value in config.items() if "layer" in key]
+            axis = layer_axis_of(stack, shapes, counts)
+            found |= {row.name: axis for row in own}
+        return found
+
+    def _part(
+        self, row: TensorRow, settings: Settings, group: Sequence[Merging], axis: int | None
+    ) -> MergePart | None:  # fmt: skip
+        """A row as its method sees it, or its layers along an axis; None where too few models are left."""
         own = row.exprs[self.primary].aval
         chosen = dict(row.exprs)
         if any(e.aval.shape != own.shape for e in chosen.values()):
@@ -146,7 +180,32 @@ class MergeStep:
         base = None if self.start is None else ModelTensor(self.start, corner.cut(chosen[self.start]))
         tensors = tuple(ModelTensor(alias, corner.cut(chosen[alias])) for alias in models)
         dtype = self.dtype or own.dtype
-        return MergePart(Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group), corner)
+        whole = Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group)
+        return MergePart((whole,) if axis is None else tuple(self._layers(whole, axis)), corner, axis)
+
+    def _layers(self, whole: Merging, axis: int) -> Iterator[Merging]:
+        """The layers of a tensor that holds all of them, each at its depth. Raises Refusal."""
+        shape = whole.aval.shape
+        if not -len(shape) <= axis < len(shape):
+            message = f"'{whole.name}' has no axis {axis}: its shape is {list(shape)}"
+            hint = "Name the axis along which all of `of` have their layers."
+            raise Refusal("merge-parameter", message, key="layer_axis", hint=hint)
+        axis, count = axis % len(shape), shape[axis]
+
+        def cut(tensor: ModelTensor, at: int) -> ModelTensor:
+            return tensor._replace(expr=self.view.apply(entry, tensor.expr, axis=axis, at=at))
+
+        for at in range(count):
+            base = None if whole.base is None else cut(whole.base, at)
+            settings = whole.settings.at_depth(whole.name, at / max(1, count - 1))
+            yield replace(whole, base=base, models=tuple(cut(m, at) for m in whole.models), settings=settings)
+
+    def _join_layers(self, layers: Sequence[TensorExpr], axis: int) -> TensorExpr:
+        """Layers as one tensor."""
+        shape = layers[0].aval.shape
+        place = axis % (len(shape) + 1)
+        wide = [self.view.apply(with_shape, e, shape=(*shape[:place], 1, *shape[place:])) for e in layers]
+        return wide[0] if len(wide) == 1 else self.view.apply(concatenate, *wide, axis=place)
 
     def _settle_mismatch(self, row: TensorRow) -> dict[str, TensorExpr]:
         """The tensors of a row that are merged although shapes differ. Raises Refusal."""
@@ -170,10 +229,10 @@ class MergeStep:
             wanted = self.dtype if kept.aval.dtype.is_float else None
             return kept if wanted in (None, kept.aval.dtype) else self.view.apply(in_dtype, kept, dtype=wanted)
         try:
-            merged = self.method.merge(part.merging)
+            merged = [self.method.merge(merging) for merging in part.mergings]
         except Refusal as bad:
             raise bad.about("" if row.name in bad.message else f" ('{row.name}')") from bad
-        return part.corner.restore(merged)
+        return part.corner.restore(merged[0] if part.axis is None else self._join_layers(merged, part.axis))
 
     def _tell_kept(self, rows: Sequence[TensorRow]) -> None:
         """Say which tensors are taken over that are no floats."""

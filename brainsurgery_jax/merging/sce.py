@@ -18,6 +18,7 @@ from brainsurgery_jax.merging.tensors import (
     kept_where,
     namespace,
     rounded,
+    rounding,
     sums,
     total,
     widen,
@@ -59,13 +60,16 @@ def _selected(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
 
 def _energies(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
     parts = _selected(xs, static["count"], static["exact"])
-    return namespace(xs[0]).stack([(double(part) ** 2).sum() for part in parts])
+    squares = [double(part) ** 2 if static["exact"] else double(part * part) for part in parts]
+    return namespace(xs[0]).stack([square.sum() for square in squares])
 
 
 def _shares(found: Array, static: Mapping[str, Any]) -> Array:
-    xp, mean = namespace(found), found / max(1, static["size"])
-    low = mean.sum() < FLOOR
-    return xp.where(low, 1 / static["count"], mean / xp.where(low, np.float64(1), mean.sum()))
+    xp, step = namespace(found), rounding(static["work"])
+    mean = step(found / max(1, static["size"]))
+    whole = step(mean.sum())
+    low = whole < FLOOR
+    return xp.where(low, 1 / static["count"], step(mean / xp.where(low, np.float64(1), whole)))
 
 
 model_shares = sums("sce_weights", _energies, _shares, lambda avals, params: params["count"])
@@ -90,7 +94,8 @@ def sce(merging: Merging) -> TensorExpr:
     topk, count = merging.number("select_topk"), len(merging.models)
     chosen = [merging.fold(least_variance, topk=topk)] if topk < 1 else []
     everywhere = [merging.spread(least, 0) for least in chosen]
-    shares = merging.fold(model_shares, *everywhere, count=count, size=merging.aval.size)
+    shares = merging.fold(model_shares, *everywhere, count=count, size=merging.aval.size,
+                          work=merging.dtype if merging.compat else None)  # fmt: skip
     return merging.with_values(erase_and_add, [shares, *chosen], count=count)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
@@ -44,7 +44,7 @@ class Settings:
     depths: Mapping[str, float] = field(default_factory=dict)
     """From 0 for the first layer to 1 for the last, by name of a tensor."""
     has_layers: bool = True
-    """Whether any name of the model has the number of a layer."""
+    """Whether any name of the model has the number of a layer, or is of a tensor that holds all layers."""
 
     def value(self, parameter: str, name: str, model: str = "") -> Plain:
         """The value of a parameter for a tensor, of a model or of all. Raises Refusal."""
@@ -61,19 +61,27 @@ class Settings:
                           hint=f"Add `parameters: {{{parameter}: 0.5}}`, with a value of your own.")  # fmt: skip
         return self._checked(found, parameter, key)
 
-    def _resolve(self, given: Given, parameter: str, name: str, key: str) -> Plain | None:
-        if isinstance(given, Mapping):
-            found = next((v for pattern, v in given.items() if compile_pattern(pattern).match(name) is not None), None)
-            return None if found is None else self._resolve(found, parameter, name, key)
-        if isinstance(given, str | bool | int | float):
+    def is_by_layer(self, name: str) -> bool:
+        """Whether any parameter of a tensor is a list with several values."""
+        given = (v for level in (self.general, *self.own.values()) for v in level.values())
+        return any(isinstance(v, Sequence) and not isinstance(v, str) and len(set(v)) > 1
+                   for v in (_of_name(v, name) for v in given))  # fmt: skip
+
+    def at_depth(self, name: str, depth: float) -> Settings:
+        """The settings of a layer of a tensor that holds all of them."""
+        return replace(self, depths={name: depth})
+
+    def _resolve(self, given: Given | None, parameter: str, name: str, key: str) -> Plain | None:
+        given = _of_name(given, name)
+        if given is None or isinstance(given, str | bool | int | float):
             return given
         if not given or not all(isinstance(v, int | float) for v in given):
             raise Refusal("merge-parameter", f"'{parameter}' is a number, a list of numbers, or a mapping of patterns",
                           key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
-        if len(set(given)) > 1 and (is_stacked(name) or not self.has_layers):
-            why = f"'{name}' holds all layers" if is_stacked(name) else "no name has the number of a layer"
-            hint = "Give one number; or `unstack` the layers of each model before."
-            raise Refusal("merge-parameter", f"'{parameter}' is a list by layer, and {why}", key=key, hint=hint)
+        if len(set(given)) > 1 and not self.has_layers:
+            message = f"'{parameter}' is a list by layer, and no name has the number of a layer"
+            raise Refusal("merge-parameter", message, key=key, hint="Give one number; or `unstack` the layers of each "
+                          "model before.")  # fmt: skip
         return _between(given, self.depths.get(name, 0.0))
 
     def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
@@ -114,13 +122,38 @@ def depths_of(names: Sequence[str]) -> dict[str, float]:
 
 
 def has_layers(names: Iterable[str]) -> bool:
-    """Whether any name has the number of a layer."""
-    return any(_layer(name) is not None for name in names)
+    """Whether any name has the number of a layer, or is of a tensor that holds all layers."""
+    return any(_layer(name) is not None or stack_of(name) is not None for name in names)
 
 
-def is_stacked(name: str) -> bool:
-    """Whether a tensor seems to hold one layer after the other: its name has the word for layers, and no number."""
-    return _layer(name) is None and _LAYERS.search(name) is not None
+def stack_of(name: str) -> str | None:
+    """The stack of which a tensor seems to hold one layer after the other: its name has the word for layers, and no
+    number; else None."""
+    found = _LAYERS.search(name) if _layer(name) is None else None
+    return None if found is None else name[: found.end()]
+
+
+def layer_axis_of(stack: str, shapes: Iterable[Sequence[int]], counts: Iterable[object]) -> int:
+    """The axis of layers, 0 or 1, of all tensors of a stack: the one along which all have one size, and if a config
+    says how many layers there are (`counts`), that one. Raises Refusal."""
+    shapes, told = list(shapes), set(counts)
+    fitting = [at for at in (0, 1) if len({tuple(s[at : at + 1]) for s in shapes}) == 1 and len(shapes[0]) > at]
+    known = [at for at in fitting if shapes[0][at] in told] or fitting
+    if len(known) == 1:
+        return known[0]
+    found = "either the first or the second" if known else "neither the first nor the second"
+    message = f"a list goes by layer, and the axis of layers of '{stack}' may be {found}: " + ", ".join(
+        str(list(s)) for s in dict.fromkeys(map(tuple, shapes[:3]))
+    )
+    hint = "Say it: `layer_axis: 0`. Or `unstack` the layers of each model before; or give one number."
+    raise Refusal("merge-parameter", message, key="parameters", hint=hint)
+
+
+def _of_name(given: Given | None, name: str) -> Plain | Sequence[float] | None:
+    """What is given for a name: of a mapping, what its first pattern that matches says."""
+    while isinstance(given, Mapping):
+        given = next((v for pattern, v in given.items() if compile_pattern(pattern).match(name) is not None), None)
+    return given
 
 
 def _layer(name: str) -> tuple[str, int] | None:

@@ -1,25 +1,23 @@
 """Means of several models on a sphere: one tangent step (multislerp), or the Karcher mean.
 
 Both are linear combinations of the models, and all that their coefficients need are inner products: so one pass over
-the models tells the coefficients, and a second one makes the mean.
+the models tells the coefficients, and a second one makes the mean. As mergekit rounds them: `stepwise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.merging.combine import combined
 from brainsurgery_jax.merging.linear import refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.repeating import State, repeat_until_done
 from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.stepwise import karcher_mean, tangent_step
 from brainsurgery_jax.merging.tensors import gram, namespace
-from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.protocol import TensorExpr
-
-State = tuple[Array, Array]
-Step = Callable[[object, State], State]
 
 
 def _count(avals: Any, params: Mapping[str, Any]) -> int:
@@ -64,11 +62,16 @@ multislerp_weights = gram("multislerp_weights", _multislerp_weights, _count)
 def multislerp(merging: Merging) -> TensorExpr:
     """One step on the sphere from the normalized mean, along the mean of the tangents, at the mean of the norms. Raises
     Refusal for weights that cannot be normalized."""
-    weights = merging.numbers("weight")
-    if merging.flag("normalize_weights"):
+    weights, normalize, eps = merging.numbers("weight"), merging.flag("normalize_weights"), merging.number("eps")
+    if normalize:
         refuse_no_sum(merging, weights)
+    if merging.compat:
+        return merging.by_element(
+            tangent_step, weights=weights, normalize=normalize, eps=eps, based=merging.base is not None
+        )
+    if normalize:
         weights = tuple(w / sum(weights) for w in weights)
-    found = merging.fold(multislerp_weights, weights=weights, eps=merging.number("eps"), count=len(weights),
+    found = merging.fold(multislerp_weights, weights=weights, eps=eps, count=len(weights),
                          base=merging.base is not None)  # fmt: skip
     return combined(merging, found)
 
@@ -101,19 +104,8 @@ def _karcher_weights(products: Array, static: Mapping[str, Any]) -> Array:
         stepped = stepped / xp.maximum(_norm(products, stepped), np.float64(1e-300))
         return xp.where(done, mean, stepped), done
 
-    mean, _ = _repeat(step, (mean, xp.zeros((), bool)), static["max_iter"])
+    mean, _ = repeat_until_done(step, (mean, xp.zeros((), bool)), static["max_iter"])
     return xp.where(there.any(), mean * (alphas @ norms), alphas)
-
-
-def _repeat(step: Step, state: State, times: int) -> State:
-    """The state after some steps, or after one that says that it is done."""
-    if not on_host(state[0]):
-        return jax.lax.fori_loop(0, times, step, state)
-    for number in range(times):
-        state = step(number, state)
-        if state[1]:
-            break
-    return state
 
 
 karcher_weights = gram("karcher_weights", _karcher_weights, _count)
@@ -121,8 +113,10 @@ karcher_weights = gram("karcher_weights", _karcher_weights, _count)
 
 def karcher(merging: Merging) -> TensorExpr:
     """The Karcher mean of the directions, at the mean of the norms; all models weigh the same."""
-    found = merging.fold(karcher_weights, max_iter=int(merging.number("max_iter")), tol=merging.number("tol"),
-                         count=len(merging.models), base=False)  # fmt: skip
+    max_iter, tol = int(merging.number("max_iter")), merging.number("tol")
+    if merging.compat:
+        return merging.by_element(karcher_mean, max_iter=max_iter, tol=tol)
+    found = merging.fold(karcher_weights, max_iter=max_iter, tol=tol, count=len(merging.models), base=False)
     return combined(merging, found)
 
 

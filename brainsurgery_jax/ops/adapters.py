@@ -31,6 +31,8 @@ class ExtentKeys(KeyGroup):
     rank: RankKey | None = None
     energy: ShareKey | None = None
     budget: Annotated[StrictInt, Field(ge=1, description="parameters of all factors together")] | None = None
+    least: Annotated[Real, Field(description="with a rank: singular values up to this are left out")] | None = None
+    whole: Annotated[tuple[Text, ...], Field(min_length=1, description="modules that are kept whole")] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,23 @@ def lora_extract(
 ) -> Iterator[Edit]:
     """Take an adapter out of a fine-tuned model: with it, PEFT makes that model of the base.
 
-    Matrices that differ become two factors, whose product is the best approximation of the change: of one `rank`; or
-    of the least rank that keeps a share of the `energy`; or of ranks that share a `budget` of parameters so that all
-    together keep the most. Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was
-    resized, and matrices whose factors would be larger. Factors are float32, or of `dtype`. What adapter_config.json
-    says follows from names and shapes. Write it with `format: peft`. `of` is a pattern of the names that are looked at.
+    Matrices that differ, and convolutions, become two factors, whose product is the best approximation of the change:
+    of one `rank`; or of the least rank that keeps a share of the `energy`; or of ranks that share a `budget` of
+    parameters so that all together keep the most. `least` lowers a rank to the number of singular values above it.
+    Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was resized, matrices whose factors
+    would be larger, and modules whose names end as `whole` says. Factors are float32, or of `dtype`. What
+    adapter_config.json says follows from names and shapes. Write it with `format: peft`. `of` is a pattern of the names
+    that are looked at.
     Example: `lora_extract: {base: base, tuned: tuned, to: adapter, rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     from brainsurgery_jax.adapters.extraction import Extent, ExtractStep  # which few plans need
 
     check_extent(rank=extent.rank, energy=extent.energy, budget=extent.budget)
-    wanted = Extent(extent.rank, extent.energy, extent.budget)
+    if extent.least is not None and extent.rank is None:
+        raise Refusal("key-missing", "`least` lowers a `rank`, and there is none", key="least",
+                      hint="Write `rank: 16` beside it, or leave it out.")  # fmt: skip
+    wanted = Extent(extent.rank, extent.energy, extent.budget, extent.least, extent.whole or ())
     yield from ExtractStep(view, models.base, models.tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 
 

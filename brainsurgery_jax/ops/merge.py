@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import DTypeName, Makes, Role, control
@@ -81,6 +81,9 @@ class ResultKeys(KeyGroup):
     dtype: DTypeName | None = None
     on_mismatch: OnMismatch = "error"
     compat: Compat = "no"
+    layer_axis: Annotated[StrictInt, Field(description="merge tensors that hold all layers layer by layer")] | None = (
+        None
+    )
 
 
 @control(makes=Makes("to"))
@@ -99,7 +102,8 @@ def merge(
 
     `models` are aliases (of `alias::path`, as inputs are written, what is before the colons): a list, or a mapping of
     each to its weight or to its parameters. A parameter is a number, a list of numbers from the first layer to the
-    last, or a mapping of patterns to such, of which the first that matches a name counts. `of` is a pattern of the
+    last (of tensors that hold all layers, layer by layer), or a mapping of patterns to such, of which the first that
+    matches a name counts. `of` is a pattern of the
     names to be merged. Results have the dtype of the base, or of the first model, or `dtype`; they are computed in
     float32 (float64 stays) and rounded once. Whole numbers are taken over.
     Random choices depend on the plan's `seed`, the name and the model. `docs/merging.md` has the formulas.
@@ -114,6 +118,6 @@ def merge(
     assert isinstance(models, Mapping)
     step = MergeStep(
         view, find_method(method), models, to, base, parameters,
-        result.of, result.dtype, result.on_mismatch, result.compat != "no",
+        result.of, result.dtype, result.on_mismatch, result.compat != "no", result.layer_axis,
     )  # fmt: skip
     yield from step.edits()

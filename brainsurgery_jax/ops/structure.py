@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
+from brainsurgery_jax.ops._chosen import FORM, SCHEMA, UnitChoice, choose, choose_by_layer, read_chosen
 from brainsurgery_jax.protocol import Edit, View
 
-Layers = Annotated[
-    tuple[StrictInt | Text, ...],
-    Field(min_length=1, description="numbers, and ranges as Python slices them: [0, '4:8', '-2:']"),
-]
 
+def read_layers(value: object) -> object:
+    """Some layers: a list of numbers and ranges, or a choice by data."""
+    if isinstance(value, Mapping):
+        return read_chosen(value)
+    if not isinstance(value, list | tuple) or not value or not all(type(n) in (int, str) for n in value):
+        raise ValueError(f"expected a list of numbers and of ranges such as '4:8', or {FORM}; got {value!r}")
+    return tuple(value)
+
+
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}
+_RANGES = {"type": "array", "items": {"type": ["integer", "string"]}, "minItems": 1}
+Layers = Annotated[
+    object,
+    AfterValidator(read_layers),
+    WithJsonSchema({"anyOf": [_RANGES, SCHEMA]}),
+    Field(description="numbers, and ranges as Python slices them: [0, '4:8', '-2:']; or a choice by data"),
+]
 
 Count = Annotated[StrictInt, Field(gt=0)]
 
@@ -55,6 +69,8 @@ def read_units(value: object) -> object:
         if value <= 0 or (isinstance(value, float) and value >= 1):
             raise ValueError(f"{wanted}, got {value!r}")
         return value
+    if isinstance(value, Mapping) and value.keys() & {"scores", "numbers"}:
+        return read_chosen(value)
     lists = value if isinstance(value, Mapping) else {None: value}
     made: dict[int | None, tuple[int, ...]] = {}
     for layer, numbers in lists.items():
@@ -68,12 +84,15 @@ def read_units(value: object) -> object:
     return made
 
 
-_NUMBERS = {"type": "array", "items": {"type": "integer"}}
 Taken = Annotated[
     object,
     AfterValidator(read_units),
-    WithJsonSchema({"anyOf": [_NUMBERS, {"type": "object", "additionalProperties": _NUMBERS}, {"type": "number"}]}),
-    Field(description="numbers, numbers for each layer, or how many (or which share) of those with the least norm"),
+    WithJsonSchema(
+        {"anyOf": [_NUMBERS, {"type": "object", "additionalProperties": _NUMBERS}, {"type": "number"}, SCHEMA]}
+    ),
+    Field(
+        description="numbers, for all layers or each; or how many (which share) of the least norm; or a choice by data"
+    ),
 ]
 
 
@@ -97,6 +116,11 @@ class WordKeys(KeyGroup):
     ) = None
 
 
+def _numbers(view: View, given: object, key: str) -> Any:
+    """A list as it stands, or the numbers of a choice by data."""
+    return choose(view, given, key, drops=key == "drop") if isinstance(given, UnitChoice) else given
+
+
 @control(configures=True)
 def layers(
     view: View,
@@ -112,13 +136,17 @@ def layers(
     layers of the result, those of other models as 'other::4:8'. `scale_copies: 0` multiplies what layers that come
     again add to the residual stream, so that they change nothing until they are trained (not after a norm: BERT).
     The config gets the number of layers, and what it lists for each. Depth upscaling is `order: ['0:24', '8:32']`.
+    Data may choose: `{scores: TENSOR, smallest: 4}` by a vector with a score of each layer (or `largest`; `below` or
+    `above` a score), `{numbers: TENSOR}` as a vector lists them. They are computed before the run goes on.
     Example: `layers: {drop: [3, 4, 5]}`
+    Example: `layers: {drop: {scores: 'stats::influence', smallest: 4}}`
     Reference: depth upscaling is that of Kim et al., SOLAR 10.7B (2023), https://arxiv.org/abs/2312.15166; copies that
     add nothing are those of Wu et al., LLaMA Pro (2024), https://arxiv.org/abs/2401.02415.
     """
     from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
 
-    how = AskedLayers(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
+    given = {key: _numbers(view, getattr(asked, key), key) for key in ("keep", "drop", "repeat", "order")}
+    how = AskedLayers(**given, scale_copies=scale_copies)
     yield from change_layers(view, model.alias, model.part, stack or "", how)
 
 
@@ -273,14 +301,20 @@ def prune(
     Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
     `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together. Heads that share
     keys and values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did
-    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
+    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE). Data may choose, as `layers`
+    says: `{scores: TENSOR, smallest: 2}`, with a row for each layer if the tensor has two axes.
     Example: `prune: {heads: [2, 5]}`
     Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
     of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
     """
     from brainsurgery_jax.structure.pruning import AskedUnits, prune
 
-    units = AskedUnits(asked.heads, asked.kv_groups, asked.neurons, keeps_config=config != "change")
+    given = {key: getattr(asked, key) for key in ("heads", "kv_groups", "neurons")}
+    found = {
+        key: choose_by_layer(view, units, key) if isinstance(units, UnitChoice) else units
+        for key, units in given.items()
+    }
+    units = AskedUnits(**found, keeps_config=config != "change")
     yield from prune(view, model.alias, model.part, units)
 
 
@@ -335,18 +369,37 @@ def upcycle(
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
 
 
+def read_experts(value: object) -> object:
+    """Some experts: a list of numbers, or a choice by data."""
+    if isinstance(value, Mapping):
+        return read_chosen(value)
+    if not isinstance(value, list | tuple) or not value or not all(type(n) is int for n in value):
+        raise ValueError(f"expected a list of numbers, or {FORM}; got {value!r}")
+    return tuple(value)
+
+
+SomeExperts = Annotated[
+    object,
+    AfterValidator(read_experts),
+    WithJsonSchema({"anyOf": [{**_NUMBERS, "minItems": 1}, SCHEMA]}),
+    Field(description="numbers of experts, from 0; or a choice by data"),
+]
+
+
 @control(configures=True)
 def expert_prune(
-    view: View, *, keep: Experts | None = None, drop: Experts | None = None, model: ModelKeys
+    view: View, *, keep: SomeExperts | None = None, drop: SomeExperts | None = None, model: ModelKeys
 ) -> Iterator[Edit]:
     """Keep some experts of every layer with their rows of the router, number them anew, and change the config.
 
-    The model computes what it did if no token might take the others. `keep` may list them in another order.
+    The model computes what it did if no token might take the others. `keep` may list them in another order. Data may
+    choose, as `layers` says: `{scores: 'stats::usage', smallest: 2}`.
     Example: `expert_prune: {drop: [3, 5]}`
     """
     from brainsurgery_jax.structure.experts import prune_experts
 
-    yield from prune_experts(view, model.alias, model.part, keep, drop)
+    kept, dropped = _numbers(view, keep, "keep"), _numbers(view, drop, "drop")
+    yield from prune_experts(view, model.alias, model.part, kept, dropped)
 
 
 @control(configures=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +68,8 @@ ROWS = (
     Beside("ramplus_tl", ({}, {}), {"epsilon": 0.5}),
     Beside("passthrough", ({},), {"scale": 0.5}),
 )  # fmt: skip
-BASED = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "model_stock", "sce",
-         "arcee_fusion", "nearswap", "ram", "ramplus_tl")  # fmt: skip
+BASED = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs",
+         "breadcrumbs_ties", "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl")  # fmt: skip
 
 
 def models_of(row: Beside) -> list[str]:
@@ -102,6 +102,7 @@ def plan_for(row: Beside, folder: Path, compat: str) -> dict[str, Any]:
     keys = {"method": row.method, "models": given, "to": "merged", "compat": compat}
     keys |= {"base": "a"} if row.method in BASED else {}
     keys["parameters"] = dict(row.every if row.ours is None else row.ours)
+    keys["parameters"] |= {"rescale": "l1"} if row in RANDOM else {}
     out = {"path": f"ours-{row.name}-{compat}.safetensors", "alias": "merged"}
     return {"inputs": ["a::a", "b::b", "c::c"], "transforms": [{"merge": keys}], "output": out}
 
@@ -129,21 +130,27 @@ def differences(folder: Path, dtype: str, size: Size) -> dict[str, Apart]:
     """How far every method is apart."""
     os.chdir(folder)
     put_models(folder, dtype, size)
+    run_theirs(folder, ROWS, dtype, size.layers)
+    found = {}
     for row in ROWS:
-        config = {key: value for key, value in config_of(row, dtype, size.layers).items() if value is not None}
+        theirs = read(folder / f"theirs-{row.name}" / "model.safetensors")
+        found[row.name] = Apart(*(_apart(theirs, _run(row, folder, compat)) for compat in ("no", "mergekit")))
+    return found
+
+
+def run_theirs(folder: Path, rows: Sequence[Beside], dtype: str, layers: int) -> None:
+    """Let mergekit merge, row by row, into `theirs-NAME`."""
+    for row in rows:
+        config = {key: value for key, value in config_of(row, dtype, layers).items() if value is not None}
         (folder / f"{row.name}.yml").write_text(json.dumps(config))
     if not THEIRS.exists():
         raise FileNotFoundError(f"no mergekit at {THEIRS}: `make mergekit` installs it and runs the tests")
     script = ROOT / "tests" / "behaviour" / "mergekit_many.py"
     done = subprocess.run([THEIRS, script], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
-    found = {}
-    for row in ROWS:
+    for row in rows:
         said = folder / f"theirs-{row.name}.txt"
         assert not said.exists(), f"{row.name}: {said.read_text()[-500:]}"
-        theirs = read(folder / f"theirs-{row.name}" / "model.safetensors")
-        found[row.name] = Apart(*(_apart(theirs, _run(row, folder, compat)) for compat in ("no", "mergekit")))
-    return found
 
 
 def _run(row: Beside, folder: Path, compat: str) -> dict[str, np.ndarray]:
@@ -212,4 +219,80 @@ def test_what_is_computed_by_entry_is_the_same_to_the_last_bit(row: Beside, foun
 def test_the_table_of_the_documentation_is_the_one_that_was_found(found: Found):
     text = table(found)
     print(text)
+    assert text in SHOWN.read_text(encoding="utf-8")
+
+
+# --- Methods that draw ------------------------------------------------------------------------------------------------
+
+THIN = {"weight": 1.0, "density": 0.6}
+RANDOM = tuple(
+    Beside(method, (THIN,), {"normalize": False, **({"epsilon": 0.3} if "della" in method else {})})
+    for method in ("dare_linear", "dare_ties", "della_linear", "della")
+)
+"""Methods that keep entries by chance, with one model: then what is kept can be seen."""
+
+
+class Chances(NamedTuple):
+    """Of the entries of matrices: the share that is kept, of all and of the fifths of each row by magnitude, the
+    smallest first; what these are multiplied by; and the mean of the result less that of the base."""
+
+    kept: float
+    fifths: tuple[float, ...]
+    factor: float
+    mean: float
+
+    def __str__(self) -> str:
+        fifths = ", ".join(f"{100 * share:.1f}" for share in self.fifths)
+        return f"{100 * self.kept:.1f} | {fifths} | {self.factor:.3f} | {self.mean:.1e}"
+
+
+def chances(
+    merged: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], tuned: Mapping[str, np.ndarray]
+) -> Chances:
+    """What can be seen of the draws."""
+    kept, fifths, before, after, mean, count = 0, np.zeros(5), 0.0, 0.0, 0.0, 0
+    for name in (name for name in base if base[name].ndim == 2):
+        delta, found = tuned[name] - base[name], merged[name] - base[name]
+        ranks = np.argsort(np.argsort(np.abs(delta), axis=1), axis=1) * 5 // delta.shape[1]
+        there = found != 0
+        kept, count = kept + int(there.sum()), count + delta.size
+        fifths += [int((there & (ranks == fifth)).sum()) for fifth in range(5)]
+        before, after = before + float(np.abs(delta[there]).sum()), after + float(np.abs(found).sum())
+        mean += float((found - delta).sum())
+    return Chances(kept / count, tuple(5 * fifths / count), after / before, mean / count)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Chances, Chances]]:
+    """What mergekit and we draw, by method, on the shapes of GPT-2."""
+    here, folder = Path.cwd(), tmp_path_factory.mktemp("random")
+    try:
+        os.chdir(folder)
+        put_models(folder, "float32", GPT2)
+        run_theirs(folder, RANDOM, "float32", GPT2.layers)
+        models = [read(folder / letter / "model.safetensors") for letter in "ab"]
+        made = {row.name: (read(folder / f"theirs-{row.name}" / "model.safetensors"), _run(row, folder, "mergekit"))
+                for row in RANDOM}  # fmt: skip
+        return {name: (chances(theirs, *models), chances(ours, *models)) for name, (theirs, ours) in made.items()}
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize("row", RANDOM, ids=lambda row: row.name)
+def test_as_many_are_kept_of_each_magnitude_and_scaled_by_as_much(
+    row: Beside, drawn: Mapping[str, tuple[Chances, Chances]]
+):
+    theirs, ours = drawn[row.name]
+    assert abs(theirs.kept - ours.kept) < 2e-3 and abs(ours.kept - 0.6) < 2e-3
+    np.testing.assert_allclose(theirs.fifths, ours.fifths, atol=3e-3)  # of a million draws each: six deviations
+    assert abs(theirs.factor - ours.factor) < 5e-3
+    assert max(abs(theirs.mean), abs(ours.mean)) < 5e-3
+
+
+def test_the_table_of_draws_is_the_one_that_was_found(drawn: Mapping[str, tuple[Chances, Chances]]):
+    lines = ["| method | | kept, % | of each fifth by magnitude, % | factor | mean less that of the model |",
+             "|---|---|---:|---|---:|---:|"]  # fmt: skip
+    for name, both in drawn.items():
+        lines += [f"| `{name}` | {who} | {found} |" for who, found in zip(("mergekit", "`merge`"), both, strict=True)]
+    print(text := "\n".join(lines))
     assert text in SHOWN.read_text(encoding="utf-8")

@@ -123,27 +123,37 @@ def test_a_value_follows_its_option(here: Path):
 def test_tensors_are_chosen_in_the_plan(here: Path):
     put_models(here)
     says = "say by `of: PATTERN` in the step `lora_extract` of the plan."
-    hint_of(lambda: plan_of(f"{WHOLE} --save-module up_proj"), says)
+    hint_of(lambda: plan_of(f"{WHOLE} --skip-undecomposable"), says)
     text = plan_of(f"{WHOLE} --max-rank=3").replace("rank: 3", "rank: 3, of: 'base::.*up_proj.*'")
     (here / "plan.yaml").write_text(text)
     bs.load("plan.yaml").run(durable=False)
     assert all("up_proj" in name for name in read(here / "lora" / "adapter_model.safetensors"))
 
 
-def test_a_rank_by_singular_values_is_one_by_energy(here: Path):
+def test_singular_values_up_to_a_bound_are_left_out(here: Path):
     held = put_models(here)
     name = "model.layers.0.mlp.up_proj.weight"
     left, right = normal((INNER, 2), seed=1), normal((2, WIDTH), seed=2)
     changed = {n: x.astype(np.float32) for n, x in held["a"].items()}
     changed[name] = changed[name] + left @ right
     write(here / "b" / "model.safetensors", changed, {"format": "pt"})
-    hint_of(lambda: plan_of(f"{WHOLE} --sv-epsilon 0.01"), "write `energy: 0.99` in the place of `rank`")
-    text = plan_of(f"{WHOLE} --sv-epsilon 0.0")
-    (here / "plan.yaml").write_text(text.replace("rank: 128", "energy: 0.99"))
-    bs.load("plan.yaml").run(durable=False)
-    found = read(here / "lora" / "adapter_model.safetensors")
-    down = found["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]
-    up = found["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
+    found = extracted(here, f"{WHOLE} --sv-epsilon 0.01")
+    down, up = (found[f"base_model.model.model.layers.0.mlp.up_proj.lora_{x}.weight"] for x in "AB")
     assert len(found) == 2
     assert len(down) == 2
     np.testing.assert_allclose(up @ down, left @ right, atol=1e-4)
+
+
+def test_modules_that_are_to_be_saved_are_kept_whole(here: Path):
+    held = put_models(here)
+    found = extracted(here, f"{WHOLE} --max-rank 2 --save-module up_proj --save-module=layers.1.mlp.down_proj")
+    whole = {name.removeprefix("base_model.model.") for name in found if ".lora_" not in name and "norm" not in name}
+    assert whole == {f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)} | {"model.layers.1.mlp.down_proj.weight"}
+    assert all(np.array_equal(found[f"base_model.model.{name}"], held["b"][name]) for name in whole)
+
+
+@pytest.mark.parametrize("value", ["much", "-1", "nan"])
+def test_a_bound_that_is_none_is_refused(here: Path, value: str):
+    put_models(here)
+    with pytest.raises(bs.PlanError, match=f"expected a number that is not negative, got '{value}'"):
+        plan_of(f"{WHOLE} --sv-epsilon={value}")

@@ -13,6 +13,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.settings import depths_of
 from tests.checkpoints import normal, plan_of, problems, read, write
+from tests.hints.calls import hint_of
 from tests.merging.cases import merge
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -54,30 +55,78 @@ def test_every_stack_of_layers_has_its_own_depth():
     }  # fmt: skip
 
 
-def test_a_list_is_refused_for_stacked_layers_and_reaches_them_once_they_are_unstacked(tmp_path: Path):
-    stacked = {name: write(tmp_path / f"{name}.safetensors", {"h.w": np.full((3, 2), value, np.float32)})
-               for name, value in (("zeros", 0), ("ones", 1))}  # fmt: skip
-    models = {"zeros": 0, "ones": {"weight": [0.25, 0.5]}}
-    step: dict[str, Any] = {"merge": {**SLERP, "models": models}}
-    plan = {"inputs": [f"{name}::{path}" for name, path in stacked.items()], "transforms": [step],
+STEPS = {
+    "linear": {"models": {"a": [0.25, 0.75], "b": 0.5}},
+    "ties": {"base": "base", "models": {"a": {"weight": [0.25, 0.75], "density": 0.5}, "b": 0.5}},
+    "slerp": {"models": ["a", "b"], "parameters": {"t": {".*wi.*": 0.25, ".*": [0, 1]}}},
+    "breadcrumbs": {"base": "base", "models": ["a", "b"], "parameters": {"density": [0.25, 0.5, 0.5], "gamma": 0.1}},
+    "model_stock": {"base": "base", "models": ["a", "b"]},
+}
+SHAPES = {"wi.kernel": (4, 6), "wo.kernel": (6, 4), "norm.scale": (4,)}
+
+
+def layered(axis: int | None) -> dict[str, dict[str, np.ndarray]]:
+    """Models of five layers: each by itself, or all in tensors, along an axis."""
+    made = {}
+    for seed, alias in enumerate(("base", "a", "b")):
+        layers = {name: [normal(shape, seed=100 * seed + 10 * at + len(shape)) for at in range(5)]
+                  for name, shape in SHAPES.items()}  # fmt: skip
+        made[alias] = {"embed": normal((7, 4), seed=seed), "norm": normal((4,), seed=50 + seed)}
+        for name, each in layers.items():
+            if axis is None:
+                made[alias] |= {f"layers.{at}.{name}": x for at, x in enumerate(each)}
+            else:
+                made[alias][f"layers.{name}"] = np.stack(each, axis=axis)
+    return made
+
+
+@pytest.mark.parametrize("method", STEPS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_list_makes_of_stacked_layers_what_it_makes_of_each(axis: int, method: str, tmp_path: Path):
+    keys = {"method": method, "to": "m", **STEPS[method]}
+    more = {"layer_axis": axis} if method == "model_stock" else {}  # which has no lists that would ask for layers
+    (tmp_path / "each").mkdir()
+    each, stacked = merge(tmp_path / "each", layered(None), keys), merge(tmp_path, layered(axis), {**keys, **more})
+    for name in ("embed", "norm"):
+        assert np.array_equal(stacked[name], each[name])
+    for name in SHAPES:
+        wanted = np.stack([each[f"layers.{at}.{name}"] for at in range(5)], axis=axis)
+        assert np.array_equal(stacked[f"layers.{name}"], wanted), name
+
+
+SQUARE = {alias: {"h.w": np.full((3, 2), value, np.float32)} for alias, value in (("zeros", 0), ("ones", 1))}
+SQUARE_STEP: dict[str, Any] = {**SLERP, "models": {"zeros": 0, "ones": {"weight": [0.25, 0.5]}}}
+
+
+def test_where_shapes_do_not_tell_the_axis_of_layers_the_step_says_it(tmp_path: Path):
+    hint = hint_of(lambda: merge(tmp_path, SQUARE, SQUARE_STEP), "Say it: `layer_axis: 0`.")
+    axis = int(hint.split("layer_axis: ")[1][0])
+    made = merge(tmp_path, SQUARE, {**SQUARE_STEP, "layer_axis": axis})
+    assert made["h.w"].tolist() == [[0.25, 0.25], [0.375, 0.375], [0.5, 0.5]]
+    assert merge(tmp_path, SQUARE, {**SQUARE_STEP, "layer_axis": -1})["h.w"].tolist() == [[0.25, 0.5]] * 3
+
+
+def test_an_axis_that_a_tensor_lacks_is_refused(tmp_path: Path):
+    says = "Name the axis along which all of `of` have their layers."
+    hint_of(lambda: merge(tmp_path, SQUARE, {**SQUARE_STEP, "layer_axis": 2}), says)
+    assert merge(tmp_path, SQUARE, {**SQUARE_STEP, "layer_axis": 1})["h.w"][0].tolist() == [0.25, 0.5]
+
+
+def test_a_config_tells_how_many_layers_a_stack_has(tmp_path: Path):
+    for alias, tensors in SQUARE.items():
+        (tmp_path / alias).mkdir()
+        write(tmp_path / alias / "model.safetensors", tensors)
+        (tmp_path / alias / "config.json").write_text('{"num_hidden_layers": 2}')
+    plan = {"inputs": [f"{alias}::{tmp_path / alias}" for alias in SQUARE], "transforms": [{"merge": SQUARE_STEP}],
             "output": {"path": str(tmp_path / "m.safetensors"), "alias": "m"}}  # fmt: skip
-    with pytest.raises(PlanError, match=r"a list by layer, and 'h\.w' holds all layers"):
-        bs.load(plan).run(durable=False)
-    for name in stacked:
-        unstack = {"from": f"{name}::h.w", "to": f"{name}::h.${{e}}.w", "over": "e"}
-        plan["transforms"] = [{"unstack": unstack}, {"delete": {"target": f"{name}::h.w"}}, *plan["transforms"]]
     bs.load(plan).run(durable=False)
-    made = read(tmp_path / "m.safetensors")
-    assert [made[f"h.{i}.w"][0] for i in range(3)] == [0.25, 0.375, 0.5]
+    assert read(tmp_path / "m.safetensors")["h.w"].tolist() == [[0.25, 0.5]] * 3
 
 
-@pytest.mark.parametrize("names", [["decoder.layers.mlp.wi_0.kernel", "decoder.layers.mlp.wi_1.kernel"],
-                                   ["vision.0.w", "vision.1.w", "layers.w"]])  # fmt: skip
-def test_a_list_is_refused_for_stacked_layers_beside_other_numbers(tmp_path: Path, names: list[str]):
-    models = {"zeros": {n: np.zeros((3, 2), np.float32) for n in names}}
-    models["ones"] = {n: x + 1 for n, x in models["zeros"].items()}
-    with pytest.raises(PlanError, match="is a list by layer, and"):
-        merge(tmp_path, models, {**SLERP, "models": {"zeros": 0, "ones": {"weight": [0.25, 0.5]}}})
+def test_a_list_is_refused_where_no_tensor_has_layers(tmp_path: Path):
+    models = {alias: {"w": tensors["h.w"]} for alias, tensors in SQUARE.items()}
+    with pytest.raises(PlanError, match="a list by layer, and no name has the number of a layer"):
+        merge(tmp_path, models, SQUARE_STEP)
 
 
 def test_a_number_after_the_word_for_layers_is_that_of_a_layer():
