@@ -25,6 +25,7 @@ from brainsurgery_jax.rendering.notebook import HtmlTable, as_html, show_in_tree
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.results import Explanation, Report, name_of
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
+from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
