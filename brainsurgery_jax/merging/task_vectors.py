@@ -24,6 +24,7 @@ from brainsurgery_jax.merging.tensors import (
     deltas,
     double,
     kept_where,
+    magnitude,
     multiply,
     namespace,
     rounded,
@@ -123,7 +124,7 @@ class Kept(NamedTuple):
 
 
 def _magnitudes(xs: Sequence[Array], static: Mapping[str, Any]) -> list[Array]:
-    return [widen(abs(d)) for d in deltas(xs, static["exact"])]
+    return [widen(magnitude(d)) for d in deltas(xs, static["exact"])]
 
 
 def _bounds(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple[Any, ...]:
