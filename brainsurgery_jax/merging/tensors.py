@@ -54,7 +54,7 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     return kernel(name, elementwise=True, result=result_aval, host=anywhere, workspace=_space)
 
 
-PIECE = 1 << 17
+PIECE = 1 << 18
 """Elements that a part is computed in at a time: what is made on the way stays in the cache."""
 
 PART = 1 << 20
