@@ -12,7 +12,7 @@ from typing import Any
 
 from _checkpoints import DATA, SMALL, count, nbytes, shown
 from _goals import judge
-from _jobs import TOUCHED, Job, brainsurgery_job, check_job, clear, copy_job, plan_job, script_job
+from _jobs import TOUCHED, Job, brainsurgery_job, check_job, clear, compile_package, copy_job, plan_job, script_job
 from _machine import facts
 from _measure import Run, alternate, say
 from _profile import profiled
@@ -40,6 +40,7 @@ def measure_all(row: str, jobs: Mapping[str, Job]) -> tuple[dict[str, Any], dict
 
     The memory that is touched before each is the same for all, and more than any of them writes.
     """
+    compile_package()
     largest = max((nbytes(path) for job in jobs.values() for path in job.reads), default=0)
     jobs = {name: replace(job, touched=max(TOUCHED, largest * 5 // 4)) for name, job in jobs.items()}
     often = {name: job for name, job in jobs.items() if not job.once}

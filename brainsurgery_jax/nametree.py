@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 
@@ -30,15 +31,20 @@ class Tree:
 def build(leaves: Iterable[tuple[str, object]]) -> Tree:
     """The tree of dotted names. A name may also be the prefix of others."""
     root = Tree()
+    nodes: dict[str, Tree] = {}  # by name: neighbours share all parents, and 90,000 names have ten parts each
     for name, leaf in leaves:
-        node = root
-        for segment in name.split("."):
-            below = node.below.get(segment)
-            if below is None:
-                below = node.below[segment] = Tree()
-            node = below
-        node.leaf = leaf
+        _node_of(name, nodes, root).leaf = leaf
     return root
+
+
+def _node_of(name: str, nodes: dict[str, Tree], root: Tree) -> Tree:
+    """The node of a name, made with its parents if it is not there."""
+    node = nodes.get(name)
+    if node is None:
+        above, dot, segment = name.rpartition(".")
+        parent = _node_of(above, nodes, root) if dot else root
+        node = nodes[name] = parent.below[segment] = Tree()
+    return node
 
 
 def draw(tree: Tree, *, compact: bool) -> list[str]:
@@ -100,6 +106,7 @@ def _finite(value: object) -> object:
     return str(value) if isinstance(value, complex) else value
 
 
+@lru_cache(maxsize=4096)
 def _is_index(segment: str) -> bool:
     return segment.isdecimal() and segment.isascii() and (segment[0] != "0" or segment == "0")
 

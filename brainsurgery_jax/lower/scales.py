@@ -71,8 +71,11 @@ def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
     """Refuse a result that is computed from codes, not only moved, and not from their scales as well."""
     reached = _reach(made, read)
-    for expr, found in read.items():
-        if (expr, True) in reached and not {(found.scales, False), (found.scales, True)} & reached:
+    computed = {expr for expr, below in reached if below and expr in read}
+    # Few of the codes that a step reads are in one result; of several the first that was read is told.
+    for expr in computed if len(computed) < 2 else filter(computed.__contains__, read):
+        found = read[expr]
+        if not {(found.scales, False), (found.scales, True)} & reached:
             codes = found.codes
             own = "" if found.alias == default_alias else f"{found.alias}::"
             where, target = own + codes.name, own + (found.before or codes.name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging
-from brainsurgery_jax.merging.tensors import by_values, rounded, total, widened
+from brainsurgery_jax.merging.tensors import accumulate, add_to, base_and_deltas, by_values, rounded, widened
 from brainsurgery_jax.protocol import TensorExpr
 
 
@@ -17,12 +17,12 @@ def add_multiples(
 ) -> Array:
     """The sum of tensors, each times its number in a vector; if `based` of their differences to the first, which is
     added. `divided`: the sum is divided by one more number."""
-    wide, (factors,) = widened(xs, exact), values
-    vectors = [x - wide[0] for x in wide[1:]] if based else wide
-    merged = total([x * factors[at].astype(x.dtype) for at, x in enumerate(vectors)])
+    (factors,) = values
+    base, vectors = base_and_deltas(xs, exact) if based else (None, widened(xs, exact))
+    merged = accumulate([x * factors[at].astype(x.dtype) for at, x in enumerate(vectors)])
     if divided:
-        merged = merged / factors[len(vectors)].astype(merged.dtype)
-    return rounded(wide[0] + merged if based else merged, dtype)
+        merged /= factors[len(vectors)].astype(merged.dtype)
+    return rounded(merged if base is None else add_to(base, merged), dtype)
 
 
 def combined(merging: Merging, coefficients: TensorExpr, *, divided: bool = False) -> TensorExpr:

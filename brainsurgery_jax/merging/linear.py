@@ -9,7 +9,17 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.tensors import by_element, constant_of, rounded, total, widened
+from brainsurgery_jax.merging.tensors import (
+    accumulate,
+    add_to,
+    base_and_deltas,
+    by_element,
+    constant_of,
+    multiply,
+    rounded,
+    total,
+    widened,
+)
 from brainsurgery_jax.protocol import TensorExpr
 
 
@@ -24,13 +34,11 @@ def weighted_sum(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: 
 @by_element("weighted_mean")
 def weighted_mean(*xs: Array, shares: tuple[float, ...], dtype: DType, exact: bool) -> Array:
     """The weighted mean of tensors, from the one with the largest share on: of equal tensors it is these."""
-    wide = widened(xs, exact)
     near = max(range(len(shares)), key=lambda at: abs(shares[at]))
     others = [at for at in range(len(shares)) if at != near]
-    merged = wide[near]
-    if others:
-        merged = merged + total([(wide[at] - wide[near]) * constant_of(shares[at], merged) for at in others])
-    return rounded(merged, dtype)
+    merged, parts = base_and_deltas([xs[near], *(xs[at] for at in others)], exact)
+    parts = [multiply(part, constant_of(shares[at], part)) for part, at in zip(parts, others, strict=True)]
+    return rounded(add_to(merged, accumulate(parts)) if parts else merged, dtype)
 
 
 @by_element("fused_mean")

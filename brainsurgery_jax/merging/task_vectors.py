@@ -16,17 +16,21 @@ from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.sparsify import KeepBand, KeepNone, Sparsifier, Thinned
 from brainsurgery_jax.merging.tensors import (
+    accumulate,
+    add_to,
+    base_and_deltas,
     by_values,
     constant_of,
     deltas,
     double,
     kept_where,
+    magnitude,
+    multiply,
     namespace,
     rounded,
     sums,
     total,
     widen,
-    widened,
 )
 from brainsurgery_jax.ops.shape import concatenate, section, with_shape
 from brainsurgery_jax.protocol import TensorExpr
@@ -74,24 +78,24 @@ def add_task_vectors(
 ) -> Array:
     """The base and the sum of task vectors. Behind base and models come what their sparsifiers take."""
     count = 1 + len(summing.weights)
-    start, *models = widened(xs[:count], exact)
+    start, changes = base_and_deltas(xs[:count], exact)
     more, small, parts = list(xs[count:]), list(values), []
-    for x, weight, kept in zip(models, summing.weights, summing.kept, strict=True):
-        delta = kept.apply(x - start, more[: kept.tensors], small[: kept.values])
+    for change, weight, kept in zip(changes, summing.weights, summing.kept, strict=True):
+        delta = kept.apply(change, more[: kept.tensors], small[: kept.values])
         del more[: kept.tensors], small[: kept.values]
-        parts.append(delta if weight == 1 else delta * constant_of(weight, delta))
+        parts.append(delta if weight == 1 else multiply(delta, constant_of(weight, delta)))
     if summing.consensus:
         agreeing = _agreeing(parts)
-        merged = total([kept_where(a, part) for a, part in zip(agreeing, parts, strict=True)])
+        merged = accumulate([kept_where(a, part) for a, part in zip(agreeing, parts, strict=True)])
         if summing.normalize:
-            merged = merged / _divisor(summing.weights, agreeing, merged)
+            merged /= _divisor(summing.weights, agreeing, merged)
     else:
-        merged, by = total(parts), sum(summing.weights)
+        merged, by = accumulate(parts), sum(summing.weights)
         if summing.normalize and abs(by) >= 1e-8:
-            merged = merged / constant_of(by, merged)
+            merged /= constant_of(by, merged)
     if summing.scale != 1:
-        merged = merged * constant_of(summing.scale, merged)
-    return rounded(start + merged, dtype)
+        merged = multiply(merged, constant_of(summing.scale, merged))
+    return rounded(add_to(start, merged), dtype)
 
 
 def summed(merging: Merging, thinned: Sequence[Thinned], *, consensus: bool, normalize: bool) -> TensorExpr:
@@ -120,7 +124,7 @@ class Kept(NamedTuple):
 
 
 def _magnitudes(xs: Sequence[Array], static: Mapping[str, Any]) -> list[Array]:
-    return [widen(abs(d)) for d in deltas(xs, static["exact"])]
+    return [widen(magnitude(d)) for d in deltas(xs, static["exact"])]
 
 
 def _bounds(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple[Any, ...]:

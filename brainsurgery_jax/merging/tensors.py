@@ -1,7 +1,8 @@
 """What methods are built of: elementwise passes, tensors in one dtype, and small values spread over a tensor.
 
 Tensors go by in blocks: nothing here holds one whole. On numpy every operation is rounded by itself, so that neither
-budget nor threads change a bit.
+budget nor threads change a bit. There `x += y` writes to `x`, which takes two thirds of the time of a new array; on
+traced arrays it makes a new one. So only arrays that a function has made itself are updated, never its operands.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     return kernel(name, elementwise=True, result=result_aval, host=anywhere, workspace=_space)
 
 
-PIECE = 1 << 17
+PIECE = 1 << 18
 """Elements that a part is computed in at a time: what is made on the way stays in the cache."""
 
 PART = 1 << 20
@@ -138,9 +139,39 @@ def times(x: Array, number: float) -> Array:
 def total(xs: Sequence[Array]) -> Array:
     """The sum of some tensors, element by element; of short floats rounded once."""
     first, *others = map(widen, xs)
+    if others and first is xs[0]:
+        first = first + others.pop(0)
+    return _add_up(first, others, xs[0])
+
+
+def accumulate(xs: Sequence[Array]) -> Array:
+    """The same of arrays that were made for it: the first may be overwritten."""
+    first, *others = map(widen, xs)
+    return _add_up(first, others, xs[0])
+
+
+def _add_up(first: Array, others: Sequence[Array], like: Array) -> Array:
     for x in others:
-        first = first + x
-    return round_to(first, xs[0].dtype)
+        first += x
+    return round_to(first, like.dtype)
+
+
+def multiply(x: Array, factor: Array) -> Array:
+    """`x * factor`, in the place of `x`, which was made for it."""
+    x *= factor
+    return x
+
+
+def magnitude(x: Array) -> Array:
+    """`abs(x)`, in the place of `x`, which was made for it."""
+    return np.abs(x, out=x) if on_host(x) and x.ndim else abs(x)
+
+
+def add_to(x: Array, change: Array) -> Array:
+    """`x + change`, in the place of `change`, which was made for it. NaN keeps the bits that this order gives it."""
+    if on_host(x) and on_host(change) and change.ndim:
+        return np.add(x, change, out=change)
+    return x + change
 
 
 def double(x: Array) -> Array:
@@ -214,9 +245,8 @@ def gram(name: str, finish: Callable[..., Array], length: Callable[[Avals, Param
 
     def step(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
         vectors = [double(x) for x in (deltas(xs, static["exact"]) if static["base"] else xs)]
-        xp = namespace(xs[0])
-        products = [xp.einsum("i,i->", a, b) for at, a in enumerate(vectors) for b in vectors[at:]]
-        return xp.stack(products)
+        products = [inner_product(a, b) for at, a in enumerate(vectors) for b in vectors[at:]]
+        return namespace(xs[0]).stack(products)
 
     def conclude(found: Array, static: Mapping[str, Any]) -> Array:
         xp, n = namespace(found), int((np.sqrt(8 * found.shape[0] + 1) - 1) / 2)
@@ -227,7 +257,35 @@ def gram(name: str, finish: Callable[..., Array], length: Callable[[Avals, Param
     return sums(name, step, conclude, length)
 
 
+ROW = 1 << 13
+"""Elements of which BLAS takes an inner product: of more than 10,000 OpenBLAS makes as many sums as it has threads."""
+
+
+def inner_product(x: Array, y: Array) -> Array:
+    """The inner product of two float64 vectors. Whatever the number of threads, its bits are the same."""
+    if not on_host(x) or not on_host(y):
+        return jnp.einsum("i,i->", x, y)
+    whole = x.size // ROW * ROW
+    rows = np.vecdot(x[:whole].reshape(-1, ROW), y[:whole].reshape(-1, ROW))
+    return rows.sum() + np.vecdot(x[whole:], y[whole:])
+
+
+def base_and_deltas(xs: Sequence[Array], exact: bool) -> tuple[Array, list[Array]]:
+    """The first tensor, and the differences of the others to it, in at least float32 or (not `exact`) in their own
+    dtype. The differences are new arrays."""
+    (base,) = widened(xs[:1], exact)
+    return base, [subtract(x, base, exact) for x in xs[1:]]
+
+
 def deltas(xs: Sequence[Array], exact: bool) -> list[Array]:
-    """The differences of tensors to the first, in at least float32 or (not `exact`) in their own dtype."""
-    base, *models = widened(xs, exact)
-    return [x - base for x in models]
+    """The differences alone."""
+    return base_and_deltas(xs, exact)[1]
+
+
+def subtract(x: Array, base: Array, exact: bool) -> Array:
+    """`x - base` as a new array; `base` is widened."""
+    (wide,) = widened((x,), exact)
+    if wide is x:
+        return wide - base
+    wide -= base
+    return wide

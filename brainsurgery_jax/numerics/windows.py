@@ -21,6 +21,12 @@ SPARSE = 61
 MARGIN = 0.02
 """The share of elements by which a window reaches beyond its place, to both sides, for places in the middle twice."""
 
+CHUNKS = 32
+"""Parts of a sample that are compared. Elements of a row are alike, so a sample of few rows says less than its size."""
+
+DEVIATIONS = 2.5
+"""Standard deviations of the estimate that a window reaches, where single numbers can still be kept."""
+
 BUCKETS = 21
 """Bits of the numbers that are told apart in a window."""
 
@@ -92,17 +98,32 @@ def is_nan(key: int, dtype: np.dtype) -> bool:
 
 def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[KeyWindow, ...]:
     """The windows for places in the order of `size` elements, of some of these."""
-    keys, found = keys_of(sample), []
+    keys = keys_of(sample)
+    ranked, unseen = np.sort(keys), max(0.0, 1 - keys.size * sample_step(size) / size)
+    found = []
     for place in places:
         share = (place + 0.5) / size
-        reach = keys.size * MARGIN * float(np.sqrt(share * (1 - share))) + 8
-        first, last = (int(share * keys.size + side) for side in (-reach, reach))
-        limits = np.iinfo(keys.dtype)
-        ends = np.partition(keys, [max(0, first), min(last, keys.size - 1)])
-        low = int(ends[first]) if first >= 0 else int(limits.min)
-        high = int(ends[last]) if last < keys.size else int(limits.max)
-        found.append(_window(low, high))
+        near = MARGIN * float(np.sqrt(share * (1 - share)))
+        middle = ranked[min(int(share * keys.size), keys.size - 1)]
+        far = max(near, DEVIATIONS * _deviation(keys, middle) * unseen**0.5)
+        (low, high), (least, most) = (_ends(ranked, share, reach) for reach in (near, far))
+        room = max(0, (1 << BUCKETS) - (high - low + 1)) // 2  # more would leave a window too wide for single numbers
+        found.append(_window(max(least, low - room), min(most, high + room)))
     return tuple(found)
+
+
+def _ends(ranked: np.ndarray, share: float, reach: float) -> tuple[int, int]:
+    """The keys of a sorted sample that are a share of it below and above a place."""
+    limits = np.iinfo(ranked.dtype)
+    first, last = (int(share * ranked.size + side) for side in (-reach * ranked.size - 8, reach * ranked.size + 8))
+    low = int(ranked[first]) if first >= 0 else int(limits.min)
+    return low, int(ranked[last]) if last < ranked.size else int(limits.max)
+
+
+def _deviation(keys: np.ndarray, middle: np.integer) -> float:
+    """The standard deviation of the share of keys below one of them, from how much parts of the sample differ."""
+    shares = [float((chunk < middle).mean()) for chunk in np.array_split(keys, CHUNKS) if chunk.size]
+    return float(np.std(shares, ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
 
 
 def _window(low: int, high: int, *, sure: bool = False) -> KeyWindow:

@@ -43,10 +43,12 @@ def report_inspection(
     left_out = dict(chosen.source.header.left_out)
     avals, tree = chosen.avals, chosen.tree  # each is made anew for whoever asks
     others = {name: leaf.word for name, leaf in tree.others.items()}
+    parameters, nbytes = sum(a.size for a in avals.values()), sum(a.nbytes for a in avals.values())
     tensors = Branches(*_table(avals, tree.types, numbers, histograms or {}), others, compact)
+    totals = Text(f"\n{_totals(chosen, avals, parameters, nbytes)}")
     return Record((
         Entry("path", chosen.path, Text(chosen.path)),
-        *show_only(tensors if tensors.rows or others else None, Text(f"\n{_totals(chosen, avals)}")),
+        *show_only(tensors if tensors.rows or others else None, totals),
         Entry("files", list(chosen.source.header.files)),
         Entry("metadata", dict(chosen.metadata)),
         Entry("notes", list(map(str, chosen.notes))),
@@ -54,8 +56,8 @@ def report_inspection(
         Entry("left_out", left_out, Text(f"left out, not tensors: {few(left_out, 8)}") if left_out else None),
         Entry("leaves", others),
         Entry("types", {name: kind.words for name, kind in tree.types.items()}),
-        Entry("parameters", sum(a.size for a in avals.values())),
-        Entry("bytes", sum(a.nbytes for a in avals.values())),
+        Entry("parameters", parameters),
+        Entry("bytes", nbytes),
         Entry("tensors", tensors),
     ))  # fmt: skip
 
@@ -109,9 +111,9 @@ def draw_bars(found: Histogram) -> str:
     return "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in sums)
 
 
-def _totals(chosen: Checkpoint, avals: Mapping[str, Aval]) -> str:
+def _totals(chosen: Checkpoint, avals: Mapping[str, Aval], parameters: int, nbytes: int) -> str:
     dtypes = Counter(a.dtype.name for a in avals.values())
     kinds = ", ".join(f"{n:,} {d}" if len(dtypes) > 1 else d for d, n in dtypes.most_common())
-    size = f"{sum(a.size for a in avals.values()):,} parameters, {show_size(sum(a.nbytes for a in avals.values()))}"
+    size = f"{parameters:,} parameters, {show_size(nbytes)}"
     files = counted(len(chosen.source.header.files), "file")
     return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"

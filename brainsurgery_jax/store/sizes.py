@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
@@ -24,6 +25,7 @@ def parse_size(text: str) -> int | None:
     return number
 
 
+@lru_cache(maxsize=4096)  # the tensors of a large checkpoint have few sizes
 def show_size(nbytes: int) -> str:
     """A size for messages, such as `1.5 GB`; the inverse of `parse_size` up to rounding."""
     power = min(max(nbytes.bit_length() - 1, 0) // 10, len(_UNITS) - 1)

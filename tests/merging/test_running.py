@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import BY_NAME, to_numpy
 from brainsurgery_jax.engine.run import budget
+from brainsurgery_jax.merging.combine import add_multiples
+from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
+from brainsurgery_jax.merging.sparsify import Sparsifier
+from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
+from brainsurgery_jax.merging.tensors import inner_product
 from tests.checkpoints import normal, plan_of, read, set_block
 from tests.measured import measured
 from tests.merging.cases import CASES, merge, models
@@ -115,3 +122,29 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path):
         for shape in ((3000, 1000), (12000, 1000))
     ]
     assert peaks[1] <= 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merges_do_not_write_to_their_operands(dtype: str, exact: bool):
+    known = BY_NAME[dtype]
+    xs = [normal((30,), seed=seed).astype(to_numpy(known)) for seed in range(3)]
+    for x in xs:
+        x.setflags(write=False)
+    given: dict[str, Any] = {"dtype": known, "exact": exact}
+    plain = Summing((1.0, 0.5), (Sparsifier(), Sparsifier()), 0.3, consensus=False, normalize=False)
+    for summing in (plain, plain._replace(consensus=True, normalize=True)):
+        add_task_vectors(*xs, values=0, summing=summing, **given)
+    factors = np.array([0.2, 0.3, 0.4])
+    add_multiples(*xs, factors, values=1, based=False, divided=False, **given)
+    add_multiples(*xs, factors, values=1, based=True, divided=True, **given)
+    weighted_mean(*xs, shares=(0.2, 0.3, 0.5), **given)
+    for weights in ((1.0, 1.0, 1.0), (0.5, 1.0, 2.0)):
+        weighted_sum(*xs, weights=weights, divisor=1.0, **given)
+    weighted_sum(xs[0], weights=(1.0,), divisor=2.0, **given)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 100_000])
+def test_inner_products_are_sums_in_double_precision(size: int):
+    x, y = (normal((size,), seed=seed).astype(np.float64) for seed in (1, 2))
+    assert inner_product(x, y) == pytest.approx(fsum(float(a) * float(b) for a, b in zip(x, y, strict=True)), rel=1e-12)

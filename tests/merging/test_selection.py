@@ -99,6 +99,14 @@ def test_one_sample_and_one_count_are_enough_for_usual_tensors(monkeypatch: pyte
         assert (answer.tolist(), passes) == ([float(np.sort(x)[int(s * x.size)]) for s in (0.5, 0.9)], 2)
 
 
+def test_rows_that_differ_widen_the_windows_of_a_sample_that_has_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "SAMPLE", 1 << 15)
+    for seed in (2, 3, 5):  # a window of the usual width misses the place
+        x = abs(normal((512, 1024)) * np.exp(normal((512, 1), seed=seed) / 2)).reshape(-1)
+        answer, passes = found(x, (0.5,), sampled=slice(0, x.size // 4))
+        assert (answer.tolist(), passes) == ([float(np.sort(x)[x.size // 2])], 2)
+
+
 def test_nan_anywhere_gives_nan() -> None:
     for at, sign in ((0, 1), (1234, -1), (SIZE - 1, 1)):
         x = normal((SIZE,))
