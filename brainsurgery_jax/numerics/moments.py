@@ -13,12 +13,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.numerics.doubles import as_single
+from brainsurgery_jax.numerics.squares import PIECE, squares_of_rows
 from brainsurgery_jax.reduction import Reduction
-
-PIECE = 1 << 17
-"""Elements in double precision at a time."""
-
-_ROW = 1 << 12
 
 _SAFE = 1e-140, 1e140
 """Magnitudes of which the squares are neither lost nor infinite in double precision."""
@@ -85,19 +81,12 @@ def widen_extent(a: ValueExtent, b: ValueExtent) -> ValueExtent:
     return ValueExtent(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs)
 
 
-def _square(y: np.ndarray) -> float:
-    """The sum of squares, by rows: longer ones BLAS would cut by the number of its threads, and wait for them."""
-    whole = y.size - y.size % _ROW
-    rows, rest = y[:whole].reshape(-1, _ROW), y[whole:]
-    return float(np.vecdot(rows, rows).sum() + np.vecdot(rest, rest))
-
-
 def _length(y: np.ndarray, most: float) -> float:
     """The norm of an array whose largest magnitude is known. Squares of very large and small numbers are taken of their
     ratios to it."""
     if most == 0 or most - most != 0 or _SAFE[0] < most < _SAFE[1]:
-        return sqrt(_square(y))
-    return most * sqrt(_square(y / most))
+        return sqrt(squares_of_rows(y))
+    return most * sqrt(squares_of_rows(y / most))
 
 
 def _piece(x: np.ndarray) -> Moments:
