@@ -89,16 +89,18 @@ def _length(y: np.ndarray, most: float) -> float:
     return most * sqrt(squares_of_rows(y / most))
 
 
-def _piece(x: np.ndarray) -> Moments:
+def _piece(x: np.ndarray, wide: np.ndarray) -> Moments:
+    """The moments of some elements, for which `wide` has room in double precision."""
     short = as_single(x)
     zeros = int(np.count_nonzero(short == 0))
     extent = find_extent(short)
     if extent.nans:
         return Moments(x.size, nan, nan, nan, nan, nan, zeros, extent.nans, extent.infs)
-    y = short.astype(np.float64)
+    y = wide[: x.size]
+    np.copyto(y, short)
     least, greatest = (float(y.min()), float(y.max())) if extent.infs else (extent.least, extent.greatest)
     norm = _length(y, max(abs(least), abs(greatest)))
-    mean = float(y.mean())
+    mean = float(np.add.reduce(y)) / y.size
     if not extent.infs and mean - mean != 0:  # the sum overflows where the mean does not
         mean = float((y / y.size).sum())
     spread = nan if extent.infs else _spread(y, mean, norm)
@@ -116,8 +118,9 @@ def _spread(y: np.ndarray, mean: float, norm: float) -> float:
 
 
 def _block(x: np.ndarray) -> Moments:
+    wide = np.empty(min(x.size, PIECE))
     with np.errstate(all="ignore"):
-        return reduce(_join, (_piece(x[at : at + PIECE]) for at in range(0, x.size, PIECE)))
+        return reduce(_join, (_piece(x[at : at + PIECE], wide) for at in range(0, x.size, PIECE)))
 
 
 def _join(a: Moments, b: Moments) -> Moments:
