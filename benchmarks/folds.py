@@ -2,11 +2,15 @@
 
     python benchmarks/folds.py [--size GB] [--repetitions N]
 
-Three plans edit one float32 tensor: values below the 20 % quantile of all magnitudes become 0 (two passes count digits,
-one edits), rows are scaled to length 1 (one pass), the tensor is scaled down to a norm (one pass sums, one edits). Each
-runs as a process of its own, without flushing to disk, its anonymous memory sampled every 5 ms; what a process holds
-that imports JAX and this package is taken off. `passes` counts how often the tensor is read. The time of a pass is held
-against reading the file once, on one thread, from the same cache; the time to start the command is taken off.
+Three plans edit one float32 tensor: values below the 20 % quantile of all magnitudes become 0 (a sample is read, one
+pass counts, one edits), rows are scaled to length 1 (one pass), the tensor is scaled down to a norm (one pass sums, one
+edits). Each runs as a process of its own, without flushing to disk, its anonymous memory sampled every 5 ms; what
+`check` of the same plan holds is taken off.
+
+A pass is one reading of the tensor; writing is measured apart. A plain loop that reads and writes the same file takes
+`copy`, one that only reads `read`, in the same round. What is held against a reading, for each pass, is the time of the
+run less that of `check`, and less `copy - read`, which is what writing costs. The same is shown of processor time,
+which says more on a busy machine.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 import struct
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,16 +40,18 @@ class Edit(NamedTuple):
 
 
 EDITS = {
-    "quantile trim, 20 %": Edit("where(abs(w) < quantile(abs(w), 0.2), 0, w)", 3),
+    "quantile trim, 20 %": Edit("where(abs(w) < quantile(abs(w), 0.2), 0, w)", 2),
     "row norms": Edit("w / norm(w, axis=1, keepdims=True)", 1),
     "clip by global norm": Edit("w * minimum(1, 100 / norm(w))", 2),
 }
 READ = """
 import sys
+block = memoryview(bytearray(8 << 20))
 with open(sys.argv[1], "rb", buffering=0) as file:
-    block = bytearray(8 << 20)
-    while file.readinto(block):
-        pass
+    with open(sys.argv[2], "wb", buffering=0) if len(sys.argv) > 2 else open("/dev/null", "wb") as copy:
+        while count := file.readinto(block):
+            if len(sys.argv) > 2:
+                copy.write(block[:count])
 """
 
 
@@ -72,32 +79,53 @@ def plan(folder: Path, name: str, expr: str) -> Path:
 
 def runs(folder: Path, repetitions: int) -> dict[str, Run]:
     """The median run of each job."""
-    python = [sys.executable, "-c"]
+    python, command = [sys.executable, "-c"], [sys.executable, "-m", "brainsurgery_jax"]
+    source, out = str(folder / "in.safetensors"), folder / "out.safetensors"
+    plans = {name: str(plan(folder, name, edit.expr)) for name, edit in EDITS.items()}
     jobs = {
-        "start": lambda: measure([*python, "import jax, brainsurgery_jax; jax.numpy.zeros(1)"]),
-        "read": lambda: measure([*python, READ, str(folder / "in.safetensors")]),
+        "start": lambda: measure([*command, "check", plans["row norms"], f"output={out}"]),
+        "read": lambda: measure([*python, READ, source]),
+        "copy": lambda: _measure_new(folder / "copy", [*python, READ, source, str(folder / "copy")]),
         "python": lambda: measure([*python, ""]),
     }
-    out = folder / "out.safetensors"
-    for name, edit in EDITS.items():
-        line = [sys.executable, "-m", "brainsurgery_jax", "run", str(plan(folder, name, edit.expr)), f"output={out}"]
-        jobs[name] = lambda line=line: measure([*line, "--no-fsync", "--overwrite"])
+    for name, path in plans.items():
+        line = [*command, "run", path, f"output={out}", "--no-fsync"]
+        jobs[name] = lambda line=line: _measure_new(out, line)
     return alternate(jobs, repetitions)
+
+
+def _measure_new(path: Path, line: list[str]) -> Run:
+    """One run of a command that writes a file, which is removed after it."""
+    try:
+        return measure(line)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def readings(found: dict[str, Run], name: str, clock: Callable[[Run], float]) -> float:
+    """The time of a pass of an edit, in readings of the tensor, by a clock of runs."""
+    read = clock(found["read"]) - clock(found["python"])
+    writing = clock(found["copy"]) - clock(found["read"])
+    return (clock(found[name]) - clock(found["start"]) - writing) / EDITS[name].passes / read
 
 
 def table(found: dict[str, Run], size: int) -> list[str]:
     """A row for each edit: seconds, passes, the time of a pass in readings, and memory, each with its goal."""
-    read = found["read"].wall - found["python"].wall
+    plain = ", ".join(
+        f"{name} {found[name].wall - found['python'].wall:.2f} s ({found[name].cpu - found['python'].cpu:.2f} s of CPU)"
+        for name in ("read", "copy")
+    )
     lines = [
-        f"| {size / 1e9:.2f} GB float32; one reading {read:.2f} s | time | CPU | passes | readings a pass | memory |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| {size / 1e9:.2f} GB float32; {plain} | time | CPU | passes | readings a pass | by CPU | memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, edit in EDITS.items():
         run = found[name]
-        each = (run.wall - found["start"].wall) / edit.passes / read
+        each, by_cpu = (readings(found, name, clock) for clock in (lambda r: r.wall, lambda r: r.cpu))
         memory = run.anonymous - found["start"].anonymous
-        goals = [f"{each:.1f} (goal {MOST_READS:.0f})", f"{memory / 1e6:.0f} MB (goal {MOST_MEMORY / 1e6:.0f} MB)"]
-        met = [each <= MOST_READS, memory <= MOST_MEMORY]
+        goals = [f"{each:.1f} (goal {MOST_READS:.0f})", f"{by_cpu:.1f}"]
+        goals.append(f"{memory / 1e6:.0f} MB (goal {MOST_MEMORY / 1e6:.0f} MB)")
+        met = [each <= MOST_READS, True, memory <= MOST_MEMORY]
         cells = [text if ok else f"{text} **missed**" for text, ok in zip(goals, met, strict=True)]
         lines.append(f"| {name} | {run.wall:.2f} s | {run.cpu:.2f} s | {edit.passes} | {' | '.join(cells)} |")
     return lines

@@ -15,7 +15,9 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.program import Literal, Node
 from brainsurgery_jax.expression.reductions import finite_or_zero, place_of
+from brainsurgery_jax.numerics.places import PlaceSearch
 from brainsurgery_jax.numerics.ranks import find_places
+from brainsurgery_jax.numerics.squares import PASSING, goes_by_pieces, sum_squares
 from brainsurgery_jax.numerics.sums import Key, Merged, Total, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
 from brainsurgery_jax.reduction import Answer, Reduction
@@ -98,13 +100,17 @@ def _squares(
 ) -> Reduction[Merged, np.ndarray | None]:
     """The sum of squared magnitudes, of what is less a mean."""
     axes, wide = node.params["axes"], _real_or_complex(node)
+    plain = less is None and not node.work.is_complex
 
     def step(x: np.ndarray, key: Key) -> Values:
+        if plain:
+            return (sum_squares(x, axes),)
         y = x.astype(wide) if less is None else x.astype(wide) - less[key]
         squares = np.square(np.real(y)) + np.square(np.imag(y)) if node.work.is_complex else np.square(y, out=y)
         return (np.sum(squares, axis=axes, keepdims=True),)
 
-    return reduce_axes(shape, axes, [add_up(np.dtype(np.float64))], step, finish)
+    made = reduce_axes(shape, axes, [add_up(np.dtype(np.float64))], step, finish)
+    return made._replace(passing=PASSING) if plain and goes_by_pieces(len(shape), axes) else made
 
 
 def _norm(node: Node, shape: Shape) -> Passes:
@@ -184,19 +190,19 @@ def _quantile(node: Node, shape: Shape) -> Passes:
     found, last = place_of(node, prod(shape)), prod(shape) - 1
     assert found is not None
     place, between = found[0], np.asarray(found[1])
-    return _order(node, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
+    return _order(node, shape, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
 
 
 def _kth(node: Node, shape: Shape) -> Passes:
-    return _order(node, (prod(shape) - node.params["count"],), lambda found: found)
+    return _order(node, shape, (prod(shape) - node.params["count"],), lambda found: found)
 
 
 def _median(node: Node, shape: Shape) -> Passes:
     size = prod(shape)
-    return _order(node, ((size - 1) // 2, size // 2), lambda found: np.median(found))
+    return _order(node, shape, ((size - 1) // 2, size // 2), lambda found: np.median(found))
 
 
-def _order(node: Node, places: tuple[int, ...], finish: Callable[[np.ndarray], np.ndarray]) -> Passes:
+def _order(node: Node, shape: Shape, places: tuple[int, ...], finish: Callable[[np.ndarray], np.ndarray]) -> Passes:
     dtype = to_numpy(node.aval.dtype)
 
     def at_once(found: np.ndarray) -> np.ndarray:
@@ -207,7 +213,11 @@ def _order(node: Node, places: tuple[int, ...], finish: Callable[[np.ndarray], n
         passing = (reduction.passing or 0) + dtype.itemsize * (node.work != node.aval.dtype)
         return reduction._replace(block=lambda x: reduction.block(x.astype(dtype, copy=False)), passing=passing)
 
-    passes = find_places(dtype, places, at_once, _finish(node, np.nan if np.issubdtype(dtype, np.floating) else 0))
+    nan = _finish(node, np.nan if np.issubdtype(dtype, np.floating) else 0)
+    if PlaceSearch.pays(dtype, prod(shape)):
+        passes = PlaceSearch(dtype, places, prod(shape), at_once, nan).passes()
+    else:
+        passes = find_places(dtype, places, at_once, nan)
     return tuple(lambda before, one=one: cast(one(before)) for one in passes)
 
 

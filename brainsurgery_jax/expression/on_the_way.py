@@ -10,6 +10,7 @@ from math import prod
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.expression.program import Literal, Node
+from brainsurgery_jax.numerics.squares import PIECE, goes_by_pieces
 
 Shape = tuple[int, ...]
 Operands = Sequence[tuple[Shape, DType]]
@@ -55,6 +56,15 @@ def power(node: Node, xs: Operands, shape: Shape) -> int:
 def squares(node: Node, xs: Operands, shape: Shape) -> int:
     """A slab, three times in double precision."""
     return min(max(prod(s) for s, _ in xs), SLAB) * 24 if xs else 0
+
+
+def norm(node: Node, xs: Operands, shape: Shape) -> int:
+    """A piece in double precision, where rows or all are summed up; else as for a spread."""
+    if node.work.is_complex or not xs:
+        return squares(node, xs, shape)
+    whole = xs[0][0]
+    in_pieces = goes_by_pieces(len(whole), node.params["axes"])
+    return min(prod(whole), PIECE) * 16 if in_pieces else squares(node, xs, shape)
 
 
 def take(node: Node, xs: Operands, shape: Shape) -> int:

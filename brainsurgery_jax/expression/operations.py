@@ -299,7 +299,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "logsumexp": Operation(reduce.reduce_over(reduce.log_sum_exp), cut.reduction, of_largest(2)),
     "std": Operation(reduce.reduce_over(reduce.deviation), cut.reduction, on_the_way.squares),
     "var": Operation(reduce.reduce_over(reduce.variance), cut.reduction, on_the_way.squares),
-    "norm": Operation(reduce.reduce_over(reduce.norm), cut.reduction, on_the_way.squares),
+    "norm": Operation(reduce.reduce_over(reduce.norm), cut.reduction, on_the_way.norm),
     "min": Operation(reduce.keep_extreme("min"), cut.reduction),
     "max": Operation(reduce.keep_extreme("max"), cut.reduction),
     "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1), whole=True),

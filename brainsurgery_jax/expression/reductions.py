@@ -15,6 +15,7 @@ from brainsurgery_jax.expression.program import Literal, Node
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal
 from brainsurgery_jax.numerics.ranks import pick_places
 from brainsurgery_jax.numerics.selecting import interpolate, select_at
+from brainsurgery_jax.numerics.squares import sum_squares
 
 MANY = 1 << 20
 """Elements from which on places in their order are found by counts."""
@@ -125,6 +126,9 @@ def _squares(xp: ModuleType, x: Array, over: Over, less: Array | None) -> Array:
 
 
 def _sum_squares(xp: ModuleType, x: Array, wide: type[np.generic], less: Array | None, over: Over) -> Array:
+    if on_host(x) and less is None and wide is np.float64 and kind(x) != "complex":
+        total = sum_squares(x, over.axes)
+        return total if over.keepdims else np.squeeze(total, over.axes)
     x = x.astype(wide) if less is None else x.astype(wide) - less
     if kind(x) == "complex":
         squares = xp.square(xp.real(x)) + xp.square(xp.imag(x))

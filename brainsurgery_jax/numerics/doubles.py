@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
 
 if TYPE_CHECKING:
     A = TypeVar("A", np.ndarray, jax.Array)
@@ -18,8 +17,6 @@ def as64(x: A) -> A:
 
 def as_single(x: np.ndarray) -> np.ndarray:
     """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
-    if BY_NAME[x.dtype.name] == BFLOAT16:
-        return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return x.astype(np.float32) if x.itemsize < 4 and not is_integral(x.dtype) else x
 
 

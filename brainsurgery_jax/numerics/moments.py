@@ -13,12 +13,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.numerics.doubles import as_single
+from brainsurgery_jax.numerics.squares import PIECE, squares_of_rows
 from brainsurgery_jax.reduction import Reduction
-
-PIECE = 1 << 17
-"""Elements in double precision at a time."""
-
-_ROW = 1 << 12
 
 _SAFE = 1e-140, 1e140
 """Magnitudes of which the squares are neither lost nor infinite in double precision."""
@@ -85,31 +81,26 @@ def widen_extent(a: ValueExtent, b: ValueExtent) -> ValueExtent:
     return ValueExtent(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs)
 
 
-def _square(y: np.ndarray) -> float:
-    """The sum of squares, by rows: longer ones BLAS would cut by the number of its threads, and wait for them."""
-    whole = y.size - y.size % _ROW
-    rows, rest = y[:whole].reshape(-1, _ROW), y[whole:]
-    return float(np.vecdot(rows, rows).sum() + np.vecdot(rest, rest))
-
-
 def _length(y: np.ndarray, most: float) -> float:
     """The norm of an array whose largest magnitude is known. Squares of very large and small numbers are taken of their
     ratios to it."""
     if most == 0 or most - most != 0 or _SAFE[0] < most < _SAFE[1]:
-        return sqrt(_square(y))
-    return most * sqrt(_square(y / most))
+        return sqrt(squares_of_rows(y))
+    return most * sqrt(squares_of_rows(y / most))
 
 
-def _piece(x: np.ndarray) -> Moments:
+def _piece(x: np.ndarray, wide: np.ndarray) -> Moments:
+    """The moments of some elements, for which `wide` has room in double precision."""
     short = as_single(x)
     zeros = int(np.count_nonzero(short == 0))
     extent = find_extent(short)
     if extent.nans:
         return Moments(x.size, nan, nan, nan, nan, nan, zeros, extent.nans, extent.infs)
-    y = short.astype(np.float64)
+    y = wide[: x.size]
+    np.copyto(y, short)
     least, greatest = (float(y.min()), float(y.max())) if extent.infs else (extent.least, extent.greatest)
     norm = _length(y, max(abs(least), abs(greatest)))
-    mean = float(y.mean())
+    mean = float(np.add.reduce(y)) / y.size
     if not extent.infs and mean - mean != 0:  # the sum overflows where the mean does not
         mean = float((y / y.size).sum())
     spread = nan if extent.infs else _spread(y, mean, norm)
@@ -127,8 +118,9 @@ def _spread(y: np.ndarray, mean: float, norm: float) -> float:
 
 
 def _block(x: np.ndarray) -> Moments:
+    wide = np.empty(min(x.size, PIECE))
     with np.errstate(all="ignore"):
-        return reduce(_join, (_piece(x[at : at + PIECE]) for at in range(0, x.size, PIECE)))
+        return reduce(_join, (_piece(x[at : at + PIECE], wide) for at in range(0, x.size, PIECE)))
 
 
 def _join(a: Moments, b: Moments) -> Moments:

@@ -7,6 +7,7 @@ Pieces are planned (`pieces.py`) and computed without recursion, each at most on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -28,7 +29,8 @@ from brainsurgery_jax.engine.plan.segments import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
-from brainsurgery_jax.store.io.arrays import numpy_dtype
+from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
+from brainsurgery_jax.store.io.recycling import Recycler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,7 @@ class Evaluator:
         self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
+        self._recycler = Recycler()
 
     def hold(self, leaf: Expr, span: ElementRange) -> None:
         """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
@@ -112,7 +115,8 @@ class Evaluator:
             self.wholes[call] = compute_fold(call, self)
             return
         begun = perf_counter()
-        taken = call_placed(call, self.operands(call), self.own, self.told.append)
+        with nullcontext() if self.own.devices else self._recycler.serve(_sizes_read(call)):
+            taken = call_placed(call, self.operands(call), self.own, self.told.append)
         self.keep(call, taken, perf_counter() - begun)
 
     def operands(self, call: Expr) -> list[Operand]:
@@ -159,6 +163,11 @@ class Evaluator:
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
             return call_part(e, [np.asarray(x) for x in operands], self.own)
         return _assemble(piece, [np.asarray(x) for x in operands])
+
+
+def _sizes_read(call: Expr) -> list[int]:
+    """Bytes of memory for each operand of a call that is read whole."""
+    return [s.aval.nbytes + ALIGNMENT for s in set(call.srcs) if s.is_leaf]
 
 
 def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray:

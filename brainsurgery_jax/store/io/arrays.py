@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.io.recycling import empty_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +34,8 @@ def numpy_dtype(dtype: DType, *, path: object = "array", tensor: str | None = No
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A fresh uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
-    import numpy as np
-
     nbytes = prod(shape) * dtype.itemsize
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    memory = empty_bytes(nbytes + ALIGNMENT)
     skip = -memory.ctypes.data % ALIGNMENT
     return memory[skip : skip + nbytes].view(dtype).reshape(shape)
 
