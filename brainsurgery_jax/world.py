@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
@@ -41,6 +41,8 @@ class Files:
         self._lent: frozenset[Address] = frozenset()  # of these, those that another world closes
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
+        self.watch: Callable[[Source], Source] = lambda source: source
+        """What stands between a run and each source that is opened from now on."""
         self._files: dict[str, tuple[str, ...]] = {}  # of the sources, by their keys
         self._also: dict[str, None] = {}
         self.unopened: dict[str, None] = {}
@@ -82,7 +84,7 @@ class Files:
             if not self._opens:
                 self.unopened[path] = None
                 raise StoreError(path, "is not open yet")
-            self._sources[key] = open_source(path, format)
+            self._sources[key] = self.watch(open_source(path, format))
         return self._sources[key]
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:

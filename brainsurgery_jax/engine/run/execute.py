@@ -44,15 +44,14 @@ from brainsurgery_jax.engine.plan.work import (
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.perform import Bench, Done, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
-from brainsurgery_jax.engine.run.staging import Staging
+from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
 from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
-from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
-from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.files import Left
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
@@ -60,14 +59,12 @@ def execute(
     program: Program,
     budget: Budget,
     tell: Listener,
-    look: Callable[[StagedOutput], None] | None = None,
-    commit: Commit = BY_RENAME,
+    handling: Handling = PLAINLY,
     stop: StopSignal = NEVER,
 ) -> None:
     """Run a program: checks, outputs, publication. Raises PlanError, StoreError or Stopped; then nothing was published.
 
-    `look` is called with each complete output before any is published, `commit` is how outputs appear. `stop` is looked
-    at between items.
+    `stop` is looked at between items.
     """
     roots = list(roots_of(program))
     own = equipment(roots, budget.devices)
@@ -77,7 +74,7 @@ def execute(
     moved = {item.key: item.reads + item.writes for item in items}
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
     verdicts = Verdicts(program.checks, tell)
-    with Staging(program.publications, commit, durable=budget.durable) as staging:
+    with Staging(program.publications, handling, durable=budget.durable) as staging:
         for note in staging.notes:
             tell(Noted(note))
         known = _fold(items, machine, Bench([], verdicts, tell, own, {}, stop))
@@ -86,7 +83,7 @@ def execute(
         tell(Finishing())
         for source in _sources(roots):
             source.verify_unchanged()
-        staging.complete(look)
+        staging.complete()
         with defer_signals():  # what is published is reported, whatever comes then
             left = staging.publish()
             for p in program.publications:
