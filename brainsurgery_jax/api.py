@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax import plugins
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.plan.work import Machine, WorkItem
     from brainsurgery_jax.engine.run.budget import Budget
+    from brainsurgery_jax.engine.run.resume import Resumption
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.provenance.recording import Recording
     from brainsurgery_jax.store.base import FileCounts
@@ -331,7 +333,8 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
     each output (`sha256`: with the SHA-256 of its files in it), `locked` names one that the run must agree with;
-    `stop` is a `threading.Event` that stops the run between two items of its work once it is set.
+    `resume` keeps a journal, and goes on with a run that was interrupted; `stop` is a `threading.Event` that stops
+    the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
     published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.
@@ -381,12 +384,13 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=_choose_output(program.publications, options.only))
         if options.dry_run:
             program = program._replace(publications=())
-        handling = Handling(files.commit, look=options.look)
+        resumption = _resumption(plan, program, files, options)
+        handling = Handling(resumption or files.commit, look=options.look)
         if recording is not None:
             recording.begin(program)
-            handling = recording.handle(files.commit, options.look)
+            handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, tell, handling, stop)
+            execute(program, budget, tell, handling._replace(resumption=resumption), stop)
     steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
@@ -404,6 +408,17 @@ def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | N
     expected = None if options.locked is None else read_lock(options.locked)
     wish = Wish(options.lock, options.sha256, expected, options.locked or "")
     return Recording(plan.data, plan.document, wish, budget)
+
+
+def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions) -> Resumption | None:
+    """What a run goes on with that can be resumed. Raises StoreError if what was interrupted was another run."""
+    if not options.resume or not program.publications:
+        return None
+    from brainsurgery_jax.engine.run.resume import Resumption
+    from brainsurgery_jax.provenance.identity import identity_of
+
+    head = identity_of(plan.data, plan.document, program, files.sources, plugins.files(), options.devices)
+    return Resumption(files.commit, [p.path for p in program.publications], head)
 
 
 def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:

@@ -31,6 +31,7 @@ class RunOptions:
     - `lock`: write the lock of each output: what it was made of, and the digests of its tensors
     - `sha256`: with the SHA-256 of its files of weights in it
     - `locked`: the path of a lock that plan, inputs, versions and the output must agree with
+    - `resume`: keep a journal, and go on with the run that was interrupted, if there is one
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
 
@@ -46,6 +47,7 @@ class RunOptions:
     lock: bool = False
     sha256: bool = False
     locked: str | None = None
+    resume: bool = False
     stop: StopSignal | None = None
 
     def budget(self) -> Budget:
@@ -70,4 +72,5 @@ class RunKeywords(TypedDict, total=False):
     lock: bool
     sha256: bool
     locked: str | None
+    resume: bool
     stop: StopSignal | None

@@ -123,6 +123,11 @@ class Files:
             return read_regular(place)
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """The checkpoints that are open."""
+        return tuple(self._sources.values())
+
+    @property
     def bytes_read(self) -> int:
         """Tensor bytes read so far from all sources."""
         return sum(s.bytes_read for s in self._sources.values())

@@ -52,6 +52,7 @@ class Choices:
     lock: bool = False
     sha256: bool = False
     locked: str | None = None
+    resume: bool = False
     lost: tuple[str, ...] = ()
 
 
@@ -130,6 +131,7 @@ def options_of(choices: Choices) -> RunOptions:
         lock=choices.lock or choices.sha256,
         sha256=choices.sha256,
         locked=choices.locked,
+        resume=choices.resume,
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )
 

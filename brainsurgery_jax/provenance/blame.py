@@ -38,7 +38,7 @@ def blame(path: str, name: str) -> Blame:
     >>> bs.run(bs.load("plan.yaml"), overwrite=True, lock=True).published
     (('out.safetensors', 144, 3),)
     >>> bs.blame("out.safetensors", "layers.0.w").inputs
-    ('base::layers.0.w',)
+    ('model::layers.0.w',)
     """
     lock = read_lock(path)
     if name not in lock.tensors:

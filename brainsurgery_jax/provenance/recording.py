@@ -13,7 +13,7 @@ from brainsurgery_jax.engine.plan.schedule import roots_of
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.execute import equipment
 from brainsurgery_jax.engine.run.staging import Handling
-from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.origins import Origins
 from brainsurgery_jax.lower.program import Program, Publication
@@ -109,7 +109,8 @@ class Recording:
         if differing:
             more = [f"and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
             told = "; ".join((*differing[:SHOWN], *more))
-            hint = "Run without `--locked` to get another result, or go back to what the lock names."
+            without = worded(shell="without `--locked`", python="without `locked=`")
+            hint = f"Go back to what the lock names, or run {without}."
             raise PlanError([Diagnostic(CODE, f"{self._wish.place}: {told}", hint=hint)])
 
     # --- The lock of an output ----------------------------------------------------------------------------------------

@@ -113,6 +113,10 @@ class WatchedWriter:
             run.file.read_into(part, run.offset + at, tensor=name)
             self.digests.look(name, start + at * 8 // bits, part)
 
+    def keep(self, name: str, start: int, count: int) -> None:
+        """Counts elements that are where they belong already; they are digested from the output."""
+        self._writer.keep(name, start, count)
+
     def lane(self, name: str) -> int:
         """A number for the tensor: those of one lane take turns."""
         return self._writer.lane(name)

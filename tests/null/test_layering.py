@@ -119,7 +119,7 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering wording "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
-    "apply provenance",
+    "apply provenance plugins",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "errors dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session "
     "api world",

@@ -76,6 +76,9 @@ def run(
     locked: Annotated[
         str | None, typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
+    ] = False,
     interactive: Interactive = False,
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
     verbose: Verbose = False,
@@ -97,7 +100,7 @@ def run(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
         preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
-        lock=lock, sha256=sha256, locked=locked,
+        lock=lock, sha256=sha256, locked=locked, resume=resume,
         lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
                       num_workers=num_workers, log_level=log_level),
     )  # fmt: skip

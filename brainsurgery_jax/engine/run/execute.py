@@ -42,7 +42,7 @@ from brainsurgery_jax.engine.plan.work import (
     shares_of,
 )
 from brainsurgery_jax.engine.run.budget import Budget
-from brainsurgery_jax.engine.run.perform import Bench, Done, perform, settle
+from brainsurgery_jax.engine.run.perform import Bench, Done, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
 from brainsurgery_jax.engine.run.verdicts import Verdicts
@@ -78,7 +78,7 @@ def execute(
         for note in staging.notes:
             tell(Noted(note))
         known = _fold(items, machine, Bench([], verdicts, tell, own, {}, stop))
-        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known, stop))
+        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known, stop, handling.resumption))
         assert verdicts.settled
         tell(Finishing())
         for source in _sources(roots):
@@ -182,7 +182,7 @@ def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
 
 def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
     """All items but folds, which are in `bench.known`."""
-    items = [item for item in items if not isinstance(item.work, Fold)]
+    items = _without_kept([item for item in items if not isinstance(item.work, Fold)], bench)
     context = _context(roots, bench.own)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
@@ -192,6 +192,19 @@ def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, ben
         pool.drain()
     if bench.stop.is_set():
         raise Stopped
+
+
+def _without_kept(items: Sequence[WorkItem], bench: Bench) -> Sequence[WorkItem]:
+    """The items that are left to do, when those are reported that an interrupted run has done."""
+    if bench.resumption is None:
+        return items
+    kept = bench.resumption.begin(items)
+    if (note := bench.resumption.note(kept, items)) is not None:
+        bench.tell(Noted(note))
+    for item in items:
+        if item.key in kept:
+            keep(item, bench)
+    return [item for item in items if item.key not in kept]
 
 
 def _within(context: Callable[[], AbstractContextManager[object]], work: Light | Whole, bench: Bench) -> Done:

@@ -26,16 +26,19 @@ from brainsurgery_jax.engine.plan.work import (
     Stream,
     Transfer,
     Whole,
+    WorkItem,
 )
+from brainsurgery_jax.engine.run.resume import Resumption, outputs_of, row_starts
 from brainsurgery_jax.engine.run.streams import Tally
 from brainsurgery_jax.engine.run.verdicts import Verdicts
-from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, flat_range, strides
+from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.store.base import Writer
+from brainsurgery_jax.store.journal import WrittenPart
 
 
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    and the signal that stops it."""
+    the signal that stops it, and what keeps its journal."""
 
     def __init__(
         self,
@@ -45,9 +48,10 @@ class Bench:
         own: Accelerators,
         known: Values,
         stop: StopSignal = NEVER,
+        resumption: Resumption | None = None,
     ):
         self.writers, self.verdicts, self.tell = writers, verdicts, tell
-        self.own, self.known, self.stop = own, known, stop
+        self.own, self.known, self.stop, self.resumption = own, known, stop, resumption
         self._tallies: dict[int, Tally] = {}
 
     def tally(self, ask: Ask) -> Tally:
@@ -60,14 +64,23 @@ Result = tuple[Put | Transfer, int] | tuple[Ask, object]
 
 
 class Done(NamedTuple):
-    """The results of a piece of work, in order."""
+    """The results of a piece of work, in order, and what it wrote, if a journal is kept."""
 
     told: tuple[Factorized | Noted, ...]
     results: tuple[Result, ...]
+    written: tuple[WrittenPart, ...] = ()
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
     """Perform a piece of work. Called on any thread."""
+    if bench.resumption is None:
+        return _perform(work, bench)
+    with bench.resumption.part() as written:
+        done = _perform(work, bench)
+    return done._replace(written=tuple(written))
+
+
+def _perform(work: Light | Whole, bench: Bench) -> Done:
     if isinstance(work, Whole):
         return _call(work, bench)
     return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
@@ -84,7 +97,17 @@ def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
                 bench.tell(Wrote(sink.name, nbytes, item))
             case (Ask() as ask, part) if (tally := bench.tally(ask)).add(part):
                 bench.verdicts.answer(ask.question, tally.answer())
+    if bench.resumption is not None:
+        bench.resumption.settle(item, done.written)
     bench.tell(Advanced(item, moved))
+
+
+def keep(item: WorkItem, bench: Bench) -> None:
+    """Report the results of an item that an interrupted run has done."""
+    for kept in outputs_of(item.work):
+        bench.writers[kept.publication].keep(kept.name, kept.start, kept.elements)
+        bench.tell(Wrote(kept.name, kept.nbytes, item.key))
+    bench.tell(Advanced(item.key, item.reads + item.writes))
 
 
 def _call(work: Whole, bench: Bench) -> Done:
@@ -162,10 +185,5 @@ def _put_box(put: Put, box: Box, array: np.ndarray, writer: Writer) -> None:
 
 def rows(shape: Sequence[int], box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
-    axis = contiguous_from(shape, box)
-    inner = flat_range(shape[axis:], box[axis:])
-    assert inner is not None
-    starts = np.full((), inner[0])
-    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
-        starts = starts[..., None] + np.arange(start, stop, step) * stride
-    return starts.reshape(-1), array.reshape(starts.size, -1)
+    starts = row_starts(shape, box)
+    return starts, array.reshape(starts.size, -1)

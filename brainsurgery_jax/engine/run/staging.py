@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.engine.run.resume import Resumption
+from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
@@ -32,6 +33,7 @@ class Handling(NamedTuple):
     - `commit`: how they appear
     - `watch`: what stands between the run and the writer of each output, by the number of its publication
     - `look`: called with each complete output before any is published; may raise
+    - `resumption`: what keeps a journal, and is the commit then
     - `seal`: called after it, with the number too; may add files, or return an output that is published with the others
     """
 
@@ -39,6 +41,7 @@ class Handling(NamedTuple):
     watch: Callable[[int, Writer], Writer] = _pass_on
     look: Callable[[StagedOutput], None] | None = None
     seal: Callable[[int, StagedOutput], StagedOutput | None] = _add_nothing
+    resumption: Resumption | None = None
 
 
 PLAINLY = Handling()
@@ -56,7 +59,7 @@ class Staging:
 
     def __enter__(self) -> Staging:
         with ExitStack() as on_failure:
-            on_failure.callback(self._abort)
+            on_failure.push(self.__exit__)
             for number, p in enumerate(self.publications):
                 own = p.replaces.own if p.replaces else ()
                 staged = self._handling.commit.stage(p.path, overwrite=p.overwrite, own=own)
@@ -93,8 +96,15 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._published:
-            self._abort()
+        if self._published:
+            return
+        if (resumption := self._handling.resumption) is not None:
+            if isinstance(error, PlanError):  # it would fail again
+                resumption.abandon()
+            else:
+                resumption.pause()
+                _note_pause(error)
+        self._abort()
 
     def _abort(self) -> None:
         with defer_signals(), ExitStack() as everything:
@@ -102,6 +112,16 @@ class Staging:
                 everything.callback(staged.abandon)
             for writer in self.writers:
                 everything.callback(writer.abort)
+
+
+def _note_pause(error: BaseException | None) -> None:
+    """Note that a run can be continued."""
+    again = worded(shell="`--resume`", python="`resume=True`")
+    told = f"to continue, run again with {again}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        told = f"nothing was published; {told}"
+    if error is not None:
+        error.add_note(told)
 
 
 def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
