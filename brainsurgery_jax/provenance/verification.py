@@ -55,7 +55,7 @@ def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Ver
     True
     """
     place = find_lock(path)
-    lock, folder = read_lock(place), os.path.dirname(os.path.abspath(place))
+    lock, folder = read_lock(place), os.path.dirname(place)
     output = locate(lock.output, folder)
     found = [*_differing_checkpoint(output, lock.tensors, memory), *_differing_files(lock, folder)]
     for alias, read in lock.inputs.items() if inputs else ():
@@ -113,9 +113,9 @@ def replay(
     True
     """
     place = find_lock(path)
-    lock, folder = read_lock(place), os.path.dirname(os.path.abspath(place))
-    made = locate(lock.output, folder) if to is None else to
-    with _destination(lock, folder, to) as target:
+    lock = read_lock(place)
+    made = locate(lock.output, os.path.dirname(place)) if to is None else to
+    with _destination(lock, os.path.dirname(os.path.abspath(place)), to) as target:
         plan = _plan_again(place, lock, inputs or {}, target)
         chosen = replace(options or RunOptions(durable=to is not None), locked=place, only=target, lock=to is not None)
         try:
