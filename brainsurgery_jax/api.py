@@ -387,7 +387,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         resumption = _resumption(plan, program, files, options)
         handling = Handling(resumption or files.commit, look=options.look)
         if recording is not None:
-            recording.begin(program)
+            recording.begin(program, {i.alias: files.open(i.path) for i in plan.data.inputs})
             handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
             execute(program, budget, tell, handling._replace(resumption=resumption), stop)

@@ -68,6 +68,7 @@ class Recording:
         self._digests: dict[tuple[WatchedSource, str], bytes] = {}
         self._writers: dict[int, WatchedWriter] = {}
         self._program: Program | None = None
+        self._aliases: Mapping[int, str] = {}
         self._versions: Mapping[str, str] = {}
         self.origins = Origins()
 
@@ -76,10 +77,10 @@ class Recording:
         self._sources.append(WatchedSource(source))
         return self._sources[-1]
 
-    def begin(self, program: Program) -> None:
-        """Compare what is known before anything is read, and look at the places of the locks. Raises PlanError and
-        StoreError."""
-        self._program = program
+    def begin(self, program: Program, inputs: Mapping[str, Source]) -> None:
+        """Compare what is known before anything is read, and look at the places of the locks. `inputs` are the
+        checkpoints by alias. Raises PlanError and StoreError."""
+        self._program, self._aliases = program, {id(source): alias for alias, source in reversed(list(inputs.items()))}
         backend = equipment(list(roots_of(program)), self._budget.devices).backend
         self._versions = versions_of(backend)
         for p in program.publications if self._wish.write else ():
@@ -208,8 +209,7 @@ class Recording:
         """What each checkpoint is called: the alias of an input, else `load-N`."""
         labels: dict[WatchedSource, str] = {}
         for source in self._sources:
-            known = next((i.alias for i in self._data.inputs if i.path == source.header.path), None)
-            labels[source] = f"load-{len(labels) + 1}" if known is None else known
+            labels[source] = self._aliases.get(id(source), f"load-{len(labels) + 1}")
         return labels
 
     def _inputs(self, p: Publication) -> dict[str, LockedInput]:
