@@ -35,6 +35,13 @@ def digest_xxh3(data: Any) -> bytes:
     return xxh3_128_digest(data)
 
 
+def begin_xxh3() -> Any:
+    """An XXH3 digest in the making, as those of `hashlib`."""
+    from xxhash import xxh3_128
+
+    return xxh3_128()
+
+
 def content(function: DigestFunction) -> Reduction[bytes, bytes]:
     """The digest of the bytes of a tensor, little endian and in row-major order: the digest of those of its pieces."""
 

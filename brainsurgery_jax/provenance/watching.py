@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.boxes import Box, flat_range
-from brainsurgery_jax.numerics.digest import LOCKED, PIECE, digest_xxh3
+from brainsurgery_jax.numerics.digest import LOCKED, PIECE, begin_xxh3, digest_xxh3
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.io.arrays import byte_view
-from brainsurgery_jax.store.io.files import CHUNK, StagedOutput
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.forwarding import SourceOver
 
 if TYPE_CHECKING:
     import numpy as np
+
+READ = 1 << 20
+"""Bytes that are read at a time to digest what the system copies: they stay in the cache."""
 
 
 class PassingDigests:
@@ -29,18 +32,30 @@ class PassingDigests:
 
     def look(self, name: str, start: int, data: memoryview) -> None:
         """Take the bytes of a tensor from element `start` on."""
-        aval = self._avals[name]
-        bits, size = aval.dtype.bits, aval.size
-        stop = start + len(data) * 8 // bits
-        pieces = self._pieces.setdefault(name, {})
-        for number in range(-(-start // PIECE), -(-stop // PIECE)):
-            first, last = number * PIECE, min((number + 1) * PIECE, size)
-            if last <= stop and number not in pieces:
-                pieces[number] = digest_xxh3(data[(first - start) * bits // 8 : (last - start) * bits // 8])
+        bits = self._avals[name].dtype.bits
+        for number, first, last in self._missing(name, start, len(data) * 8 // bits):
+            digest = digest_xxh3(data[(first - start) * bits // 8 : (last - start) * bits // 8])
+            self._pieces[name][number] = digest
 
-    def bits(self, name: str) -> int:
-        """The size of an element of a tensor."""
-        return self._avals[name].dtype.bits
+    def look_at_file(self, name: str, start: int, run: FileRun) -> None:
+        """Read and take the bytes of a tensor from element `start` on, which lie in a file."""
+        bits = self._avals[name].dtype.bits
+        buffer = memoryview(bytearray(min(READ, run.nbytes)))
+        for number, first, last in self._missing(name, start, run.nbytes * 8 // bits):
+            found, at, end = begin_xxh3(), (first - start) * bits // 8, (last - start) * bits // 8
+            for offset in range(at, end, READ):
+                part = buffer[: end - offset]
+                run.file.read_into(part, run.offset + offset, tensor=name)
+                found.update(part)
+            self._pieces[name][number] = found.digest()
+
+    def _missing(self, name: str, start: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """The pieces that lie whole in `count` elements from `start` on and have not passed: number, start, stop."""
+        size, pieces = self._avals[name].size, self._pieces.setdefault(name, {})
+        for number in range(-(-start // PIECE), -(-(start + count) // PIECE)):
+            first, last = number * PIECE, min((number + 1) * PIECE, size)
+            if last <= start + count and number not in pieces:
+                yield number, first, last
 
     def digest(self, name: str) -> bytes | None:
         """The digest of a tensor, if all of it has passed."""
@@ -105,13 +120,7 @@ class WatchedWriter:
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run`, and reads them once more for their digest."""
         self._writer.copy(name, start, run)
-        bits = self.digests.bits(name)
-        piece = PIECE * bits // 8
-        buffer = memoryview(bytearray(min(max(piece, CHUNK // piece * piece), run.nbytes)))
-        for at in range(0, run.nbytes, len(buffer) or 1):
-            part = buffer[: run.nbytes - at]
-            run.file.read_into(part, run.offset + at, tensor=name)
-            self.digests.look(name, start + at * 8 // bits, part)
+        self.digests.look_at_file(name, start, run)
 
     def keep(self, name: str, start: int, count: int) -> None:
         """Counts elements that are where they belong already; they are digested from the output."""
