@@ -44,7 +44,6 @@ from brainsurgery_jax.store.io.local import fsync_path
 from brainsurgery_jax.store.replacing import check_replacement
 from brainsurgery_jax.store.replacing import resolve as resolve_path
 
-CODE = "lock-differs"
 SHOWN = 5
 
 
@@ -112,7 +111,7 @@ class Recording:
             told = "; ".join((*differing[:SHOWN], *more))
             without = worded(shell="without `--locked`", python="without `locked=`")
             hint = f"Go back to what the lock names, or run {without}."
-            raise PlanError([Diagnostic(CODE, f"{self._wish.place}: {told}", hint=hint)])
+            raise PlanError([Diagnostic("lock-differs", f"{self._wish.place}: {told}", hint=hint)])
 
     # --- The lock of an output ----------------------------------------------------------------------------------------
 

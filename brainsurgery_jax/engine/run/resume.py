@@ -28,10 +28,9 @@ from brainsurgery_jax.store.atomic import ByRename, Staged, stage
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.journal import Interrupted, Journal, WrittenPart, find_interrupted
 from brainsurgery_jax.store.leftovers import JOURNAL
-from brainsurgery_jax.wording import counted
 
 
-class Kept(NamedTuple):
+class KeptElements(NamedTuple):
     """Elements of an output that an item writes, from number `start` on, and their bytes."""
 
     publication: int
@@ -120,11 +119,11 @@ class Resumption:
         if self._before is None:
             return None
         nbytes = sum(item.writes for item in items if item.key in kept)
-        message = f"an interrupted run is continued: {len(kept)} of {counted(len(items), 'item')} were done"
+        message = f"an interrupted run is continued: {len(kept)} of {len(items)} items were done"
         return Diagnostic("io-resumed", f"{message}, {nbytes:,} bytes", severity="note")
 
 
-def outputs_of(work: Work) -> Iterator[Kept]:
+def outputs_of(work: Work) -> Iterator[KeptElements]:
     """The elements of outputs that a piece of work writes."""
     match work:
         case Whole():
@@ -137,11 +136,11 @@ def outputs_of(work: Work) -> Iterator[Kept]:
             yield from _outputs_of_light(work)
 
 
-def _outputs_of_light(work: Light) -> Iterator[Kept]:
+def _outputs_of_light(work: Light) -> Iterator[KeptElements]:
     match work:
         case Copy(transfers):
             for t in transfers:
-                yield Kept(t.publication, t.name, t.at, t.run.nbytes * 8 // t.bits, t.run.nbytes)
+                yield KeptElements(t.publication, t.name, t.at, t.run.nbytes * 8 // t.bits, t.run.nbytes)
         case Stream(passages):
             for p in passages:
                 for sink in p.sinks:
@@ -154,11 +153,11 @@ def _outputs_of_light(work: Light) -> Iterator[Kept]:
                         yield from _kept_of_box(sink, p.box)
 
 
-def _kept(put: Put, start: int, count: int) -> Kept:
-    return Kept(put.publication, put.name, start, count, count * put.expr.aval.dtype.bits // 8)
+def _kept(put: Put, start: int, count: int) -> KeptElements:
+    return KeptElements(put.publication, put.name, start, count, count * put.expr.aval.dtype.bits // 8)
 
 
-def _kept_of_box(put: Put, box: Box) -> Iterator[Kept]:
+def _kept_of_box(put: Put, box: Box) -> Iterator[KeptElements]:
     run = flat_range(put.expr.aval.shape, box)
     if run is not None:
         yield _kept(put, run[0] + put.shift, prod(box_shape(box)))
