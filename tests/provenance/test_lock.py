@@ -346,3 +346,16 @@ def test_blame_of_a_name_that_is_not_there_suggests_one():
     plan().run(lock=True)
     with pytest.raises(bs.PlanError, match=r"no tensor is called 'twni' .* Did you mean 'twin'"):
         bs.blame("out", "twni")
+
+
+def test_the_remedies_of_locks_work():
+    with pytest.raises(bs.StoreError, match="Write one with the output"):
+        bs.blame("in", "s0")
+    plan().run(lock=True)
+    with pytest.raises(bs.StoreError, match="Name a lock file, or an output that was written with `--lock`"):
+        bs.verify("in/config.json")
+    assert bs.verify("out").ok and bs.verify("out/brainsurgery.lock.json").ok
+    other = plan(transforms=STEPS[:1])
+    with pytest.raises(bs.PlanError, match="Go back to what the lock names, or run without `locked=`"):
+        other.run(locked="out")
+    assert other.run().published and plan("third/").run(locked="out").published
