@@ -355,7 +355,7 @@ def test_the_remedies_of_locks_work():
     with pytest.raises(bs.StoreError, match="Name a lock file, or an output that was written with `--lock`"):
         bs.verify("in/config.json")
     assert bs.verify("out").ok and bs.verify("out/brainsurgery.lock.json").ok
-    other = plan(transforms=STEPS[:1])
+    other = plan("second/", transforms=STEPS[:1])
     with pytest.raises(bs.PlanError, match="Go back to what the lock names, or run without `locked=`"):
         other.run(locked="out")
     assert other.run().published and plan("third/").run(locked="out").published
