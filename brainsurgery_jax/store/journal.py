@@ -176,6 +176,8 @@ class Interrupted(NamedTuple):
         """Take over a staged output. Files of which nothing is known to be right go first."""
         right = {e.suffix for entry in self.entries.values() for part in entry.parts for e in part.extents
                  if e.output == number}  # fmt: skip
+        if right <= {SCRATCH}:  # what a library was making of the scratch file, folders and all
+            remove(self.stagings[number])
         for suffix in ("", SCRATCH):
             old = self.stagings[number] + suffix
             for path in _files(old):

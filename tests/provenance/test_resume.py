@@ -72,6 +72,22 @@ def test_a_killed_run_goes_on_and_gives_the_same_values(kind: str):
     assert [name for name in os.listdir() if name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("kind", ["torch", "orbax"])
+def test_what_a_library_had_begun_to_encode_is_made_anew(kind: str):
+    plan(kind).run()
+    whole = content(kind)
+    run_killed(kind, 12)
+    (scratch,) = Path().glob(".*.scratch")
+    begun = Path(scratch.name.removesuffix(".scratch"))
+    if kind == "orbax":
+        (begun / "d" / "inner").mkdir(parents=True)
+        (begun / "d" / "x").write_bytes(b"half")
+    else:
+        begun.write_bytes(b"half")
+    plan(kind).run(resume=True)
+    assert content(kind) == whole
+
+
 @pytest.mark.parametrize("at", [1, 5, 9, 14, 20])
 def test_a_run_that_goes_on_writes_the_same_file_wherever_it_was_killed(at: int):
     plan().run()
