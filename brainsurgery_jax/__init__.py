@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from brainsurgery_jax.numerics.moments import TensorStats
     from brainsurgery_jax.plots.page import report
     from brainsurgery_jax.plugins import register
+    from brainsurgery_jax.provenance.blame import Blame, blame
+    from brainsurgery_jax.provenance.verification import Verification, replay, verify
     from brainsurgery_jax.session import Session
 
 _ERRORS = ("Diagnostic", "PlanError", "Stopped", "StoreError")
@@ -45,11 +47,14 @@ _PLACES = {
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
     "Histogram": "looking.histograms", "histogram": "looking.histograms",
     "report": "plots.page",
+    "Blame": "provenance.blame", "blame": "provenance.blame",
+    **dict.fromkeys(("Verification", "replay", "verify"), "provenance.verification"),
     "HeatMap": "looking.heat_maps", "heat_map": "looking.heat_maps",
 }  # fmt: skip
 
 __all__ = [
     "Audit",
+    "Blame",
     "Checkpoint",
     "Diagnostic",
     "Difference",
@@ -65,8 +70,10 @@ __all__ = [
     "Stopped",
     "StoreError",
     "TensorStats",
+    "Verification",
     "__version__",
     "audit",
+    "blame",
     "check",
     "compare_logits",
     "convert",
@@ -78,11 +85,13 @@ __all__ = [
     "load",
     "open",
     "register",
+    "replay",
     "report",
     "run",
     "save",
     "spectrum",
     "stats",
+    "verify",
 ]
 
 

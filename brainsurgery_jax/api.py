@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax import plugins
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
@@ -31,18 +32,21 @@ from brainsurgery_jax.world import Files
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
+    from brainsurgery_jax.engine.run.resume import Resumption
     from brainsurgery_jax.graph.expr import Expr
+    from brainsurgery_jax.provenance.recording import Recording
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`. `variables`: its `vars`;
-    `files`: those that it was read from."""
+    `files`: those that it was read from; `document`: its text, with the variables filled."""
 
     data: PlanData
     problems: tuple[Diagnostic, ...] = ()
     variables: Node | None = None
     files: tuple[str, ...] = ()
+    document: Map | None = field(default=None, compare=False, repr=False)
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -189,7 +193,7 @@ def parse_document(root: Map, replaced: Collection[str] = (), declared: Mapping[
     filled, problems = with_variables(root, replaced=replaced, declared=declared)
     unfilled = find_unfilled(filled) if problems else ()
     plan, more = parse(filled, frozenset((*(d.span for d in problems if d.span), *unfilled)))
-    return Plan(plan, (*problems, *more), get(root, "vars"))
+    return Plan(plan, (*problems, *more), get(root, "vars"), document=filled)
 
 
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
@@ -263,11 +267,13 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
     **Arguments**: the plan, and the files that it sees (default: those on disk). `listen` gets the engine's events as
     they happen; `overwrite` lets outputs replace existing files; `durable` flushes files to disk before publishing;
-    `dry_run` checks and reports, and writes nothing; of several outputs `only` names the one to write; `memory` is the
-    budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
-    ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
-    them on; `look` is called with each complete output before any is published, and may raise; `stop` is a
-    `threading.Event` that stops the run between two items of its work once it is set.
+    `dry_run` checks and reports, and writes nothing; of several outputs `only` names the one to write; `memory` is
+    the budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
+    ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
+    on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
+    each output (`sha256`: with the SHA-256 of its files in it), `locked` names one that the run must agree with;
+    `resume` keeps a journal, and goes on with a run that was interrupted; `stop` is a `threading.Event` that stops
+    the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
     published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.
@@ -283,6 +289,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
     from brainsurgery_jax.engine.run.execute import execute
+    from brainsurgery_jax.engine.run.staging import Handling
 
     reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
@@ -303,7 +310,11 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
         budget, stop = options.budget(), options.stop or NEVER
-        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget, stop))
+        recording = _recording(plan, options, budget)
+        if recording is not None:
+            files.watch = recording.watch_source
+        begun, answer = start(plan.data, files, options.flags), _answer(plan, files, budget, stop)
+        program = lower(begun, plan.data, files, answer, None if recording is None else recording.origins)
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
         if options.overwrite:
@@ -312,13 +323,41 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=_choose_output(program.publications, options.only))
         if options.dry_run:
             program = program._replace(publications=())
+        resumption = _resumption(plan, program, files, options)
+        handling = Handling(resumption or files.commit, look=options.look)
+        if recording is not None:
+            recording.begin(program, {i.alias: files.open(i.path) for i in plan.data.inputs})
+            handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, tell, options.look, files.commit, stop)
+            execute(program, budget, tell, handling._replace(resumption=resumption), stop)
     steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run
     return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
+
+
+def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
+    """The record of a run that writes a lock or must agree with one. Raises StoreError for a lock that is none."""
+    if not (options.lock or options.locked):
+        return None
+    from brainsurgery_jax.provenance.lock import read_lock
+    from brainsurgery_jax.provenance.recording import Recording, Wish
+
+    expected = None if options.locked is None else read_lock(options.locked)
+    wish = Wish(options.lock, options.sha256, expected, options.locked or "")
+    return Recording(plan.data, plan.document, wish, budget)
+
+
+def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions) -> Resumption | None:
+    """What a run goes on with that can be resumed. Raises StoreError if what was interrupted was another run."""
+    if not options.resume or not program.publications:
+        return None
+    from brainsurgery_jax.engine.run.resume import Resumption
+    from brainsurgery_jax.provenance.identity import identity_of
+
+    head = identity_of(plan.data, plan.document, program, files.sources, plugins.files(), options.devices)
+    return Resumption(files.commit, [p.path for p in program.publications], head)
 
 
 def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:

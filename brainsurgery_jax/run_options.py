@@ -28,6 +28,10 @@ class RunOptions:
     - `flags`: flags that are on from the start, as the op `set` turns them on
     - `listen`: called with the engine's events as they happen
     - `look`: called with each complete output before any is published; may raise
+    - `lock`: write the lock of each output: what it was made of, and the digests of its tensors
+    - `sha256`: with the SHA-256 of its files of weights in it
+    - `locked`: the path of a lock that plan, inputs, versions and the output must agree with
+    - `resume`: keep a journal, and go on with the run that was interrupted, if there is one
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
 
@@ -40,6 +44,10 @@ class RunOptions:
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
     look: Callable[[StagedOutput], None] | None = None
+    lock: bool = False
+    sha256: bool = False
+    locked: str | None = None
+    resume: bool = False
     stop: StopSignal | None = None
 
     def budget(self) -> Budget:
@@ -61,4 +69,8 @@ class RunKeywords(TypedDict, total=False):
     flags: Flags
     listen: Callable[[Any], None] | None
     look: Callable[[StagedOutput], None] | None
+    lock: bool
+    sha256: bool
+    locked: str | None
+    resume: bool
     stop: StopSignal | None

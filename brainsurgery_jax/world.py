@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from brainsurgery_jax.errors import StoreError
@@ -42,6 +42,8 @@ class Files:
         self._lent: frozenset[Address] = frozenset()  # of these, those that another world closes
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
+        self.watch: Callable[[Source], Source] = lambda source: source
+        """What stands between a run and each source that is opened from now on."""
         self._files: dict[str, tuple[str, ...]] = {}  # of the sources, by their keys
         self._also: dict[str, None] = {}
         self.unopened: dict[str, None] = {}
@@ -83,7 +85,7 @@ class Files:
             if not self._opens:
                 self.unopened[path] = None
                 raise StoreError(path, "is not open yet")
-            self._sources[key] = open_source(path, format)
+            self._sources[key] = self.watch(open_source(path, format))
         return self._sources[key]
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
@@ -126,6 +128,11 @@ class Files:
         if is_remote(path) or split_sum(path) is not None:
             return Path(self.open(checkpoint).header.side_folder)
         return sidecar_folder(checkpoint)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The checkpoints that are open."""
+        return tuple(self._sources.values())
 
     @property
     def bytes_read(self) -> int:

@@ -32,6 +32,7 @@ from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.report import report
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
+from brainsurgery_jax.cli.commands.verify import replay, verify
 from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.descriptors import raise_descriptor_limit
 from brainsurgery_jax.cli.options import completing
@@ -178,7 +179,8 @@ def _app(
 # In the order of `--help`.
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "audit": audit, "inspect": inspect, "diff": diff,
-    "compare-logits": compare_logits, "spectrum": spectrum, "report": report, "convert": convert, "layouts": layouts,
+    "compare-logits": compare_logits, "spectrum": spectrum, "report": report,
+    "verify": verify, "replay": replay, "convert": convert, "layouts": layouts,
     "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)

@@ -17,6 +17,7 @@ from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.documents import Document, Record
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+from brainsurgery_jax.plan.resolved import resolve as resolve_plan
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data, record_data
@@ -48,6 +49,10 @@ class Choices:
     summarize_path: str | None = None
     resolve: bool = False
     json: bool = False
+    lock: bool = False
+    sha256: bool = False
+    locked: str | None = None
+    resume: bool = False
     lost: tuple[str, ...] = ()
 
 
@@ -123,6 +128,10 @@ def options_of(choices: Choices) -> RunOptions:
         durable=choices.fsync,
         overwrite=choices.overwrite,
         dry_run=choices.dry_run,
+        lock=choices.lock or choices.sha256,
+        sha256=choices.sha256,
+        locked=choices.locked,
+        resume=choices.resume,
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )
 
@@ -146,16 +155,7 @@ def devices_of(text: str) -> Devices:
 
 def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
     """The steps that ran, as a plan; with `resolve` one that reads and writes what this one did."""
-    data = plan.data
-    whole: dict[str, object] = {}
-    if resolve:
-        whole |= {"inputs": [f"{i.alias}::{i.path}" for i in data.inputs]} if data.inputs else {}
-        whole |= {"seed": data.seed} if data.seed else {}
-    whole["transforms"] = list(report.steps)
-    if resolve and data.outputs:
-        outputs = [o.plain() for o in data.outputs]
-        whole |= {"output": outputs[0]} if len(outputs) == 1 else {"outputs": outputs}
-    return dump_yaml(whole)
+    return dump_yaml(resolve_plan(plan.data, report.steps) if resolve else {"transforms": list(report.steps)})
 
 
 def refuse_summary_over_input(plan: api.Plan, choices: Choices) -> None:

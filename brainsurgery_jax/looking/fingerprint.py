@@ -6,12 +6,10 @@ import os
 from contextlib import ExitStack
 
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
-from brainsurgery_jax.engine.compute.folds import question_of
 from brainsurgery_jax.engine.run.budget import default_budget
-from brainsurgery_jax.engine.run.execute import answers
-from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.numerics.digest import CONTENT
 from brainsurgery_jax.numerics.digest import fingerprint as join
+from brainsurgery_jax.provenance.digests import digests_of
 
 
 def fingerprint(path: str | os.PathLike[str] | Checkpoint, *, memory: int | None = None) -> str:
@@ -29,11 +27,6 @@ def fingerprint(path: str | os.PathLike[str] | Checkpoint, *, memory: int | None
     """
     with ExitStack() as opened:
         chosen = open_side(path, opened, "fingerprint")
-        graph = Graph()
-        leaves = {name: graph.leaf(chosen.source, chosen.prefix + name, aval) for name, aval in chosen.avals.items()}
-        # A tensor without elements has the answer `empty`, and is not asked for.
-        asked = {name: question_of((leaf,), CONTENT) for name, leaf in leaves.items() if leaf.aval.size}
-        found = answers(list(asked.values()), default_budget(host_bytes=memory))
-        chosen.source.verify_unchanged()
-        digests = {name: found[asked[name]] if name in asked else CONTENT.empty for name in leaves}
-        return join((name, str(leaves[name].aval), digest) for name, digest in digests.items())
+        inner = {chosen.prefix + name: name for name in chosen.avals}
+        digests = digests_of(chosen.source, list(inner), CONTENT, default_budget(host_bytes=memory))
+        return join((inner[name], str(chosen.avals[inner[name]]), digest) for name, digest in digests.items())

@@ -8,7 +8,7 @@ yields one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -89,8 +89,15 @@ def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answe
     return reduce(lambda before, step: lower_step(before, step, world, answer), steps, state)
 
 
-def lower(state: State, plan: PlanData, world: World, answer: Answer = take_bounds) -> Program:
-    """The program of a plan, given the state before its steps. See `lower_step`."""
+def lower(
+    state: State,
+    plan: PlanData,
+    world: World,
+    answer: Answer = take_bounds,
+    watch: Callable[[State], None] | None = None,
+) -> Program:
+    """The program of a plan, given the state before its steps. See `lower_step`. `watch` is called with that state, and
+    with the one after each step."""
     was_on = gc.isenabled()
 
     def compute(demand: Demand) -> Mapping[Expr, int]:
@@ -98,9 +105,12 @@ def lower(state: State, plan: PlanData, world: World, answer: Answer = take_boun
             return answer(demand)
 
     with _collection(on=False):
+        watch = watch or _ignore
+        watch(state)
         for step in plan.steps:
             after = lower_step(state, step, world, compute)
             state = preview(state, after, step, plan) if state.flags.preview and not state.stopped else after
+            watch(state)
         for output in plan.outputs:
             state = ask_output(state, output, world, compute)
         made, problems = publications(state, plan, world)
@@ -120,6 +130,10 @@ def ask_output(state: State, output: Output, world: World, answer: Answer = take
     place = output.spans.get(("asserts",), output.span)
     step, problems = build_step(Substep("assert", {"all": output.asserts}), place, alias)
     return lower_step(state.complain(*problems), step, world, answer)
+
+
+def _ignore(state: State) -> None:
+    """Nobody watches."""
 
 
 Parsed = tuple[Step, tuple[Diagnostic, ...]]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
 from brainsurgery_jax.store.io.files import Left, StagedOutput
-from brainsurgery_jax.store.io.local import LocalPlace, fsync_path
+from brainsurgery_jax.store.io.local import LocalPlace, WriteLog, fsync_path
 from brainsurgery_jax.store.leftovers import (
     OLD,
     PARTIAL,
@@ -41,7 +41,8 @@ _AT_FDCWD = -100
 class Staged(NamedTuple):
     """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
     files there that are known to belong to what it replaces, what runs of other hosts left there, and the parent
-    folders that were created for it, innermost first."""
+    folders that were created for it, innermost first. `again`: an interrupted run wrote a part of it; `log` notes what
+    is written."""
 
     staging: str
     destination: str
@@ -49,12 +50,20 @@ class Staged(NamedTuple):
     own: frozenset[str] = frozenset()
     foreign: tuple[Leftover, ...] = ()
     created: tuple[str, ...] = ()
+    again: bool = False
+    log: WriteLog | None = None
 
     @property
     def place(self) -> LocalPlace:
         """Where its files are written. What will replace something is hidden from others; it gets the modes of that in
         the end."""
-        return LocalPlace(self.staging, private=os.path.lexists(self.destination))
+        private = os.path.lexists(self.destination)
+        return LocalPlace(self.staging, private=private, again=self.again, log=self.log)
+
+    @property
+    def scratch(self) -> LocalPlace:
+        """The file that it is made from, if it is encoded from one."""
+        return LocalPlace(self.staging + SCRATCH, private=True, again=self.again, log=self.log)
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
@@ -85,15 +94,22 @@ class ByRename:
 BY_RENAME = ByRename()
 
 
-def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (), run: RunId | None = None) -> Staged:
+def stage(
+    destination: str,
+    *,
+    overwrite: bool = False,
+    own: Collection[str] = (),
+    run: RunId | None = None,
+    keep: Collection[str] = (),
+) -> Staged:
     """A free staging path beside the destination, whose parent folders are created; removes what a dead run of this
-    host left there. `run` is the run that writes (default: this process).
+    host left there, except the paths to `keep`. `run` is the run that writes (default: this process).
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
     path = resolve(destination)
     created = create_folders(os.path.dirname(path))
-    foreign = clear(path, run)
+    foreign = clear(path, run, keep)
     return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
 
 

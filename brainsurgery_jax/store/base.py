@@ -248,6 +248,11 @@ class Writer(Protocol):
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
         ...
 
+    def keep(self, name: str, start: int, count: int) -> None:
+        """Counts `count` elements from flat element offset `start` on that an interrupted run wrote, and that are where
+        they belong."""
+        ...
+
     def lane(self, name: str) -> int:
         """A number for the tensor: those of different lanes can be written at the same time without waiting for each
         other, those of one lane take turns, since file systems lock a file for every write."""

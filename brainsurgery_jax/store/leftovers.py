@@ -1,7 +1,8 @@
 """What runs leave beside a destination: names that identify the run, and the cleanup after a run was killed.
 
-`.NAME.brainsurgery-KIND-PID-START-HOST-BOOT`: PARTIAL is an output in the making (and its scratch file, with `.scratch`
-at the end), OLD what a file system that cannot exchange has set aside for a moment, STALE what an output has replaced.
+`.NAME.brainsurgery-KIND-PID-START-HOST-BOOT`: PARTIAL is an output in the making (beside it its scratch file, with
+`.scratch` at the end, and a journal, with `.journal`), PAUSED one that a run left to be continued, OLD what a file
+system that cannot exchange has set aside for a moment, STALE what an output has replaced.
 
 File systems are shared, and only its own host can see whether a run is alive. So what runs of other hosts left is never
 touched; it is reported instead.
@@ -14,6 +15,7 @@ import re
 import shutil
 import stat
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
@@ -27,12 +29,16 @@ from brainsurgery_jax.store.runs import RunId, start_of, this_run
 SCRATCH = ".scratch"
 """Ends the name of what an output is made from, while it is made."""
 
-PARTIAL, OLD, STALE = "partial", "old", "stale"
+JOURNAL = ".journal"
+"""Ends the name of the journal of a run, which lies beside its first output."""
+
+PARTIAL, PAUSED, OLD, STALE = "partial", "paused", "old", "stale"
 
 _MOST_STEM = 120  # bytes
 
 _WORDS = {
     PARTIAL: "an unfinished output",
+    PAUSED: "an output of an interrupted run",
     OLD: "a checkpoint that was set aside to be replaced",
     STALE: "a checkpoint that was replaced",
 }
@@ -98,25 +104,34 @@ def _stem(name: str) -> str:
     return name if len(raw) <= _MOST_STEM else f"{raw[: _MOST_STEM - 20].decode(errors='ignore')}~{crc32(raw):08x}"
 
 
-def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
+def clear(destination: str, run: RunId | None = None, keep: Collection[str] = ()) -> tuple[Leftover, ...]:
     """Removes what dead runs of this host left beside a destination, as far as possible: no other run needs it.
     Returns what runs of other hosts left, which stays. StoreError if a run of this host that is alive writes to the
-    destination. `run`: the run that asks (default: this process)."""
+    destination. `run`: the run that asks (default: this process); `keep`: paths that stay."""
     ours = run or this_run()
     recover(destination, ours)
     with os_failures(destination, "look for what earlier runs left"):
         found = _leftovers(*os.path.split(destination))
     foreign = tuple(left for left in found if left.is_foreign(ours))
     for left in found:
-        if left in foreign:
+        if left in foreign or left.path in keep:
             continue
-        if left.kind != STALE and left.is_alive(ours):
+        if left.kind not in (STALE, PAUSED) and left.is_alive(ours):
             who = "this process" if left.run.pid == ours.pid else f"process {left.run.pid}"
             remedy = f"Wait until it is done, or stop it. If you know that nothing runs, delete {left.path}."
             raise StoreError(destination, f"is being written by {who} already", remedy=remedy)
         with suppress(OSError):
             remove(left.path)
     return foreign
+
+
+def find_journals(destination: str) -> tuple[Leftover, ...]:
+    """The journals of runs of this host that write to a destination no more."""
+    folder, name = os.path.split(destination)
+    ours = this_run()
+    found = _leftovers(folder, name) if os.path.isdir(folder) else []
+    return tuple(left for left in found if left.path.endswith(JOURNAL) and not left.is_foreign(ours)
+                 and (left.kind == PAUSED or not left.is_alive(ours)))  # fmt: skip
 
 
 def recover(path: str, run: RunId | None = None) -> None:
@@ -136,8 +151,8 @@ def recover(path: str, run: RunId | None = None) -> None:
 
 def _leftovers(folder: str, name: str) -> list[Leftover]:
     pattern = re.compile(
-        rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
-        rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|-[0-9]+)?"
+        rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{PAUSED}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
+        rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|{re.escape(JOURNAL)}|-[0-9]+)?"
     )
     found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder))))
     return [

@@ -22,8 +22,8 @@ from brainsurgery_jax.looking.stats import stats
 from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.plan.source import compose, plain
 from brainsurgery_jax.web.confined import Root
-from brainsurgery_jax.web.kept import Kept
 from brainsurgery_jax.web.names import BranchedNames
+from brainsurgery_jax.web.result_cache import ResultCache
 
 CELLS = 64
 """Cells of a heat map on each side."""
@@ -110,7 +110,7 @@ class Opened(Mapping[str, OpenCheckpoint]):
     def __init__(self, shelf: Shelf, memory: int | None):
         self._shelf, self._memory = shelf, memory
         self._known: dict[str, OpenCheckpoint] = {}
-        self._measured = Kept()
+        self._measured = ResultCache()
         self._problems: dict[OpenCheckpoint, dict[str, str]] = {}
 
     def __getitem__(self, path: str) -> OpenCheckpoint:

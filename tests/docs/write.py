@@ -29,6 +29,7 @@ PAGES = (
     "docs/looking.md",
     "docs/jax.md",
     "docs/trees.md",
+    "docs/provenance.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
 

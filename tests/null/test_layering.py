@@ -123,12 +123,13 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "results documents rendering wording "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
-    "apply",
+    "apply provenance plugins",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "errors dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session "
     "api world",
     "cli": "documents rendering reports wording desk "
-    "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.resolved plan.schema "
+    "plan.source "
     "engine.compute.devices engine.events store.failures store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
@@ -151,7 +152,12 @@ MAY_IMPORT = {
     "comparison": "json_text reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
     "looking.spectra rendering.notebook regular_files store.base store.failures store.io.files store.key_tree "
     "store.sidecars",
-    "looking": "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
+    "provenance": "documents errors wording dtypes index.boxes json_text regular_files version reduction "
+    "numerics.digest op "
+    "plan.model plan.resolved plan.source graph.expr lower engine store world api run_options",
+    "cli.provenance": "wording api rendering provenance run_options cli.plans cli.show cli.sizes",
+    "looking": "provenance.digests "
+    "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
     "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
     "auditing": "json_text errors dtypes regular_files api checkpoint world run_options lower graph.expr plan.source "
@@ -188,7 +194,7 @@ MAY_IMPORT = {
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api auditing checkpoint comparison conversion interop "
-    "forward looking numerics.moments plots",
+    "forward looking numerics.moments plots provenance",
     "__main__": "cli",
 }
 

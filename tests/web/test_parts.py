@@ -27,11 +27,11 @@ from brainsurgery_jax.errors import Stopped, StoreError
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.web.charts import draw_change, draw_energy, draw_heat_map
 from brainsurgery_jax.web.confined import Root
-from brainsurgery_jax.web.kept import Kept, weigh
 from brainsurgery_jax.web.low_rank import RankBench, Way
 from brainsurgery_jax.web.names import BranchedNames, write_pattern
 from brainsurgery_jax.web.opened import Opened, Shelf
 from brainsurgery_jax.web.plan_text import move_step, remove_step
+from brainsurgery_jax.web.result_cache import ResultCache, weigh
 from brainsurgery_jax.web.tree_view import label_of
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import Workbench
@@ -275,10 +275,10 @@ def test_a_name_gets_its_alias_where_a_plan_has_several_inputs(root: Root):
 def test_results_are_kept_up_to_a_number_of_bytes_and_the_oldest_go_first():
     made = list[str]()
 
-    def measure(kept: Kept, name: str) -> np.ndarray:
+    def measure(kept: ResultCache, name: str) -> np.ndarray:
         return kept.once(("model",), name, lambda: made.append(name) or np.zeros(1000, "u1"))
 
-    kept = Kept(most=2500)
+    kept = ResultCache(most=2500)
     for name in ("a", "b", "a", "c", "a", "b"):  # two fit: `c` drives `b` out, which was used before `a`
         measure(kept, name)
     assert made == ["a", "b", "c", "b"]
@@ -288,7 +288,7 @@ def test_results_are_kept_up_to_a_number_of_bytes_and_the_oldest_go_first():
 
 
 def test_a_result_that_is_larger_than_the_room_is_given_and_not_kept():
-    kept = Kept(most=10)
+    kept = ResultCache(most=10)
     assert kept.once(("model",), "large", lambda: np.ones(1000)).sum() == 1000
     assert kept.nbytes == 0
 

@@ -32,6 +32,9 @@ def explain(
     work: Annotated[
         bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")
     ] = False,
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", metavar="NAME", help="Show only which inputs and steps make this tensor.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False,
     json: Json = False,
 ) -> None:
@@ -42,6 +45,10 @@ def explain(
     if len(items) == 1 and explain_code(items[0], json=json):
         return
     know(ops)
+    if tensor is not None:
+        from brainsurgery_jax.cli import provenance
+
+        raise typer.Exit(provenance.print_tensor(items, tensor, json=json))
     from brainsurgery_jax.cli import plans
 
     plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json, work=work)

@@ -34,6 +34,10 @@ def inspect(
     effective_rank: Annotated[
         bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
     ] = False,
+    blame: Annotated[
+        str | None,
+        typer.Option("--blame", metavar="NAME", help="Print which inputs and steps made a tensor, by its lock."),
+    ] = None,
     plot: Plot = None,
     overwrite: ReplacePlot = False,
     json: Json = False,
@@ -42,6 +46,10 @@ def inspect(
     from brainsurgery_jax.cli import inspect_ as pages
     from brainsurgery_jax.cli.plotting import wish_plot
 
+    if blame is not None:
+        from brainsurgery_jax.cli import provenance
+
+        raise typer.Exit(provenance.print_blame(checkpoint, blame, json=json or format is TreeFormat.json))
     if fingerprint:
         raise typer.Exit(pages.print_fingerprint(checkpoint, as_json=json or format is TreeFormat.json))
     looks = pages.Looks(histogram, effective_rank, wish_plot(plot, overwrite=overwrite))

@@ -49,6 +49,9 @@ Mode = Annotated[SummaryMode, typer.Option(help="raw: steps only; resolve: input
 Interactive = Annotated[
     bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
 ]
+Lock = Annotated[
+    bool, typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors.")
+]
 CompileCache = Annotated[
     bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
 ]
@@ -66,6 +69,16 @@ def run(
     summarize: Summarize = None,
     summarize_path: SummarizePath = None,
     summary_mode: Mode = SummaryMode.raw,
+    lock: Lock = False,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")
+    ] = False,
+    locked: Annotated[
+        str | None, typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
+    ] = False,
     interactive: Interactive = False,
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
     verbose: Verbose = False,
@@ -87,6 +100,7 @@ def run(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
         preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
+        lock=lock, sha256=sha256, locked=locked, resume=resume,
         lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
                       num_workers=num_workers, log_level=log_level),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from brainsurgery_jax.engine.compute.blas import one_thread
-from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, accelerators
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
 from brainsurgery_jax.engine.events import (
     NEVER,
@@ -38,16 +38,15 @@ from brainsurgery_jax.engine.plan.work import (
     parts_of,
 )
 from brainsurgery_jax.engine.run.budget import Budget
-from brainsurgery_jax.engine.run.perform import Bench, perform, settle
+from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
-from brainsurgery_jax.engine.run.staging import Staging
+from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
 from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
-from brainsurgery_jax.store.atomic import BY_RENAME
-from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.files import Left
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
@@ -55,14 +54,12 @@ def execute(
     program: Program,
     budget: Budget,
     tell: Listener,
-    look: Callable[[StagedOutput], None] | None = None,
-    commit: Commit = BY_RENAME,
+    handling: Handling = PLAINLY,
     stop: StopSignal = NEVER,
 ) -> None:
     """Run a program: checks, outputs, publication. Raises PlanError, StoreError or Stopped; then nothing was published.
 
-    `look` is called with each complete output before any is published, `commit` is how outputs appear. `stop` is looked
-    at between items.
+    `stop` is looked at between items.
     """
     roots = list(roots_of(program))
     own, machine = equip(roots, budget)
@@ -71,18 +68,19 @@ def execute(
     moved = {item.key: item.reads + item.writes for item in items}
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
     verdicts = Verdicts(program.checks, tell)
-    with Staging(program.publications, commit, durable=budget.durable) as staging:
+    with Staging(program.publications, handling, durable=budget.durable) as staging:
         for note in staging.notes:
             tell(Noted(note))
         bench = Bench(
-            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)), stop
-        )
-        _run(items, machine, replace(bench, known=_fold(items, machine, bench)))
+            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)), stop,
+            handling.resumption,
+        )  # fmt: skip
+        _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))))
         assert verdicts.settled
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
             source.verify_unchanged()
-        staging.complete(look)
+        staging.complete()
         with defer_signals():  # what is published is reported, whatever comes then
             left = staging.publish()
             for p in program.publications:
@@ -149,11 +147,15 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
 
 
 def equip(roots: Sequence[Root], budget: Budget) -> tuple[Accelerators, Machine]:
-    """The accelerators that are computed on, and what a run may use, as a value. There are none where nothing can be
-    compiled, since asking for them starts JAX. Raises PlanError for those that are not there."""
-    wanted = budget.devices not in ("all", "cpu") or _compiles(roots, accelerated=True)
-    own = accelerators(budget.devices) if wanted else NONE
+    """The accelerators that are computed on, and what a run may use, as a value."""
+    own = choose_accelerators(roots, budget.devices)
     return own, Machine(budget.host_bytes, budget.threads, own.backend, len(own.devices), own.bytes_each)
+
+
+def choose_accelerators(roots: Sequence[Root], devices: Devices) -> Accelerators:
+    """The accelerators that are computed on. There are none where nothing can be compiled, since asking for them starts
+    JAX. Raises PlanError for those that are not there."""
+    return accelerators(devices) if devices not in ("all", "cpu") or _compiles(roots, accelerated=True) else NONE
 
 
 def _compiles(roots: Iterable[Root], *, accelerated: bool) -> bool:
@@ -175,7 +177,7 @@ def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
 
 def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
     """All items but folds, which are in `bench.known`."""
-    items = [item for item in items if not isinstance(item.work, Fold)]
+    items = _without_kept([item for item in items if not isinstance(item.work, Fold)], bench)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
         for item, part, moved in _parts_in_turn(items, bench, pool.drain):
@@ -184,6 +186,19 @@ def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
         pool.drain()
     if bench.stop.is_set():
         raise Stopped
+
+
+def _without_kept(items: Sequence[WorkItem], bench: Bench) -> Sequence[WorkItem]:
+    """The items that are left to do, when those are reported that an interrupted run has done."""
+    if bench.resumption is None:
+        return items
+    kept = bench.resumption.begin(items)
+    if (note := bench.resumption.note(kept, items)) is not None:
+        bench.tell(Noted(note))
+    for item in items:
+        if item.key in kept:
+            keep(item, bench)
+    return [item for item in items if item.key not in kept]
 
 
 def _parts_in_turn(

@@ -27,16 +27,19 @@ from brainsurgery_jax.engine.plan.work import (
     Stream,
     Transfer,
     Whole,
+    WorkItem,
 )
+from brainsurgery_jax.engine.run.resume import Resumption, outputs_of, row_starts
 from brainsurgery_jax.engine.run.verdicts import Verdicts
-from brainsurgery_jax.index.boxes import Box, contiguous_from, flat_range, strides
+from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.store.base import Writer
+from brainsurgery_jax.store.journal import WrittenPart
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    whether anything is compiled, and the signal that stops it."""
+    whether anything is compiled, the signal that stops it, and what keeps its journal."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -45,6 +48,7 @@ class Bench:
     known: Values
     compiles: bool
     stop: StopSignal = NEVER
+    resumption: Resumption | None = None
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -52,19 +56,28 @@ Result = tuple[Put | Transfer, int] | tuple[Ask, object]
 
 
 class Done(NamedTuple):
-    """The results of a piece of work, in order."""
+    """The results of a piece of work, in order, and what it wrote, if a journal is kept."""
 
     told: tuple[Factorized | Noted, ...]
     results: tuple[Result, ...]
+    written: tuple[WrittenPart, ...] = ()
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
     """Perform a piece of work. Called on any thread. Only where something is compiled the 64-bit context is entered:
     what numpy does never imports JAX."""
     with exact(bench.own) if bench.compiles else nullcontext():
-        if isinstance(work, Whole):
-            return _call(work, bench)
-        return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
+        if bench.resumption is None:
+            return _perform(work, bench)
+        with bench.resumption.part() as written:
+            done = _perform(work, bench)
+        return done._replace(written=tuple(written))
+
+
+def _perform(work: Light | Whole, bench: Bench) -> Done:
+    if isinstance(work, Whole):
+        return _call(work, bench)
+    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
 def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
@@ -78,7 +91,17 @@ def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
                 bench.tell(Wrote(sink.name, nbytes, item))
             case (Ask() as ask, part):
                 bench.verdicts.add(ask, part)
+    if bench.resumption is not None:
+        bench.resumption.settle(item, done.written)
     bench.tell(Advanced(item, moved))
+
+
+def keep(item: WorkItem, bench: Bench) -> None:
+    """Report the results of an item that an interrupted run has done."""
+    for kept in outputs_of(item.work):
+        bench.writers[kept.publication].keep(kept.name, kept.start, kept.elements)
+        bench.tell(Wrote(kept.name, kept.nbytes, item.key))
+    bench.tell(Advanced(item.key, item.reads + item.writes))
 
 
 def _call(work: Whole, bench: Bench) -> Done:
@@ -142,10 +165,5 @@ def _put(put: Put, first: int, box: Box | None, array: np.ndarray, writer: Write
 
 def rows(shape: Sequence[int], box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
-    axis = contiguous_from(shape, box)
-    inner = flat_range(shape[axis:], box[axis:])
-    assert inner is not None
-    starts = np.full((), inner[0])
-    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
-        starts = starts[..., None] + np.arange(start, stop, step) * stride
-    return starts.reshape(-1), array.reshape(starts.size, -1)
+    starts = row_starts(shape, box)
+    return starts, array.reshape(starts.size, -1)

@@ -5,32 +5,67 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.engine.run.resume import Resumption
+from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
+def _pass_on(number: int, writer: Writer) -> Writer:
+    """The writer as it is."""
+    return writer
+
+
+def _add_nothing(number: int, staged: StagedOutput) -> None:
+    """No other output."""
+
+
+class Handling(NamedTuple):
+    """What is done with the outputs of a run, beside writing them.
+
+    - `commit`: how they appear
+    - `watch`: what stands between the run and the writer of each output, by the number of its publication
+    - `look`: called with each complete output before any is published; may raise
+    - `resumption`: what keeps a journal, and is the commit then
+    - `seal`: called after it, with the number too; may add files, or return an output that is published with the others
+    """
+
+    commit: Commit = BY_RENAME
+    watch: Callable[[int, Writer], Writer] = _pass_on
+    look: Callable[[StagedOutput], None] | None = None
+    seal: Callable[[int, StagedOutput], StagedOutput | None] = _add_nothing
+    resumption: Resumption | None = None
+
+
+PLAINLY = Handling()
+"""Outputs are written and renamed into place."""
+
+
 class Staging:
     """One writer per publication. Leaving the context without `publish` removes everything that was written."""
 
-    def __init__(self, publications: Sequence[Publication], commit: Commit, *, durable: bool):
-        self.publications, self._commit, self._durable = publications, commit, durable
+    def __init__(self, publications: Sequence[Publication], handling: Handling, *, durable: bool):
+        self.publications, self._handling, self._durable = publications, handling, durable
         self.writers: list[Writer] = []
         self._staged: list[StagedOutput] = []
         self._published = False
 
     def __enter__(self) -> Staging:
         with ExitStack() as on_failure:
-            on_failure.callback(self._abort)
-            for p in self.publications:
-                staged = self._commit.stage(p.path, overwrite=p.overwrite, own=p.replaces.own if p.replaces else ())
+            on_failure.push(self.__exit__)
+            for number, p in enumerate(self.publications):
+                own = p.replaces.own if p.replaces else ()
+                staged = self._handling.commit.stage(p.path, overwrite=p.overwrite, own=own)
                 self._staged.append(staged)
-                self.writers.append(p.format.write(staged, *_content(p, durable=self._durable)))
+                writer = p.format.write(staged, *_content(p, durable=self._durable))
+                self.writers.append(self._handling.watch(number, writer))
                 if p.sidecars is not None:
                     copy_side_files(p.sidecars, staged.place)
                 put_sidecars(staged.place, p.side_files)
@@ -42,25 +77,35 @@ class Staging:
         """Notes on the destinations."""
         return tuple(note for staged in self._staged for note in staged.notes)
 
-    def complete(self, look: Callable[[StagedOutput], None] | None = None) -> None:
-        """Complete all outputs. `look` is called with each before any is published; if it raises, none is."""
+    def complete(self) -> None:
+        """Complete all outputs and have them looked at and sealed. If that raises, none is published."""
         for writer in self.writers:
             writer.finish()
-        if look is not None:
+        if self._handling.look is not None:
             for staged in self._staged:
-                look(staged)
+                self._handling.look(staged)
+        for number, staged in enumerate(tuple(self._staged)):
+            if (more := self._handling.seal(number, staged)) is not None:
+                self._staged.append(more)
 
     def publish(self) -> tuple[Left, ...]:
         """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""
-        left = self._commit.publish(self._staged, durable=self._durable)
+        left = self._handling.commit.publish(self._staged, durable=self._durable)
         self._published = True
         return left
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._published:
-            self._abort()
+        if self._published:
+            return
+        if (resumption := self._handling.resumption) is not None:
+            if isinstance(error, PlanError):  # it would fail again
+                resumption.abandon()
+            else:
+                resumption.pause()
+                _note_pause(error)
+        self._abort()
 
     def _abort(self) -> None:
         with defer_signals(), ExitStack() as everything:
@@ -68,6 +113,16 @@ class Staging:
                 everything.callback(staged.abandon)
             for writer in self.writers:
                 everything.callback(writer.abort)
+
+
+def _note_pause(error: BaseException | None) -> None:
+    """Note that a run can be continued."""
+    again = worded(shell="`--resume`", python="`resume=True`")
+    told = f"to continue, run again with {again}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        told = f"nothing was published; {told}"
+    if error is not None:
+        error.add_note(told)
 
 
 def cut(p: Publication) -> FileCounts | None:

@@ -76,6 +76,11 @@ class FlaxWriter:
             else:
                 self._sink.copy(key_of(piece), first - piece.start, part)
 
+    def keep(self, name: str, start: int, count: int) -> None:
+        """Counts `count` elements from `start` on that are where they belong already."""
+        for piece, first, last in self._shares(name, start, start + count):
+            self._sink.keep(key_of(piece), last - first)
+
     def _shares(self, name: str, start: int, stop: int) -> Iterator[_Share]:
         """What of these elements goes to which piece."""
         begins, pieces = self._begins[name], self._layout.pieces[name]

@@ -82,6 +82,10 @@ class ByteSink:
         with self._lock:
             self._written[name] += nbytes
 
+    def keep(self, name: str, count: int) -> None:
+        """Notes elements of a tensor that are where they belong."""
+        self.count(name, count * self._places[name].aval.dtype.bits // 8)
+
     def check_complete(self) -> None:
         """Raises StoreError while bytes are missing."""
         for name, (aval, _, _) in self._places.items():

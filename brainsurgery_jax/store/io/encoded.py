@@ -42,7 +42,7 @@ class EncodedWriter:
 
     def __init__(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
         self._staged, self._avals, self._options, self._encode = staged, dict(avals), options, encode
-        self._scratch = LocalPlace(_scratch_path(staged), private=True)
+        self._scratch = _scratch(staged)
         self._mapped = {
             name: found
             for name, held in options.unchanged.items()
@@ -70,6 +70,11 @@ class EncodedWriter:
         are."""
         if name not in self._mapped:
             self._sink.copy(name, start, run)
+
+    def keep(self, name: str, start: int, count: int) -> None:
+        """Counts `count` elements from `start` on that are where they belong already."""
+        if name not in self._mapped:
+            self._sink.keep(name, count)
 
     def lane(self, name: str) -> int:
         """All tensors go to one file."""
@@ -129,11 +134,11 @@ def _path_of(staged: StagedOutput) -> str:
     return staged.staging if isinstance(staged, Staged) else staged.destination
 
 
-def _scratch_path(staged: StagedOutput) -> str:
+def _scratch(staged: StagedOutput) -> LocalPlace:
     """Beside an output of a file system; else among the temporary files of this machine."""
     if isinstance(staged, Staged):
-        return staged.staging + SCRATCH
-    return os.path.join(tempfile.gettempdir(), f"brainsurgery-{uuid4().hex}{SCRATCH}")
+        return staged.scratch
+    return LocalPlace(os.path.join(tempfile.gettempdir(), f"brainsurgery-{uuid4().hex}{SCRATCH}"), private=True)
 
 
 def open_streamed(

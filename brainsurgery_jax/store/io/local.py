@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO
+from typing import IO, Protocol
 
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.descriptors import Descriptors
-from brainsurgery_jax.store.io.files import File, NewFile, Stamp, copy_through_memory
+from brainsurgery_jax.store.io.files import CHUNK, File, NewFile, Stamp, copy_through_memory
 from brainsurgery_jax.store.io.positioned import (
     allocate,
     begin_flush,
@@ -67,12 +67,25 @@ def open_files(paths: Sequence[str], *, limit: int = 64) -> tuple[LocalFile, ...
     return tuple(LocalFile(path, descriptors, number) for number, path in enumerate(paths))
 
 
-class NewLocalFile:
-    """A file of a file system in the making; see `files.NewFile`."""
+class WriteLog(Protocol):
+    """Notes what is written to files in the making."""
 
-    def __init__(self, path: str, descriptors: Descriptors, number: int):
+    @property
+    def is_writing(self) -> bool:
+        """Whether it notes what this thread writes now."""
+        ...
+
+    def wrote(self, path: str, offsets: Sequence[int], nbytes: int, view: memoryview) -> None:
+        """Notes `nbytes` bytes at each of `offsets`, which are those of `view`, one after the other."""
+        ...
+
+
+class NewLocalFile:
+    """A file of a file system in the making; see `files.NewFile`. `log`: what notes its bytes."""
+
+    def __init__(self, path: str, descriptors: Descriptors, number: int, log: WriteLog | None = None):
         self.name = path
-        self._descriptors, self._number = descriptors, number
+        self._descriptors, self._number, self._log = descriptors, number, log
 
     def _lease(self) -> AbstractContextManager[int]:
         return self._descriptors.lease(self._number)
@@ -81,11 +94,15 @@ class NewLocalFile:
         """Writes all of `view` at `offset`."""
         with self._lease() as fd:
             write_all(fd, view, offset)
+        if self._log is not None:
+            self._log.wrote(self.name, (offset,), len(view), view)
 
     def write_rows(self, view: memoryview, offsets: Sequence[int], nbytes: int) -> None:
         """Writes each `nbytes` bytes of `view` at an offset of its own."""
         with self._lease() as fd:
             write_rows(fd, view, offsets, nbytes)
+        if self._log is not None:
+            self._log.wrote(self.name, offsets, nbytes, view)
 
     def copy(self, file: File, start: int, offset: int, nbytes: int) -> None:
         """Writes bytes of another file at `offset`, by the operating system if that file has a descriptor, too."""
@@ -94,6 +111,12 @@ class NewLocalFile:
             return
         with file.lease() as source, self._lease() as fd:
             copy_range(source, start, fd, offset, nbytes, path=file.name)
+        if self._log is not None and self._log.is_writing:
+            buffer = memoryview(bytearray(min(CHUNK, nbytes)))
+            for done in range(0, nbytes, CHUNK):
+                part = buffer[: nbytes - done]
+                file.read_into(part, start + done)
+                self._log.wrote(self.name, (offset + done,), len(part), part)
 
     def begin_flush(self, offset: int, nbytes: int) -> None:
         """Sends written bytes to the disk without waiting."""
@@ -107,10 +130,11 @@ class NewLocalFile:
 
 class LocalPlace:
     """A path of a file system, that is a file or a folder or will be; see `files.Place`. With `private` nobody else may
-    look into it while it is made."""
+    look into it while it is made. `again`: an interrupted run made a part of it; files of the right size are gone on
+    with. `log` notes what is written."""
 
-    def __init__(self, path: str, *, private: bool = False):
-        self.path, self._private = path, private
+    def __init__(self, path: str, *, private: bool = False, again: bool = False, log: WriteLog | None = None):
+        self.path, self._private, self._again, self._log = path, private, again, log
         self._new = Descriptors((), os.O_RDWR, watch=False)
 
     def list(self) -> Sequence[str]:
@@ -132,10 +156,16 @@ class LocalPlace:
 
     def create_folder(self) -> None:
         """Makes the path a folder; fails if it is there."""
+        if self._again and os.path.isdir(self.path):
+            return
         os.mkdir(self.path, _FOLDER_MODE & _PRIVATE if self._private else _FOLDER_MODE)
 
     def create(self, name: str, nbytes: int) -> NewFile:
         """A new file, for which the space is reserved."""
+        if self._again and os.path.isfile(path := self.path_of(name)):
+            if os.path.getsize(path) == nbytes:
+                return self._new_file(name)
+            os.remove(path)
         with self._create_file(name) as fd:
             allocate(fd, nbytes)
         return self._new_file(name)
@@ -147,7 +177,7 @@ class LocalPlace:
 
     def clone(self, name: str, file: File) -> NewFile | None:
         """A new file that shares the blocks of another, if the file system can."""
-        if not isinstance(file, LocalFile):
+        if not isinstance(file, LocalFile) or (self._again and os.path.lexists(self.path_of(name))):
             return None
         with self._create_file(name) as fd, file.lease() as source:
             if clone(source, fd):
@@ -170,7 +200,7 @@ class LocalPlace:
 
     def _new_file(self, name: str) -> NewFile:
         path = self.path_of(name)
-        return NewLocalFile(path, self._new, self._new.add(path))
+        return NewLocalFile(path, self._new, self._new.add(path), self._log)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file as a whole, also over one that is there."""

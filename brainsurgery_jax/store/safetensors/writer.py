@@ -67,6 +67,10 @@ class SafetensorsWriter:
         assert run.offset == position, f"'{name}' is a clone: it has its bytes from {run.offset} already"
         self._sink.count(name, run.nbytes)
 
+    def keep(self, name: str, start: int, count: int) -> None:
+        """Counts `count` elements from `start` on that are where they belong already."""
+        self._sink.keep(name, count)
+
     def lane(self, name: str) -> int:
         """The number of the tensor's file: writes to one file take turns, those to different files do not."""
         return self._layout.places[name].file

@@ -17,7 +17,7 @@ MOST_BYTES = 64 << 20
 T = TypeVar("T")
 
 
-class Kept:
+class ResultCache:
     """Results by what they were measured of, and by what was asked. Safe to use from several threads."""
 
     def __init__(self, most: int = MOST_BYTES):

@@ -1,0 +1,293 @@
+"""Recording a run: what it reads and writes becomes the lock of each output, or is compared with a lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.engine.plan.schedule import roots_of
+from brainsurgery_jax.engine.run.budget import Budget
+from brainsurgery_jax.engine.run.execute import choose_accelerators
+from brainsurgery_jax.engine.run.staging import Handling
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
+from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.lower.origins import Origins
+from brainsurgery_jax.lower.program import Program, Publication
+from brainsurgery_jax.numerics.digest import LOCKED
+from brainsurgery_jax.plan.model import PlanData
+from brainsurgery_jax.plan.resolved import resolve
+from brainsurgery_jax.plan.source import Map, get, public
+from brainsurgery_jax.provenance.digests import digests_of
+from brainsurgery_jax.provenance.lock import (
+    Lock,
+    LockedFile,
+    LockedInput,
+    LockedTensor,
+    differing_tensors,
+    differing_versions,
+    is_lock,
+    lock_path,
+    sha256_of,
+    versions_of,
+)
+from brainsurgery_jax.provenance.paths import hides_environment, map_step_path, relate
+from brainsurgery_jax.provenance.watching import WatchedSource, WatchedWriter
+from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.base import Source, Writer
+from brainsurgery_jax.store.folder import LOCKFILE
+from brainsurgery_jax.store.io.files import Commit, StagedOutput
+from brainsurgery_jax.store.io.local import fsync_path
+from brainsurgery_jax.store.replacing import check_replacement
+from brainsurgery_jax.store.replacing import resolve as resolve_path
+
+SHOWN = 5
+
+
+class Wish(NamedTuple):
+    """What a run is recorded for: `write` locks, with `sha256` the SHA-256 of files of weights in them; `expected`: the
+    lock that it must agree with, and `place`, the path of that."""
+
+    write: bool
+    sha256: bool = False
+    expected: Lock | None = None
+    place: str = ""
+
+
+class Recording:
+    """The record of one run. `watch_source`, `origins` and `handle` are passed to what reads, lowers and writes;
+    `begin` is called in between."""
+
+    def __init__(self, data: PlanData, document: Map | None, wish: Wish, budget: Budget):
+        self._data, self._document, self._wish, self._budget = data, document, wish, budget
+        self._sources: list[WatchedSource] = []
+        self._digests: dict[tuple[WatchedSource, str], bytes] = {}
+        self._writers: dict[int, WatchedWriter] = {}
+        self._program: Program | None = None
+        self._aliases: Mapping[int, str] = {}
+        self._versions: Mapping[str, str] = {}
+        self.origins = Origins()
+
+    def watch_source(self, source: Source) -> Source:
+        """The source, watched."""
+        self._sources.append(WatchedSource(source))
+        return self._sources[-1]
+
+    def begin(self, program: Program, inputs: Mapping[str, Source]) -> None:
+        """Compare what is known before anything is read, and look at the places of the locks. `inputs` are the
+        checkpoints by alias. Raises PlanError and StoreError."""
+        self._program, self._aliases = program, {id(source): alias for alias, source in reversed(list(inputs.items()))}
+        backend = choose_accelerators(list(roots_of(program)), self._budget.devices).backend
+        self._versions = versions_of(backend)
+        for p in program.publications:
+            if p.kept:
+                remedy = "Write `format: safetensors`, or run without a lock."
+                raise StoreError(p.path, "is a delta, and a lock is of a whole checkpoint", remedy=remedy)
+            if self._wish.write and not p.directory:
+                path = lock_path(p.path, directory=False)
+                check_replacement(path, p.overwrite or is_lock(path), directory=False)
+        if (lock := self._wish.expected) is not None:
+            if len(program.publications) != 1:
+                self._refuse([f"the plan has {len(program.publications)} outputs, and a lock is of one"])
+            (p,) = program.publications
+            own = self._header_of(p)
+            differing = [*_differing_plans(lock, own), *differing_versions(lock.versions, own.versions)]
+            self._refuse([*differing, *_differing_inputs(lock, own)])
+
+    def handle(self, commit: Commit, look: Any) -> Handling:
+        """How the run is to handle its outputs."""
+        return Handling(commit, self._watch_writer, look, partial(self._seal, commit))
+
+    def _watch_writer(self, number: int, writer: Writer) -> Writer:
+        assert self._program is not None
+        p = self._program.publications[number]
+        self._writers[number] = WatchedWriter(writer, {name: e.aval for name, e in p.tensors.items()})
+        return self._writers[number]
+
+    def _refuse(self, differing: Sequence[str]) -> None:
+        """Raise PlanError if anything differs from the lock."""
+        if differing:
+            more = [f"and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+            told = "; ".join((*differing[:SHOWN], *more))
+            without = worded(shell="without `--locked`", python="without `locked=`")
+            hint = f"Go back to what the lock names, or run {without}."
+            raise PlanError([Diagnostic("lock-differs", f"{self._wish.place}: {told}", hint=hint)])
+
+    # --- The lock of an output ----------------------------------------------------------------------------------------
+
+    def _seal(self, commit: Commit, number: int, staged: StagedOutput) -> StagedOutput | None:
+        """Compare a complete output with the lock that is expected, and write its own lock."""
+        assert self._program is not None
+        p = self._program.publications[number]
+        if not isinstance(staged, Staged):
+            raise StoreError(p.path, "a lock can be written of outputs in a file system only")
+        lock = self._lock_of(number, p, staged)
+        if (expected := self._wish.expected) is not None:
+            found = differing_tensors(expected.tensors, lock.tensors)
+            self._refuse([*_differing_inputs(expected, lock), *(f"output: {text}" for text in found)])
+        if not self._wish.write:
+            return None
+        if os.path.isdir(staged.staging):
+            staged.place.write(LOCKFILE, lock.to_json())
+            if self._budget.durable:
+                fsync_path(staged.place.path_of(LOCKFILE))
+            return None
+        beside = commit.stage(lock_path(staged.destination, directory=False), overwrite=True, own=())
+        beside.place.write("", lock.to_json())
+        if self._budget.durable:
+            beside.place.flush()
+        return beside
+
+    def _lock_of(self, number: int, p: Publication, staged: Staged) -> Lock:
+        digests = self._digests_of_output(number, p, staged)
+        self._digest_inputs(p, digests)
+        header = self._header_of(p)
+        labels = self._labels()
+        tensors = {name: self._tensor(name, e, digests.get(name), labels) for name, e in p.tensors.items()}
+        files = {name: _file(staged.place.path_of(name), full=self._wish.sha256 or name in p.side_names)
+                 for name in staged.place.list() if name != LOCKFILE}  # fmt: skip
+        if "" in files:
+            files = {header.output: files[""]}
+        return header._replace(tensors=tensors, files=files, inputs=self._inputs(p))
+
+    def _header_of(self, p: Publication) -> Lock:
+        """The lock of an output before anything is read."""
+        output = "." if p.directory else os.path.basename(resolve_path(p.path))
+        tensors = {name: LockedTensor(str(e.aval)) for name, e in p.tensors.items()}
+        return Lock(self._versions, self._plan(_folder_of(p)), self._inputs(p), output, tensors, {})
+
+    def _plan(self, folder: str) -> dict[str, Any]:
+        """The plan, its paths relative to a folder; what refers to the environment stays as it was written."""
+        step_paths = partial(map_step_path, change=partial(relate, folder=folder))
+        plan = resolve(self._data, [step_paths(step.summary) for step in self._data.steps])
+        for key, convert in (("inputs", _relate_input), ("output", _relate_output), ("outputs", _relate_output)):
+            if key in plan:
+                written = None if self._document is None else get(self._document, key)
+                said = None if written is None else public(written)
+                plan[key] = said if hides_environment(said) else _each(plan[key], partial(convert, folder=folder))
+        return plan
+
+    def _tensor(self, name: str, e: Expr, digest: bytes | None, labels: Mapping[WatchedSource, str]) -> LockedTensor:
+        leaves = [leaf for leaf in walk([e]) if leaf.is_leaf]
+        inputs = tuple(f"{labels[leaf.source]}::{leaf.name}" for leaf in leaves)
+        return LockedTensor(str(e.aval), _hex(digest), inputs, self.origins.steps_of(name, e))
+
+    # --- Digests ------------------------------------------------------------------------------------------------------
+
+    def _digests_of_output(self, number: int, p: Publication, staged: Staged) -> dict[str, bytes]:
+        """The digests of an output: those that were taken while it was written, the others by reading it."""
+        passed = self._writers[number].digests
+        found = {name: digest for name in p.tensors if (digest := passed.digest(name)) is not None}
+        if missing := [name for name in p.tensors if name not in found]:
+            with closing(p.format.open(staged.staging)) as written:
+                there = [name for name in missing if name in written.header.tensors]
+                found |= digests_of(written, there, LOCKED, self._budget)
+        return found
+
+    def _digest_inputs(self, p: Publication, digests: Mapping[str, bytes]) -> None:
+        """Complete the digests of the tensors of inputs that an output is made of."""
+        for name, e in p.tensors.items():
+            if e.is_leaf and name in digests:
+                self._digests[e.source, e.name] = digests[name]
+        missing: dict[WatchedSource, dict[str, None]] = {}
+        for leaf in (e for e in walk(p.tensors.values()) if e.is_leaf):
+            key = (leaf.source, leaf.name)
+            if key in self._digests:
+                continue
+            if (passed := leaf.source.digests.digest(leaf.name)) is not None:
+                self._digests[key] = passed
+            else:
+                missing.setdefault(leaf.source, {})[leaf.name] = None
+        for source, names in missing.items():
+            for name, digest in digests_of(source.inner, list(names), LOCKED, self._budget).items():
+                self._digests[source, name] = digest
+
+    # --- Inputs -------------------------------------------------------------------------------------------------------
+
+    def _labels(self) -> dict[WatchedSource, str]:
+        """What each checkpoint is called: the alias of an input, else `load-N`."""
+        labels: dict[WatchedSource, str] = {}
+        for source in self._sources:
+            labels[source] = self._aliases.get(id(source), f"load-{len(labels) + 1}")
+        return labels
+
+    def _inputs(self, p: Publication) -> dict[str, LockedInput]:
+        folder = _folder_of(p)
+        found: dict[str, LockedInput] = {}
+        for source, label in self._labels().items():
+            tensors = {name: LockedTensor(str(info.aval), _hex(self._digests.get((source, name))))
+                       for name, info in source.header.tensors.items()}  # fmt: skip
+            found[label] = LockedInput(relate(source.header.path, folder), tensors)
+        return found
+
+
+def _folder_of(p: Publication) -> str:
+    """The folder of the lock of an output."""
+    path = resolve_path(p.path)
+    return path if p.directory else os.path.dirname(path)
+
+
+def _hex(digest: bytes | None) -> str | None:
+    return None if digest is None else digest.hex()
+
+
+def _file(path: str, *, full: bool) -> LockedFile:
+    if not full:
+        return LockedFile(os.path.getsize(path), None)
+    with open(path, "rb") as file:
+        return LockedFile(os.path.getsize(path), sha256_of(file))
+
+
+def _each(value: Any, change: Any) -> Any:
+    return [change(item) for item in value] if isinstance(value, list) else change(value)
+
+
+def _relate_input(text: str, folder: str) -> str:
+    alias, _, path = text.partition("::")
+    return f"{alias}::{relate(path, folder)}"
+
+
+def _relate_output(output: str | Mapping[str, Any], folder: str) -> Any:
+    if isinstance(output, str):
+        return relate(output, folder)
+    return {**output, "path": relate(output["path"], folder)}
+
+
+def _differing_plans(lock: Lock, own: Lock) -> Iterator[str]:
+    """How the plan of a run differs from that of a lock. Where things lie does not count: what was read does."""
+    locked, plan = _without_places(lock.plan), _without_places(own.plan)
+    for key in dict.fromkeys((*locked, *plan)):
+        was, now = locked.get(key), plan.get(key)
+        if key == "transforms" and isinstance(was, list) and isinstance(now, list) and was != now:
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(was, now, strict=False))
+            yield f"the plan differs from step {sum(1 for _ in same) + 1} on"
+        elif was != now:
+            yield f"`{key}` of the plan differs"
+
+
+def _without_places(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without the paths of checkpoints, and whether they may be replaced."""
+    steps = [map_step_path(step, lambda path: "") for step in plan.get("transforms", ())]
+    rest = {"transforms": steps}
+    if isinstance(inputs := plan.get("inputs", []), list):
+        rest["inputs"] = [text.partition("::")[0] if isinstance(text, str) else text for text in inputs]
+    for key in ("output", "outputs"):
+        if key in plan:
+            rest[key] = _each(plan[key], _without_place)
+    return dict(plan) | rest
+
+
+def _without_place(output: Any) -> Any:
+    return {k: v for k, v in output.items() if k not in ("path", "overwrite")} if isinstance(output, Mapping) else {}
+
+
+def _differing_inputs(lock: Lock, own: Lock) -> Iterator[str]:
+    for alias, was in lock.inputs.items():
+        if alias not in own.inputs:
+            yield f"input '{alias}' is missing"
+            continue
+        for text in differing_tensors(was.tensors, own.inputs[alias].tensors):
+            yield f"input '{alias}': {text}"
