@@ -26,7 +26,7 @@ _SHM = Path("/dev/shm")
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.campaign", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.campaign", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
     parser.add_argument("--runs", type=int, default=-1, help="inputs for each target")
     parser.add_argument("--seconds", type=int, default=60, help="for each target, unless --runs are done before")

@@ -49,7 +49,7 @@ def npy(folder: Path) -> Sequence[str]:
 
 
 def npz(folder: Path) -> Sequence[str]:
-    np.savez(folder / "a.npz", **FLAT)
+    np.savez(folder / "a.npz", a=FLAT["a"], b=FLAT["b"])
     return ["a.npz"]
 
 
