@@ -50,7 +50,7 @@ def component(name: str, found: Distribution) -> dict[str, Any]:
     """A distribution as a component."""
     purl = f"pkg:pypi/{name}@{found.version}"
     told: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": found.version, "purl": purl}
-    if expression := found.metadata.get("License-Expression"):
+    for expression in found.metadata.get_all("License-Expression", ()):
         return told | {"licenses": [{"expression": expression}]}
     prefix = "License :: OSI Approved :: "
     names = [text.removeprefix(prefix) for text in found.metadata.get_all("Classifier", ()) if text.startswith(prefix)]

@@ -12,6 +12,7 @@ the comment of the archive is the checkpoint's metadata, as JSON. Other programs
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -130,7 +131,9 @@ def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
     try:
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file)
+        with warnings.catch_warnings():  # that Python 2 wrote it
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read(file)
     except KeyError as error:
         return Unread(f"it is of the npy version {error}, which is not read", "Save it as numbers of another type.")
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
