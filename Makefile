@@ -15,6 +15,8 @@ ARGS ?= -n 2
 FUZZ ?= --cases 20000 --seed 1
 # How `make fuzz-files` goes: `make fuzz-files FUZZ_FILES='safetensors npz --seconds 600'`.
 FUZZ_FILES ?= --seconds 60
+# How `make soak` goes.
+SOAK ?= --minutes 20
 # How `make faults` goes: `make faults FAULTS='--kills 200 --every 1'`.
 FAULTS ?= --kills 20 --every 5
 
@@ -42,7 +44,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files faults behaviour mergekit format bench schema docs site screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -57,6 +59,7 @@ help:
 	@echo 'make sbom       write build/sbom.json, the bill of materials (CycloneDX)'
 	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
 	@echo 'make fuzz-files damage files of every format, guided by coverage; FUZZ_FILES="npz --seconds 600" chooses'
+	@echo 'make soak       random plans in one process for 20 minutes, up to four at a time; SOAK="--minutes 60" chooses'
 	@echo 'make faults     kill and disturb runs in every way that we know; prints a table; FAULTS="--kills 200" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
@@ -122,6 +125,9 @@ fuzz: $(VENV)/installed-dev
 
 fuzz-files: $(VENV)/installed-fuzz
 	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_FILES)
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tests.soak.soak $(SOAK)
 
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m tests.faults.campaign $(FAULTS)
