@@ -217,7 +217,7 @@ def _datasets(group: Any, path: Path, seen: set[int]) -> Any:
     hold each other."""
     import h5py
 
-    address = h5py.h5o.get_info(group.id).addr
+    address = h5py.h5o.get_info(group.id).addr  # pyright: ignore[reportAttributeAccessIssue]
     if address in seen:
         return
     seen.add(address)
