@@ -11,6 +11,7 @@ failed, or something grew.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import os
@@ -20,7 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -35,6 +36,9 @@ from tests.checkpoints import normal, write
 from tests.fuzz_plans import limit_memory
 
 AT_A_TIME = (1, 2, 4)
+PLANS = 60
+"""Random plans that are run, again and again."""
+
 FORMATS = ("a.safetensors", "a.pt", "a.npz", "a.msgpack", "folder/")
 
 Step = Callable[[Random, str], dict[str, Any]]
@@ -108,6 +112,8 @@ class Held(NamedTuple):
 
 def held() -> Held:
     gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # what is free is not held
     resident, shared = (int(n) for n in Path("/proc/self/statm").read_text().split()[1:3])
     mebibytes = (resident - shared) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
     return Held(round(mebibytes, 1), len(os.listdir("/proc/self/fd")), threading.active_count())
@@ -122,8 +128,8 @@ class Round(NamedTuple):
 
 
 def rounds(place: Path, seed: int) -> Iterator[Round]:
-    """Rounds without an end."""
-    numbers = count()
+    """Rounds without an end. The plans come again, in turn: what was compiled for them is kept."""
+    numbers = cycle(range(PLANS))
     for number in count():
         at_a_time = AT_A_TIME[number % len(AT_A_TIME)]
         plans = [plan_of(place, seed, next(numbers)) for _ in range(at_a_time)]

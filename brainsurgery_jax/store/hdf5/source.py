@@ -230,7 +230,7 @@ def _datasets(group: Any, path: Path, seen: set[int]) -> Any:
         inner = group[key]
         if isinstance(inner, h5py.Group):
             yield from _datasets(inner, (*path, key), seen)
-        elif inner.shape is not None:
+        elif isinstance(inner, h5py.Dataset) and inner.shape is not None:  # a type may stand there, too
             yield (*path, key), inner
 
 
