@@ -13,6 +13,10 @@ ROWS ?=
 ARGS ?= -n 2
 # How `make fuzz` goes: `make fuzz FUZZ='--cases 1000000 --seed 7'`.
 FUZZ ?= --cases 20000 --seed 1
+# How `make fuzz-files` goes: `make fuzz-files FUZZ_FILES='safetensors npz --seconds 600'`.
+FUZZ_FILES ?= --seconds 60
+# How `make soak` goes.
+SOAK ?= --minutes 20
 # How `make faults` goes: `make faults FAULTS='--kills 200 --every 1'`.
 FAULTS ?= --kills 20 --every 5
 
@@ -40,7 +44,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints fuzz faults behaviour mergekit format bench schema docs site screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -51,7 +55,11 @@ help:
 	@echo 'make test-newest  all tests with the newest versions of all that is installed, in .venv-newest'
 	@echo 'make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest'
 	@echo 'make constraints  write constraints/, the versions that `make test` installs, one file a Python'
+	@echo 'make hashes     write constraints/hashes/, what the package needs of these, with the hashes of all files'
+	@echo 'make sbom       write build/sbom.json, the bill of materials (CycloneDX)'
 	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
+	@echo 'make fuzz-files damage files of every format, guided by coverage; FUZZ_FILES="npz --seconds 600" chooses'
+	@echo 'make soak       random plans in one process for 20 minutes, up to four at a time; SOAK="--minutes 60" chooses'
 	@echo 'make faults     kill and disturb runs in every way that we know; prints a table; FAULTS="--kills 200" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
@@ -97,8 +105,29 @@ constraints-of-%:
 	@(echo "# The versions that make test installs with Python $(subst python,,$*). Written by make constraints."; \
 	    .venv-newest-$*/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+[^+]*$$//') > constraints/$*.txt
 
+# uv knows the hashes of all files of a version, for every system; it lives in an environment of its own.
+hashes: $(CONSTRAINED:%=hashes-of-%)
+
+hashes-of-%: | .venv-uv/installed
+	@mkdir -p constraints/hashes
+	@(echo "# What the package needs of constraints/$*.txt, with the hashes of all files. Written by make hashes."; \
+	    .venv-uv/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version $(subst python,,$*) \
+	    --constraint constraints/$*.txt pyproject.toml) > build/hashes.txt
+	@mv build/hashes.txt constraints/hashes/$*.txt
+
+sbom: $(VENV)/installed
+	@mkdir -p build
+	$(BIN)/python tools/sbom.py > build/sbom.json.new
+	mv build/sbom.json.new build/sbom.json
+
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz_plans $(FUZZ)
+
+fuzz-files: $(VENV)/installed-fuzz
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_FILES)
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tests.soak.soak $(SOAK)
 
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m tests.faults.campaign $(FAULTS)
@@ -139,7 +168,7 @@ screenshots: $(VENV)/installed-dev
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit .venv-uv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
@@ -169,6 +198,16 @@ $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 
 $(VENV)/installed-bench: $(VENV)/installed-dev
 	@$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-dev
+	@$(PIP) --editable '.[fuzz]'
+	@touch $@
+
+.venv-uv/installed: | $(BIN)/python
+	@mkdir -p build
+	@$(BIN)/python -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install -qq uv
 	@touch $@
 
 .venv-tunix/installed:

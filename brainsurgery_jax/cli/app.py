@@ -1,7 +1,5 @@
-"""The command `brainsurgery-jax`: its options, and its exit codes. Heavy modules are imported when they are needed.
-
-Exit codes: 0 done; 1 the plan is wrong or a check failed; 2 wrong usage; 3 input or output could not be read or
-written; 70 a defect of this tool; 130 interrupted; 143 terminated (SIGTERM), 129 hung up (SIGHUP).
+"""The command `brainsurgery-jax`: its options, and how its errors become exit codes (`exit_codes.py`). Heavy modules
+are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -11,12 +9,12 @@ import gc
 import os
 import re
 import sys
-import traceback
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
+from brainsurgery_jax.cli import log
 from brainsurgery_jax.cli.commands.audit import audit
 from brainsurgery_jax.cli.commands.check import check
 from brainsurgery_jax.cli.commands.compare_logits import compare_logits
@@ -35,13 +33,17 @@ from brainsurgery_jax.cli.commands.spectrum import spectrum
 from brainsurgery_jax.cli.commands.verify import replay, verify
 from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.descriptors import raise_descriptor_limit
+from brainsurgery_jax.cli.exit_codes import ExitCode
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.cli.streams import guard_streams
 from brainsurgery_jax.version import __version__
 
 _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
-_OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+_ANYWHERE = ("--log-format", "--traceback")
+"""Options of every command, which may stand anywhere."""
+
+_OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion", *_ANYWHERE)
 
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
@@ -63,6 +65,15 @@ class Commands(TyperGroup):
     """The commands. Any other word is a plan to run. Errors that a user can fix become exit codes here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        of_all, args = _split_options(args)
+        if {"json", "--log-format=json"} & set(of_all):  # known before anything else is found wrong
+            log.choose(log.LogFormat.json, tracebacks="--traceback" in of_all)
+        try:
+            return self._parse_words(ctx, of_all, args)
+        except USAGE_ERROR as error:
+            raise _refuse_usage(error, json="--json" in args) from error
+
+    def _parse_words(self, ctx: Any, of_all: list[str], args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in _OWN_OPTIONS:
             if not _may_be_of_a_plan(args[0]) and not ctx.resilient_parsing:
                 ctx.fail(_unknown(args[0], list(self.commands)))
@@ -70,7 +81,7 @@ class Commands(TyperGroup):
         if not ctx.resilient_parsing:
             _refuse_dashes(ctx, args)
         ctx.meta[_JSON] = "--json" in args
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [*of_all, *args])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         plans = completing("first word")(ctx, incomplete)
@@ -79,7 +90,6 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
         from brainsurgery_jax.errors import PlanError, Stopped, StoreError, speaking
-        from brainsurgery_jax.rendering.data import command_error_data
 
         json = ctx.meta.get(_JSON, False)
         try:
@@ -92,13 +102,25 @@ class Commands(TyperGroup):
         except OSError as error:  # a look at a file that nobody expected to fail
             raise typer.Exit(_print_failure(_of_the_system(error), json=json)) from error
         except USAGE_ERROR as error:
-            if not json:
-                raise
-            show.failure([command_error_data("usage", error.format_message())], error.exit_code)
-            raise typer.Exit(error.exit_code) from error
+            raise _refuse_usage(error, json=json) from error
         except Terminated as stop:
             show.print_stop(stop.word, stop)
             raise
+
+
+def _refuse_usage(error: Any, *, json: bool) -> Exception:
+    """What wrong usage is raised as: printed as JSON already, or as it is, to be printed with the usage."""
+    from brainsurgery_jax.cli import show
+    from brainsurgery_jax.rendering.data import command_error_data
+
+    found = command_error_data("usage", error.format_message())
+    if json:
+        show.failure([found], error.exit_code)
+    elif log.is_json():
+        log.write_event("diagnostic", **found)
+    else:
+        return error
+    return typer.Exit(error.exit_code)
 
 
 def _of_the_system(error: OSError) -> Exception:
@@ -116,6 +138,7 @@ def _print_failure(error: Any, *, json: bool) -> int:
     from brainsurgery_jax.errors import PlanError, StoreError
 
     code, found = failure_of(error)
+    log.print_traceback(error)
     if json:
         show.failure(found, code)
     elif isinstance(error, PlanError):
@@ -125,6 +148,19 @@ def _print_failure(error: Any, *, json: bool) -> int:
     else:
         show.print_stop("interrupted", error)
     return code
+
+
+def _split_options(args: list[str]) -> tuple[list[str], list[str]]:
+    """The options that every command has, wherever they stand before `--`, and all other words."""
+    own, rest = [], list(args)
+    end = rest.index("--") if "--" in rest else len(rest)
+    for at in reversed(range(end)):
+        name, mark, _ = rest[at].partition("=")
+        if name in _ANYWHERE:
+            last = at + (2 if name == "--log-format" and not mark else 1)
+            own[:0] = rest[at:last]
+            del rest[at:last]
+    return own, rest
 
 
 _OVERRIDE = re.compile(r"--((?:seed|vars|inputs|transforms|outputs?)\b[^=]*)(=.*)?")
@@ -168,12 +204,17 @@ def _app(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    log_format: Annotated[
+        log.LogFormat, typer.Option(help="Write the log on stderr as text, or as JSON lines.")
+    ] = log.LogFormat.text,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors, for developers.")] = False,
 ) -> None:
     """Edit neural-network checkpoints by a plan, checked from headers and then streamed.
 
     Without a command, it runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
     Start with `brainsurgery-jax demo`.
     """
+    log.choose(log_format, tracebacks=traceback)
 
 
 # In the order of `--help`.
@@ -200,13 +241,15 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
     stop = cause_of(defect)
     if not isinstance(stop, KeyboardInterrupt | Terminated):
         return None
-    print("interrupted", file=sys.stderr)
-    return stop.exit_code if isinstance(stop, Terminated) else 130
+    from brainsurgery_jax.cli import show
+
+    show.print_stop("interrupted", stop)
+    return stop.exit_code if isinstance(stop, Terminated) else int(ExitCode.INTERRUPTED)
 
 
 def main() -> None:
     """Run the command line of this process."""
-    with guard_streams():
+    with log.log_scope(), guard_streams():
         _run_command()
 
 
@@ -223,27 +266,27 @@ def _run_command() -> None:
         with stopping():
             app(prog_name="brainsurgery-jax")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(int(ExitCode.INTERRUPTED))
     except Exception as defect:
         if _COMPLETES in os.environ:  # a shell would show the error in the line that is typed
             sys.exit(1)
         if (code := _exit_code_of_stop(defect)) is not None:
             sys.exit(code)
         # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
-        if (own := _in_ops_of_the_user(defect)) is not None:
-            print(own, file=sys.stderr)
-            if os.environ.get("BRAINSURGERY_TRACEBACK"):
-                traceback.print_exception(defect)
-            sys.exit(1)
-        print(
-            f"Sorry, this is a defect of brainsurgery-jax {__version__}: {type(defect).__name__}: {defect}",
-            file=sys.stderr,
-        )
-        if {"--verbose", "-v"} & set(sys.argv) or os.environ.get("BRAINSURGERY_TRACEBACK"):
-            traceback.print_exception(defect)
-        else:
-            print(
-                "Please report it with the plan, this line, and the traceback that BRAINSURGERY_TRACEBACK=1 adds.",
-                file=sys.stderr,
-            )
-        sys.exit(70)
+        sys.exit(_print_defect(defect))
+
+
+def _print_defect(defect: Exception) -> int:
+    """Print an exception that nobody expected; returns the exit code."""
+    from brainsurgery_jax.cli import show
+
+    if "--verbose" in sys.argv or "-v" in sys.argv:
+        log.choose(log.LogFormat.json if log.is_json() else log.LogFormat.text, tracebacks=True)
+    log.print_traceback(defect)
+    if (own := _in_ops_of_the_user(defect)) is not None:
+        show.remark(str(own))
+        return int(ExitCode.WRONG)
+    show.remark(f"Sorry, this is a defect of brainsurgery-jax {__version__}: {type(defect).__name__}: {defect}")
+    if not log.shows_tracebacks():
+        show.remark("Please report it with the plan, this line, and the traceback that --traceback adds.")
+    return int(ExitCode.DEFECT)

@@ -34,14 +34,14 @@ class Verbosity(NamedTuple):
 
 def convert(source: str, destination: str, request: Request, options: RunOptions, watch: Verbosity) -> None:
     """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
-    from brainsurgery_jax.cli.progress import watching
+    from brainsurgery_jax.cli.progress import collect, watching
 
     size_of(request.shard, "--shard-size")
     made = prepare(source, destination, request)
     world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
     quiet = watch.quiet
     if watch.json:
-        with stop_by_ctrl_c(options) as stoppable:
+        with stop_by_ctrl_c(replace(options, listen=collect([]))) as stoppable:
             _show_data(made, execute(made, stoppable, world))
         return
     if not quiet:

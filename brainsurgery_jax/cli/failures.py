@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import typer
 
-from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli import log, show
+from brainsurgery_jax.cli.exit_codes import ExitCode
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import PlanError, Stopped, StoreError
 from brainsurgery_jax.rendering.data import command_error_data, diagnostic_data, document_data, store_error_data
-
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended."""
 
 
 class Failure(NamedTuple):
@@ -30,10 +28,12 @@ def failure_of(error: PlanError | StoreError | Stopped | KeyboardInterrupt) -> F
         case PlanError(diagnostics=found):
             return Failure(show.exit_code(found), list(map(diagnostic_data, show.in_order(found))))
         case StoreError():
-            return Failure(3, [store_error_data(error)])
+            return Failure(ExitCode.FILES, [store_error_data(error)])
         case _:
             notes = getattr(error, "__notes__", ())
-            return Failure(INTERRUPTED, [command_error_data("interrupted", "; ".join(["interrupted", *notes]))])
+            return Failure(
+                ExitCode.INTERRUPTED, [command_error_data("interrupted", "; ".join(["interrupted", *notes]))]
+            )
 
 
 @contextmanager
@@ -43,5 +43,6 @@ def print_failure_as_json(reports: Sequence[Document]) -> Iterator[None]:
         yield
     except (PlanError, StoreError, Stopped, KeyboardInterrupt) as error:
         code, found = failure_of(error)
+        log.print_traceback(error)
         show.json(ok=False, exit_code=code, diagnostics=found, reports=list(map(document_data, reports)))
         raise typer.Exit(code) from error

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli import log, show
 from brainsurgery_jax.documents import Document
-from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Published, Said, Started, Wrote
+from brainsurgery_jax.engine.events import (
+    Advanced,
+    Event,
+    Factorized,
+    Finishing,
+    Noted,
+    Published,
+    Said,
+    Started,
+    Wrote,
+)
 from brainsurgery_jax.pace import describe_progress, memory_held
+from brainsurgery_jax.rendering.data import diagnostic_data, document_data
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, show_side_files
@@ -75,30 +86,68 @@ class Bar:
                     self.bar.start()
 
 
+class JsonLines:
+    """Writes each event as a line of JSON on stderr; what steps say stays on stdout, too."""
+
+    def __init__(self, plain: Plain):
+        self.plain = plain
+
+    def __call__(self, event: Event, /) -> None:
+        _log_event(event)
+        if isinstance(event, Said):
+            self.plain(event)
+
+
+def _log_event(event: Event) -> None:
+    log.write_event(type(event).__name__.lower(), **_event_data(event))
+
+
+def _event_data(event: Event) -> dict[str, object]:
+    """An event as data. Of what a run is going to do the sums are told: there may be a million items."""
+    match event:
+        case Started(nbytes, tasks, sizes, items):
+            return {"bytes": nbytes, "tasks": tasks, "tensors": len(sizes), "work_bytes": sum(items.values())}
+        case Advanced(item, nbytes):
+            return {"item": item, "bytes": nbytes}
+        case Wrote(name, nbytes, item):
+            return {"tensor": name, "bytes": nbytes, "item": item}
+        case Said(document):
+            return {"document": document_data(document)}
+        case Factorized(names, shape, method, facts, seconds, item):
+            found = {"tensors": names, "shape": shape, "method": method, "facts": dict(facts)}
+            return {**found, "seconds": seconds, "item": item}
+        case Noted(diagnostic, item):
+            return {"diagnostic": diagnostic_data(diagnostic), "item": item}
+        case Finishing():
+            return {}
+        case Published(path, nbytes, tensors, side_files):
+            return {"path": path, "bytes": nbytes, "tensors": tensors, "side_files": side_files}
+
+
 def _end_of(name: str, width: int = 32) -> str:
     """The end of a long name: that is where it differs from its neighbours."""
     return name if len(name) <= width else "…" + name[1 - width :]
 
 
 def collect(reports: list[Document]) -> Watcher:
-    """A listener that appends the reports of steps to a list."""
+    """A listener that appends the reports of steps to a list, and logs events where the log is JSON."""
+    logs = log.is_json()
 
     def hear(event: Event, /) -> None:
         if isinstance(event, Said):
             reports.append(event.document)
+        if logs:
+            _log_event(event)
 
     return hear
 
 
 def watching(*, quiet: bool, verbose: bool) -> AbstractContextManager[Watcher]:
-    """A listener for a run: a bar where stderr is a terminal, plain lines elsewhere."""
+    """A listener for a run: JSON lines where the log is that, a bar where stderr is a terminal, else plain lines."""
     plain = Plain(quiet=quiet, verbose=verbose)
-    return _bar(plain) if sys.stderr.isatty() and not quiet and not verbose else _no_bar(plain)
-
-
-@contextmanager
-def _no_bar(plain: Plain) -> Iterator[Watcher]:
-    yield plain
+    if log.is_json():
+        return nullcontext(JsonLines(plain))
+    return _bar(plain) if sys.stderr.isatty() and not quiet and not verbose else nullcontext(plain)
 
 
 @contextmanager

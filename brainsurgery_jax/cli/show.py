@@ -10,9 +10,10 @@ from contextlib import suppress
 from shutil import get_terminal_size
 from typing import TextIO
 
+from brainsurgery_jax.cli import log
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, StoreError
-from brainsurgery_jax.rendering.data import as_json
+from brainsurgery_jax.rendering.data import as_json, diagnostic_data, store_error_data
 from brainsurgery_jax.rendering.text import as_text
 
 # What a name from a checkpoint must not do to a terminal. Line ends and tabs are ours. Marks of direction let a
@@ -43,7 +44,9 @@ def failure(found: Iterable[dict[str, object]], code: int) -> None:
 
 def remark(text: str, style: str = "") -> None:
     """Print a line on stderr."""
-    if style and sys.stderr.isatty():
+    if log.is_json():
+        log.write_event("remark", text=text)
+    elif style and sys.stderr.isatty():
         _print_styled(text.translate(_UNSAFE), [(style, len(text))])
     else:
         _print(text.translate(_UNSAFE), sys.stderr)
@@ -52,6 +55,9 @@ def remark(text: str, style: str = "") -> None:
 def diagnostics(found: Iterable[Diagnostic]) -> None:
     """Print diagnostics in the order of the plan, `file:line:column` first."""
     for diagnostic in in_order(found):
+        if log.is_json():
+            log.write_event("diagnostic", **diagnostic_data(diagnostic))
+            continue
         text = str(diagnostic).translate(_UNSAFE)
         if sys.stderr.isatty():
             place = len(str(diagnostic.span)) + 1 if diagnostic.span else 0
@@ -79,11 +85,17 @@ def exit_code(found: Iterable[Diagnostic]) -> int:
 
 def store_error(error: StoreError) -> None:
     """Print an error of a checkpoint."""
-    remark(str(error), "red")
+    if log.is_json():
+        log.write_event("diagnostic", **store_error_data(error))
+    else:
+        remark(str(error), "red")
 
 
 def print_stop(what: str, stop: BaseException) -> None:
     """Print that a command was stopped from outside, and the notes on what it had published."""
+    if log.is_json():
+        log.write_event("stopped", reason=what, notes=list(getattr(stop, "__notes__", ())))
+        return
     with suppress(OSError):  # the terminal may have gone away first
         remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 

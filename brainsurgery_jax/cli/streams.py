@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
+from brainsurgery_jax.cli.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-LOST = 3
-"""The exit code of a command whose results could not be written."""
 
 
 class LossyFile(FileIO):
@@ -76,6 +75,7 @@ def _settle(out: LossyFile, code: object) -> None:
         sys.stdout.flush()
     if out.failure is None or isinstance(out.failure, BrokenPipeError) or code:
         return
-    print(f"standard output: could not write all results: {out.failure.strerror}", file=sys.stderr)
-    sys.stderr.flush()
-    raise SystemExit(LOST)
+    from brainsurgery_jax.cli import show
+
+    show.remark(f"standard output: could not write all results: {out.failure.strerror}")
+    raise SystemExit(int(ExitCode.FILES))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import typer
 
+from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.web.confined import Root
@@ -44,7 +45,7 @@ def web(paths: list[str], choices: WebChoices) -> None:
     port = bound.getsockname()[1]
     shown = f"[{choices.host}]" if ":" in choices.host else choices.host
     if not is_loopback(choices.host):
-        print(f"warning: {choices.host} can be reached from other machines, unencrypted", file=sys.stderr, flush=True)
+        show.remark(f"warning: {choices.host} can be reached from other machines, unencrypted")
     typer.echo(f"http://{shown}:{port}/?token={token}")
     sys.stdout.flush()
     serve(bound, token, choices.host, allowed, opened, limit=limit, memory=memory)

@@ -241,8 +241,17 @@ def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> f
     """The alpha that scales the product of a module with this rank as the config does."""
     before = value_for(module, config.get("rank_pattern") or {}, config["r"])
     alpha = value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    if not _is_number(alpha) or not _is_number(before) or before <= 0:  # what such a config means, nobody can keep
+        return alpha
     scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
     return int(scaled) if scaled == int(scaled) else scaled
+
+
+_LARGEST = 1e30  # of numbers in configs: products of two are finite
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], usual: float) -> dict[str, object]:

@@ -117,7 +117,11 @@ def decoder_of(config: Config) -> Decoder:
     if not isinstance(kind, str) or kind not in _READERS:
         raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
                       hint=f"These have: {', '.join(sorted(_READERS))}.")  # fmt: skip
-    return _READERS[kind]({**_DEFAULTS.get(kind, {}), **config})
+    try:
+        return _READERS[kind]({**_DEFAULTS.get(kind, {}), **config})
+    except ArithmeticError as error:  # no heads, or more than the width has
+        raise Refusal("forward-unsupported", f"the sizes in config.json do not fit each other: {error}",
+                      hint="Copy the config.json of the model again.") from error  # fmt: skip
 
 
 def _whole(config: Config, *keys: str, default: int | None = None) -> int:
@@ -128,6 +132,18 @@ def _whole(config: Config, *keys: str, default: int | None = None) -> int:
     if default is None:
         raise Refusal("forward-unsupported", f"config.json has no {keys[0]}", hint=f"Add `{keys[0]}` to config.json.")
     return default
+
+
+MOST_LAYERS = 10_000
+"""Layers that a config may say: each is described here, and no model has as many."""
+
+
+def _depth(config: Config, key: str) -> int:
+    layers = _whole(config, key)
+    if layers > MOST_LAYERS:
+        raise Refusal("forward-unsupported", f"config.json says {key} {layers}, which is absurd",
+                      hint="Copy the config.json of the model again.")  # fmt: skip
+    return layers
 
 
 _ACTIVATIONS: Mapping[str, Activation] = {
@@ -233,7 +249,7 @@ _TIED = (*_GEMMAS, "gpt2", "smollm3")
 
 
 def _llama_like(config: Config) -> Decoder:
-    kind, layers = str(config["model_type"]), _whole(config, "num_hidden_layers")
+    kind, layers = str(config["model_type"]), _depth(config, "num_hidden_layers")
     gemma = kind in _GEMMAS
     norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 if gemma else 0.0)
     if kind == "olmo":
@@ -290,7 +306,7 @@ def _gpt2(config: Config) -> Decoder:
             activation=_activation(config, "gelu_new"),
             transposed=True,
         )
-        for i in range(_whole(config, "n_layer"))
+        for i in range(_depth(config, "n_layer"))
     )
     tied = config.get("tie_word_embeddings", True) is True
     return Decoder("gpt2", made, _whole(config, "vocab_size"), tied, norm)
@@ -306,7 +322,7 @@ def _gpt_neox(config: Config) -> Decoder:
         activation=_activation(config, "gelu"),
         parallel=config.get("use_parallel_residual", True) is True,
     )
-    layers = (layer,) * _whole(config, "num_hidden_layers")
+    layers = (layer,) * _depth(config, "num_hidden_layers")
     tied = config.get("tie_word_embeddings") is True
     return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
 
@@ -350,7 +366,7 @@ def _deepseek(config: Config) -> Decoder:
     dense, activation = _whole(config, "first_k_dense_replace", default=3), _activation(config, "silu")
     layers = tuple(
         Layer(norm, attention, activation, router if i >= dense else None)
-        for i in range(_whole(config, "num_hidden_layers"))
+        for i in range(_depth(config, "num_hidden_layers"))
     )
     further = _whole(config, "num_nextn_predict_layers", "num_mtp_layers", default=1)
     tied = config.get("tie_word_embeddings") is True

@@ -23,7 +23,7 @@ from brainsurgery_jax.store.folder import (
 from brainsurgery_jax.store.orbax.folder import MANIFEST, TREE
 from brainsurgery_jax.store.sidecars import in_side_folder, side_folders, side_names
 
-_DATA = re.compile(r"d|ocdbt\.process_\d+|array_metadatas")  # folders in which orbax keeps tensors and what it notes
+_DATA = re.compile(r"d|ocdbt\.process_\w+|array_metadatas")  # folders in which orbax keeps tensors and what it notes
 _ZARR = (".zarray", "zarr.json")
 _MAX_INDEX = 64 << 20  # bytes
 

@@ -7,14 +7,16 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.cli import app
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store import completeness
 from brainsurgery_jax.store.detect import open_source
@@ -157,14 +159,28 @@ def test_a_damaged_npy_header_is_an_error(here: Path, header: bytes) -> None:
         open_source("x.npy")
 
 
-def test_a_damaged_lzma_member_is_an_error(here: Path) -> None:
-    with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("w.npy", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n") + bytes(4))
-    raw = (here / "x.npz").read_bytes()
-    start = 30 + len("w.npy")  # the local header, then the name; the properties of the decoder follow four bytes later
-    (here / "x.npz").write_bytes(raw[: start + 4] + b"\xff" * 5 + raw[start + 9 :])
-    with pytest.raises(StoreError, match="is damaged"):
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_may_take_any_memory_is_never_decoded(here: Path, kind: int) -> None:
+    """bzip2 and LZMA decode a few bytes to gigabytes at once."""
+    with zipfile.ZipFile("x.npz", "w", kind) as archive:
+        archive.writestr("w.npy", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n") + bytes(50 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(StoreError, match="numpy never does"):
+            open_source("x.npz")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["../w.npy", "/w.npy", "a/../../w.npy", "..\\w.npy"])
+def test_a_member_that_would_lie_outside_is_neither_read_nor_written(here: Path, name: str) -> None:
+    with zipfile.ZipFile("x.npz", "w") as archive:
+        archive.writestr(name, npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n") + bytes(4))
+    with pytest.raises(StoreError, match="its name leads out of the archive"):
         open_source("x.npz")
+    with pytest.raises(PlanError, match="would be unpacked outside of its folder"):
+        bs.save("y.npz", {name.removesuffix(".npy"): ONES["w"]})
 
 
 def test_a_name_of_a_member_that_is_no_text_is_an_error(here: Path) -> None:

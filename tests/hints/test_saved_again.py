@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -102,6 +103,24 @@ def stored_anew(path: str) -> None:
     shutil.rmtree("unpacked")
 
 
+def packed_strangely(path: str, name: str = "w.npy", kind: int = zipfile.ZIP_BZIP2) -> None:
+    """An archive of numpy, compressed as numpy never does."""
+    content = io.BytesIO()
+    np.save(content, W)
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr(name, content.getvalue())
+
+
+def named_outside(path: str) -> None:
+    packed_strangely(path, "../w.npy", zipfile.ZIP_STORED)
+
+
+def saved_under_other_names(path: str) -> None:
+    with np.load(path) as found:
+        arrays = {name.replace("../", ""): found[name] for name in found.files}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
 BAD = (
     Bad("x.safetensors", cut, "The file is damaged or incomplete: download or save it again."),
     Bad("x.safetensors", lambda path: Path(path).write_text("version https://git-lfs"),
@@ -122,6 +141,8 @@ BAD = (
     Bad("x.pt", lambda path: torch.save(3.5, path), "Save a dict of tensors.", save),
     Bad("x.pt", lambda path: Path(path).write_text("no pickle"), "Give it the suffix of its format, or save it again."),
     Bad("x.pt", cut, "again"),
+    Bad("x.npz", packed_strangely, "pack it again without compression: `zip -0 -r`.", stored_anew),
+    Bad("x.npz", named_outside, "save its arrays under other names.", saved_under_other_names),
     Bad("x.npy", lambda path: np.save(path, np.array(["a"])), "Only arrays of numbers can be read."),
 )  # fmt: skip
 

@@ -191,7 +191,7 @@ MAY_IMPORT = {
     "looking plots completion trial session _lazy reading world pace nametree lower plan.oly plan.typed plan.source "
     "plan.pages plan.schema plan.recipes keys select regular_files store.address store.atomic store.base store.detect "
     "store.failures store.replacing store.sidecars store.sizes engine.events",
-    "cli.web": "errors web cli.sizes",
+    "cli.web": "errors web cli.show cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api auditing checkpoint comparison conversion interop "
     "forward looking numerics.moments plots provenance",

@@ -6,6 +6,8 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,28 @@ def test_a_chunk_is_decoded_once_though_a_tensor_is_read_in_pieces(tmp_path: Pat
                 assert np.array_equal(source.read_range(name, at, at + piece), array.reshape(-1)[at : at + piece])
         source.close()
         assert counted.seen - before < 1.1 * os.path.getsize(path)
+
+
+def test_groups_that_hold_each_other_are_read_once(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        groups = [file.create_group(f"g{i}") for i in range(60)]
+        for outer, inner in pairwise(groups):
+            outer["a"] = outer["b"] = inner  # 2**60 paths
+        groups[-1]["back"] = file["/"]
+        groups[-1]["x"] = np.ones(3, np.float32)
+    with closing(open_source(str(tmp_path / "m.h5"))) as source:
+        assert [name.rpartition(".")[2] for name in source.header.tensors] == ["x"]
+
+
+def test_a_table_that_points_beyond_the_file_is_damage(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["g/x"] = np.ones(3, np.float32)
+    whole = (tmp_path / "m.h5").read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 7):
+        (tmp_path / "m.h5").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+        try:
+            open_source(str(tmp_path / "m.h5")).close()
+        except StoreError:
+            refused += 1
+    assert refused > 10

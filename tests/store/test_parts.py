@@ -6,10 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.store.folder import is_stock_weights
 from brainsurgery_jax.store.parts import parts_of
 
@@ -68,3 +70,15 @@ def test_files_of_weights_that_nothing_connects_are_nobodys(names: set[str]) -> 
         assert (found.files, set(found.foreign)) == ((), names)
         assert set(parts_of(folder, own=names).files) == names  # but those that an input is read from are its own
         assert os.listdir(folder)
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("compression", [True, False])
+def test_an_orbax_output_may_be_replaced_however_it_is_packed(tmp_path: Path, version: str, compression: bool) -> None:
+    """The folder of a process has a random name where tensorstore chooses it."""
+    for value in (1, 2):
+        tree = {"w": np.full((3, 4), value, np.float32)}
+        options = {"version": version, "compression": compression}
+        bs.save(str(tmp_path / "out"), tree, format="orbax", options=options, overwrite=True, durable=False)
+        assert parts_of(str(tmp_path / "out")).foreign == ()
+    assert np.asarray(bs.open(str(tmp_path / "out"))["w"]).max() == 2

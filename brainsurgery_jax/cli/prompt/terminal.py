@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,7 +27,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from brainsurgery_jax import plugins
-from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli import log, show
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.cli.prompt.mistakes import tell
 from brainsurgery_jax.completion.candidates import complete
@@ -86,8 +85,7 @@ def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
         blamed = plugins.blamed(defect)  # an op that the user wrote
         show.remark(str(blamed or f"Sorry, this is a defect: {type(defect).__name__}: {defect}"), "red")
         show.remark("The session is as it was before the step.")
-        if os.environ.get("BRAINSURGERY_TRACEBACK"):
-            traceback.print_exception(defect)
+        log.print_traceback(defect)
     return True
 
 

@@ -151,29 +151,51 @@ class Tile(NamedTuple):
 
 def _natural(e: Expr) -> list[Tile]:
     """A box for each tensor that is joined in this one, or for each part."""
+    passed: list[Expr] = []  # what moves elements of one tensor, on the way down: there may be thousands
+    while (below := _below(e)) is not None:
+        if e.moves is not None and _keeps_boxes(e, e.moves):
+            passed.append(e)
+        e = below
+    tiles = _tiles_here(e)
+    for mover in reversed(passed):
+        tiles = [_placed(mover, 0, tile) for tile in tiles]
+    return tiles
+
+
+def _below(e: Expr) -> Expr | None:
+    """The one node whose boxes are those of this one; None if there are several, or none."""
+    if not e.is_call or is_whole(e) or cuts_of(e) is not None:
+        return None
+    assert e.kernel is not None
+    if e.moves is not None and _keeps_boxes(e, e.moves):
+        return e.srcs[0] if len(e.srcs) == 1 else None
+    if not e.kernel.elementwise:
+        return None
+    return e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
+
+
+def _tiles_here(e: Expr) -> list[Tile]:
+    """The boxes of a node which has no single one below to take them from."""
     if e.is_call and not is_whole(e):
-        assert e.kernel is not None
         if (cuts := cuts_of(e)) is not None:
             return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
-        if e.moves is not None and (placed := _place(e, e.moves)) is not None:
-            return placed
-        if e.kernel.elementwise:
-            source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
-            return [Tile(whole(e.aval.shape))] if source is None else _natural(source)
+        if e.moves is not None and _keeps_boxes(e, e.moves):
+            return [_placed(e, number, tile) for number, src in enumerate(e.srcs) for tile in _natural(src)]
     return [Tile(whole(e.aval.shape))]
 
 
-def _place(e: Expr, moves: Moves) -> list[Tile] | None:
-    """The boxes of the result that correspond to boxes of the operands; None if one has no such box."""
-    avals, made = operand_avals(e), []
-    for number, src in enumerate(e.srcs):
-        if moves.place(avals, number, whole(src.aval.shape)) is None:
-            return None
-        for tile in _natural(src):
-            box = moves.place(avals, number, tile.box)
-            assert box is not None, "as all of the operand does"
-            made.append(Tile(box, tile.is_part))
-    return made
+def _keeps_boxes(e: Expr, moves: Moves) -> bool:
+    """Whether the result has a box for each box of an operand."""
+    avals = operand_avals(e)
+    return all(moves.place(avals, n, whole(src.aval.shape)) is not None for n, src in enumerate(e.srcs))
+
+
+def _placed(e: Expr, number: int, tile: Tile) -> Tile:
+    """The box of the result where a box of an operand goes."""
+    assert e.moves is not None
+    box = e.moves.place(operand_avals(e), number, tile.box)
+    assert box is not None, "as all of the operand does"
+    return Tile(box, tile.is_part)
 
 
 def cut(box: Box, most: int, axis: int) -> Iterator[Box]:

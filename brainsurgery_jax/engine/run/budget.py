@@ -29,14 +29,24 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Of control groups of version 2 and 1: the limit, what is used, and of what kinds that is."""
+
+
 def available_bytes(group: str = "/sys/fs/cgroup") -> int:
     """Available memory in bytes: what the system reports, limited by the control group of this process.
 
     A control group counts cached pages of files as used; the system frees them on demand, so they are not counted here.
     """
-    system = _available() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    limit, used = _number(f"{group}/memory.max"), _number(f"{group}/memory.current")
-    return system if limit is None else min(system, max(0, limit - (used or 0) + _file_pages(f"{group}/memory.stat")))
+    found = [_available() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    for limit, used, stat in _GROUP_FILES:
+        if (most := _number(f"{group}/{limit}")) is not None:
+            free = most - (_number(f"{group}/{used}") or 0) + _file_pages(f"{group}/{stat}")
+            found.append(max(0, free))
+    return min(found)
 
 
 def _file_pages(path: str) -> int:

@@ -6,8 +6,8 @@ A dataset that lies in the file as a whole is read there, without h5py; one in c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from math import prod
 from threading import Lock
@@ -67,7 +67,7 @@ class ChunkedDatasets:
         aval = self._aval(name)
         dtype = numpy_dtype(aval.dtype, path=self.header.path, tensor=name)
         box = whole(aval.shape) if box is None else box
-        with os_failures(self.header.path, f"read tensor '{name}'"), self._lock:
+        with os_failures(self.header.path, f"read tensor '{name}'"), _damage(self.header.path, name), self._lock:
             found = self._open(name)[tuple(slice(*span) for span in box)]
             self.bytes_read += found.nbytes
         result = empty_aligned(found.shape, dtype)
@@ -142,9 +142,19 @@ def open_hdf5(path: str) -> Source:
         on_failure.callback(file.close)
         (opened,) = files = open_files([path])
         on_failure.callback(opened.close)
-        source = _sort(path, file, files)
+        with _damage(path):
+            source = _sort(path, file, files)
         on_failure.pop_all()
     return source
+
+
+@contextmanager
+def _damage(path: str, name: str | None = None) -> Iterator[None]:
+    """Makes what HDF5 raises for damaged tables a StoreError."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError, OverflowError, OSError) as error:
+        raise StoreError(path, f"is damaged: {error}", tensor=name, remedy=AGAIN) from error
 
 
 def _sort(path: str, file: Any, files: Any) -> Source:
@@ -156,7 +166,7 @@ def _sort(path: str, file: Any, files: Any) -> Source:
     left_out: dict[str, str] = {}
     unread: dict[str, Unread] = {}
     paths: dict[str, Path] = {}
-    for keys, dataset in _datasets(file, ()):
+    for keys, dataset in _datasets(file, (), set()):
         name = name_of(keys)
         if name in paths:
             unread[name] = Unread("two datasets have this name, once the keys are joined by dots")
@@ -201,11 +211,16 @@ def _offset(dataset: Any) -> int | None:
     return dataset.id.get_offset() if lies_so else None
 
 
-def _datasets(group: Any, path: Path) -> Any:
+def _datasets(group: Any, path: Path, seen: set[int]) -> Any:
     """The datasets below a group with their paths; None for one in another file, which is not followed. Links
-    within the file are second names and are left out."""
+    within the file are second names and are left out, as is a group that was `seen` under another name: groups may
+    hold each other."""
     import h5py
 
+    address = h5py.h5o.get_info(group.id).addr  # pyright: ignore[reportAttributeAccessIssue]
+    if address in seen:
+        return
+    seen.add(address)
     for key in group:
         link = group.get(key, getlink=True)
         if isinstance(link, h5py.ExternalLink):
@@ -214,8 +229,8 @@ def _datasets(group: Any, path: Path) -> Any:
             continue
         inner = group[key]
         if isinstance(inner, h5py.Group):
-            yield from _datasets(inner, (*path, key))
-        elif inner.shape is not None:
+            yield from _datasets(inner, (*path, key), seen)
+        elif isinstance(inner, h5py.Dataset) and inner.shape is not None:  # a type may stand there, too
             yield (*path, key), inner
 
 

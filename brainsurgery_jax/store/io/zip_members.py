@@ -92,6 +92,11 @@ def refuse_encrypted(archive: zipfile.ZipFile, path: str) -> None:
             raise StoreError(path, f"the member '{member.filename}' is encrypted", remedy=remedy)
 
 
+def leads_out(name: str) -> bool:
+    """Whether a member of this name would be unpacked outside of the folder that the archive is unpacked into."""
+    return name.startswith("/") or ".." in name.replace("\\", "/").split("/")
+
+
 def data_offset(window: Window, member: zipfile.ZipInfo, *, path: str) -> int:
     """Where the data of a member begin. What is not compressed must lie inside the window as a whole."""
     header = window.bytes_at(member.header_offset, _LOCAL_HEADER)

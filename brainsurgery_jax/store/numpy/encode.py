@@ -14,6 +14,7 @@ from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.io.arrays import byte_view
 from brainsurgery_jax.store.io.positioned import CHUNK
+from brainsurgery_jax.store.io.zip_members import leads_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,9 @@ def check_npz(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> No
     for name in avals:
         if "\0" in name or len(name.encode()) > _MAX_TEXT - len(".npy"):
             raise StoreError(path, "a zip archive cannot hold such a name", tensor=name[:80], remedy="Rename it.")
+        if leads_out(name):
+            problem = "a zip archive with such a name would be unpacked outside of its folder"
+            raise StoreError(path, problem, tensor=name, remedy="Rename it.")
         if name.endswith(".npy") and name.removesuffix(".npy") in avals:
             problem = f"numpy cannot tell it from '{name.removesuffix('.npy')}', whose member is called '{name}'"
             raise StoreError(path, problem, tensor=name, remedy="Rename it.")

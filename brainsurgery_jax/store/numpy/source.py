@@ -12,6 +12,7 @@ the comment of the archive is the checkpoint's metadata, as JSON. Other programs
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +28,14 @@ from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.local import LocalFile, open_files
 from brainsurgery_jax.store.io.strided import Laid, StridedSource
-from brainsurgery_jax.store.io.zip_members import Window, data_offset, is_stored, refuse_encrypted, zip_failures
+from brainsurgery_jax.store.io.zip_members import (
+    Window,
+    data_offset,
+    is_stored,
+    leads_out,
+    refuse_encrypted,
+    zip_failures,
+)
 from brainsurgery_jax.store.io.zipped import ZippedSource
 from brainsurgery_jax.store.safetensors.header import AGAIN, json_object
 
@@ -37,6 +45,8 @@ if TYPE_CHECKING:
 _NO_TENSOR = {"U": "text", "S": "text", "M": "dates", "m": "times"}
 
 
+_RENAME = "If you trust it, load it with `numpy.load(PATH)`, and save its arrays under other names."
+_PACK = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
 _PICKLED = "If you trust it, load it with `numpy.load(PATH, allow_pickle=True)`, and save the arrays in it by name."
 
 
@@ -117,6 +127,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Arr
     """The contents of a member. A damaged member does not affect the others."""
     if name == member.filename:
         return Unread("it is a file that is no array")
+    if leads_out(name):
+        return Unread("its name leads out of the archive", _RENAME)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return Unread("it is compressed in a way that numpy never does, and may take any memory", _PACK)
     with archive.open(member) as file:
         found = read_head(file, member.comment.decode(errors="replace"))
     return found if not isinstance(found, Array) else _check_size(found, member.file_size)
@@ -130,7 +144,9 @@ def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
     try:
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file)
+        with warnings.catch_warnings():  # that Python 2 wrote it
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read(file)
     except KeyError as error:
         return Unread(f"it is of the npy version {error}, which is not read", "Save it as numbers of another type.")
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:

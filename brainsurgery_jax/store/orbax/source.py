@@ -31,7 +31,7 @@ from brainsurgery_jax.store.io.local import LocalFile, open_files
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.key_tree import PLAIN, KeyTree
 from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, place_of, read_tree
-from brainsurgery_jax.store.orbax.zarr import METADATA, ChunkRange, ZarrArray, parse
+from brainsurgery_jax.store.orbax.zarr import METADATA, UNKNOWN, ChunkRange, ZarrArray, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,8 +290,8 @@ def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> Non
 def _parse(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
     try:
         return parse(driver, raw)
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"cannot be read: {error}" if isinstance(error, ValueError) else f"its metadata lack {error}"
+    except UNKNOWN as error:
+        problem = f"its metadata lack {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
         raise StoreError(path, problem, tensor=name, remedy=_DAMAGED) from error
 
 

@@ -89,8 +89,12 @@ class ZarrArray(NamedTuple):
             start += length
 
 
+UNKNOWN = (ValueError, KeyError, TypeError, AttributeError)
+"""What `parse` raises for a document that describes no array that we know."""
+
+
 def parse(driver: str, raw: bytes) -> ZarrArray:
-    """The array that a metadata document describes. ValueError, KeyError or TypeError: it is none that we know."""
+    """The array that a metadata document describes. Raises one of UNKNOWN."""
     table = parse_json(raw)
     return _version_3(table) if driver == "zarr3" else _version_2(table)
 

@@ -168,7 +168,10 @@ def _mapping(kind: Name) -> Call:
         made.entries = {}
         begun = given[-1] if given else ()
         pairs = begun.items() if type(begun) is dict else begun if type(begun) in (list, tuple) else ()
-        for key, value in pairs:
+        for pair in pairs:
+            if type(pair) not in (tuple, list) or len(pair) != 2:
+                raise Damaged("an entry of a dict is no key with a value")
+            key, value = pair
             m.charge()
             made.entries[key if type(begun) is dict else m.key(key)] = value
         return made
