@@ -95,6 +95,9 @@ class WordKeys(KeyGroup):
     order: (
         Annotated[tuple[StrictInt, ...], Field(min_length=1, description="old numbers, in their new order")] | None
     ) = None
+    tokenizer: Annotated[Text, Field(description="the alias beside whose checkpoint the new tokenizer lies")] | None = (
+        None
+    )
 
 
 @control(configures=True)
@@ -130,19 +133,23 @@ def vocab(
     rows: Annotated[
         Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
     ] = "mean",
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
 
     `size` cuts the last rows off or adds some, `multiple_of` rounds it (or the number that there is) up, and `order`
-    lists the old numbers of all words: a permutation, or a choice. New rows hold the mean of the old ones, zeros, or
-    those of the tensors of the same names in another alias. The logits of the words that stay are what they were. Files
-    of the tokenizer stay as they are; `order` changes the numbers of special words in the config.
+    lists the old numbers of all words: a permutation, or a choice. `tokenizer` names an alias whose tokenizer the model
+    gets: words that stand for the same text keep their rows, whatever their numbers and spelling, and the files of the
+    tokenizer replace the old ones in what is written. New rows hold the mean of the old ones, zeros, or those of the
+    tensors of the same names in another alias (with `tokenizer`: by the new numbers). `order` and `tokenizer` change
+    the numbers of special words in config.json and generation_config.json; otherwise files stay as they are.
+    The logits of the words that stay are what they were; `prove: true` asserts that, for 32 of these words.
     Example: `vocab: {multiple_of: 64, rows: zero}`
     """
     from brainsurgery_jax.structure.vocab import AskedWords, change_words
 
-    yield from change_words(view, model.alias, model.part, AskedWords(asked.size, asked.multiple_of, asked.order, rows))
+    words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows)
+    yield from change_words(view, model.alias, model.part, words, prove=model.prove)
 
 
 @control(configures=True)

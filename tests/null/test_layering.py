@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
-    "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
+    "structure": "errors wording json_text dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents codes "
