@@ -107,7 +107,7 @@ def layers(
     asked: LayerKeys,
     stack: Annotated[Text, Field(description="encoder or decoder, of a model with both")] | None = None,
     scale_copies: Real = 1.0,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Keep, drop, repeat or reorder the layers of a model, or take some from another one, and change its config.
 
@@ -115,13 +115,15 @@ def layers(
     layers of the result, those of other models as 'other::4:8'. `scale_copies: 0` multiplies what layers that come
     again add to the residual stream, so that they change nothing until they are trained (not after a norm: BERT).
     The config gets the number of layers, and what it lists for each. Depth upscaling is `order: ['0:24', '8:32']`.
+    `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3, as with such copies, or where layers
+    that go add nothing.
     Example: `layers: {drop: [3, 4, 5]}`
     Reference: depth upscaling is that of Kim et al., SOLAR 10.7B (2023), https://arxiv.org/abs/2312.15166; copies that
     add nothing are those of Wu et al., LLaMA Pro (2024), https://arxiv.org/abs/2401.02415.
     """
     from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
 
-    how = AskedLayers(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
+    how = AskedLayers(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies, model.prove)
     yield from change_layers(view, model.alias, model.part, stack or "", how)
 
 
@@ -273,22 +275,30 @@ def prune(
     config: Annotated[
         Literal["change", "keep"], Word, Field(description="whether it is to say what is left")
     ] = "change",
-    model: ModelKeys,
+    scores: Annotated[
+        Literal["norm", "random"], Word, Field(description="by what units are chosen that no number names")
+    ] = "norm",
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
 
     Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
-    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together. Heads that share
-    keys and values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did
-    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
+    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together, or some at
+    random (`scores: random`, by the seed of the plan). Heads that share keys and values go as evenly as the config can
+    say, or in whole groups (`kv_groups`). The model computes what it did with what they add set to zero, unless it
+    normalizes over all heads (OLMo 2, OLMoE). `prove: true` asserts that: no logit of 32 tokens differs by more than
+    1e-3 from that of the model before, in which nothing reads these units. Where no config can say what is left, it is
+    refused.
     Example: `prune: {heads: [2, 5]}`
     Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
     of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
     """
     from brainsurgery_jax.structure.pruning import AskedUnits, prune
 
-    units = AskedUnits(asked.heads, asked.kv_groups, asked.neurons, keeps_config=config != "change")
-    yield from prune(view, model.alias, model.part, units)
+    units = AskedUnits(
+        asked.heads, asked.kv_groups, asked.neurons, keeps_config=config != "change", random=scores == "random"
+    )
+    yield from prune(view, model.alias, model.part, units, prove=model.prove)
 
 
 @dataclass(frozen=True)
@@ -337,16 +347,17 @@ Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numb
 
 @control(configures=True)
 def expert_prune(
-    view: View, *, keep: Experts | None = None, drop: Experts | None = None, model: ModelKeys
+    view: View, *, keep: Experts | None = None, drop: Experts | None = None, model: ProvenKeys
 ) -> Iterator[Edit]:
     """Keep some experts of every layer with their rows of the router, number them anew, and change the config.
 
-    The model computes what it did if no token might take the others. `keep` may list them in another order.
+    The model computes what it did if no token might take the others; `prove: true` asserts that it does for 32 tokens,
+    to 1e-3 in every logit. `keep` may list them in another order.
     Example: `expert_prune: {drop: [3, 5]}`
     """
     from brainsurgery_jax.structure.experts import prune_experts
 
-    yield from prune_experts(view, model.alias, model.part, keep, drop)
+    yield from prune_experts(view, model.alias, model.part, keep, drop, prove=model.prove)
 
 
 @control(configures=True)
@@ -372,19 +383,20 @@ def expert_join(
     *,
     others: Annotated[tuple[Text, ...], Field(min_length=1, description="the aliases whose experts are added")],
     public: Annotated[StrictInt, Field(ge=0, description="the first experts, which all have in common")] = 1,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Add the experts of other models, with their rows of the router, to those of a model (FlexOlmo).
 
     Each model was trained apart from the same one: it holds the `public` experts, which must be identical, and its own.
     All else stays that of the model itself. `expert_prune` takes experts out again, as they came: who gave them opts
-    out.
+    out. `prove: true` asserts that the model computes what it did if all others do: no logit of 32 tokens changes by
+    more than 1e-3.
     Example: `expert_join: {alias: math, others: [code, news]}`
     Reference: Shi et al., FlexOlmo (2025), https://arxiv.org/abs/2507.07024.
     """
     from brainsurgery_jax.structure.joining import join_experts
 
-    yield from join_experts(view, model.alias, model.part, others, public)
+    yield from join_experts(view, model.alias, model.part, others, public, prove=model.prove)
 
 
 @control(configures=True)

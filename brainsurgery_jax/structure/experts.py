@@ -47,7 +47,13 @@ class ExpertNames:
 
 
 def prune_experts(
-    view: View, alias: str | None, part: str | None, keep: Sequence[int] | None, drop: Sequence[int] | None
+    view: View,
+    alias: str | None,
+    part: str | None,
+    keep: Sequence[int] | None,
+    drop: Sequence[int] | None,
+    *,
+    prove: bool,
 ) -> Iterator[Edit]:
     """What the op `expert_prune` does."""
     layout = ExpertNames(describe(view, alias, part))
@@ -62,8 +68,8 @@ def prune_experts(
         raise Refusal("structure-experts", "no expert is left", key=key, hint="Keep at least one.")
     _refuse_uneven(layout, kept, key)
     work = view.scratch()
-    steps = [*_renumber(layout, kept, work), *_rows(layout, kept)]
-    yield Expand((*steps, *_count(layout, len(kept))))
+    steps = [*_renumber(layout, kept, work), *_rows(layout, kept), *_count(layout, len(kept))]
+    yield preserve(view, layout.model, steps, prove=prove)
 
 
 def _check(given: Sequence[int], count: int, key: str) -> None:

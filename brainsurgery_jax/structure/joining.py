@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import captured, describe, to
 from brainsurgery_jax.structure.experts import GROUPS, NUMBER, ExpertNames
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.proof import preserve
 
 _TAIL = "(?P<tail>.+)"
 
 
-def join_experts(view: View, alias: str | None, part: str | None, others: Sequence[str], public: int) -> Iterator[Edit]:
+def join_experts(
+    view: View, alias: str | None, part: str | None, others: Sequence[str], public: int, *, prove: bool
+) -> Iterator[Edit]:
     """What the op `expert_join` does. `public`: the first experts, which all have in common."""
     first = ExpertNames(describe(view, alias, part))
     joined = [ExpertNames(describe(view, other, part)) for other in others]
@@ -32,7 +35,16 @@ def join_experts(view: View, alias: str | None, part: str | None, others: Sequen
             )
             count += 1
     steps += _rows(first, joined, public)
-    yield Expand((*steps, *first.model.configure(set_dims(first.model, {NUMBER: count}))))
+    patch = set_dims(first.model, {NUMBER: count})
+    yield preserve(view, first.model, [*steps, *first.model.configure(patch)], prove=prove,
+                   after=lambda copy: _opt_out(first, copy, patch))  # fmt: skip
+
+
+def _opt_out(first: ExpertNames, copy: str, patch: Mapping[str, object]) -> Iterator[Substep]:
+    """The steps that take the experts of all others out of a copy again."""
+    yield Substep("config", {"patch": patch, "alias": copy})
+    part = {"part": first.model.place.part} if first.model.place.part else {}
+    yield Substep("expert_prune", {"keep": list(range(first.count)), "alias": copy, **part})
 
 
 def _refuse_unlike(first: ExpertNames, other: ExpertNames, public: int) -> None:
