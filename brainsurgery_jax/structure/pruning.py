@@ -173,7 +173,7 @@ def _writes(model: Described, part: TensorPart) -> bool:
 
 
 def _silence(model: Described, copy: str, cut: Cut) -> Iterator[Substep]:
-    """The steps by which nothing of a copy reads the units that go: their entries become those of a padding of zeros."""
+    """The steps by which nothing of a copy reads the units that go: they become entries of a padding of zeros."""
     for part in model.parts:
         for axis, text in enumerate(part.axes):
             if _writes(model, part) and names_in(text) & set(cut.kept):

@@ -24,7 +24,7 @@ P = {"prove": True}
     ("qwen3", [{"upcycle": {"experts": 4, "router": "random", **P}}]),
     ("mistral", [{"upcycle": {"experts": 4, "shards": 2, **P}}]),
     ("llama", [{"layers": {"repeat": [1], "scale_copies": 0, **P}}]),
-    ("mistral", [{"upcycle": {"experts": 4, "per_token": 2, "router": "zero"}}, {"expert_prune": {"drop": [1, 3], **P}}]),
+    ("mistral", [{"upcycle": {"experts": 4, "router": "zero"}}, {"expert_prune": {"drop": [1, 3], **P}}]),
 ])  # fmt: skip
 def test_steps_that_keep_the_logits_prove_it(name: str, steps: list[Any], tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole")
@@ -33,7 +33,8 @@ def test_steps_that_keep_the_logits_prove_it(name: str, steps: list[Any], tmp_pa
 
 
 @pytest.mark.parametrize(("name", "asked"), [
-    ("llama", {"kv_groups": [0]}), ("qwen3", {"heads": {0: [0, 1], 1: [2, 3], 2: [0, 1]}}), ("gpt2", {"neurons": [0, 9]}),
+    ("llama", {"kv_groups": [0]}), ("qwen3", {"heads": {0: [0, 1], 1: [2, 3], 2: [0, 1]}}),
+    ("gpt2", {"neurons": [0, 9]}),
     ("mistral", {"kv_groups": 1}), ("mixtral", {"neurons": 0.25}), ("llama", {"neurons": 0.3, "scores": "random"}),
     ("gpt2", {"neurons": 16}), ("qwen3_moe", {"neurons": 5}), ("gemma2", {"kv_groups": 1, "scores": "random"}),
 ])  # fmt: skip
