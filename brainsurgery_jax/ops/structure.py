@@ -243,6 +243,30 @@ def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys
 
 
 @control(configures=True)
+def refactor_attention(
+    view: View,
+    *,
+    products: Annotated[
+        Literal["both", "qk", "ov"], Word, Field(description="queries with keys, values with what follows, or both")
+    ] = "both",
+    model: ProvenKeys,
+) -> Iterator[Edit]:
+    """Give queries and keys, and values and the matrix behind attention, the basis of the singular vectors of their
+    product: in each head dimensions are orthogonal, and the first counts most. All products stay, so do the logits.
+
+    W_Q W_K^T = U S V^T becomes U sqrt(S) and V sqrt(S), W_V W_O becomes U S and V^T; biases are one more row of W_Q,
+    W_K and W_V. Heads that share values are one product together. Rotary embeddings turn queries and keys between the
+    two matrices: there `products: ov` alone is possible (all but GPT-2). The singular value decomposition is that of a
+    matrix as small as a head. `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3.
+    Example: `refactor_attention: {products: ov, prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.attention import refactor_attention
+
+    yield from refactor_attention(view, model.alias, model.part, products, prove=model.prove)
+
+
+@control(configures=True)
 def fuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 

@@ -90,7 +90,7 @@ _WEIGHTED = frozenset({
     "olmoe", "flex_olmo",
 })  # fmt: skip
 """Every `model_type` whose attention gives weights that sum to 1, and nothing but these to values."""
-_CLIP = "clip_qkv"
+CLIP = "clip_qkv"
 
 
 def fold_value_biases(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
@@ -109,8 +109,8 @@ def _refuse_values(model: Described) -> None:
     if str(model.place.kind) not in _WEIGHTED:
         raise Refusal("structure-model", f"it is not known that the weights of attention of a {model.place.kind} sum "
                       "to 1, and that values have a bias to fold", key="alias", hint="Leave the step out.")  # fmt: skip
-    if model.place.config.get(_CLIP) is not None:
-        raise Refusal("structure-model", f"config.json of '{model.alias}' has {_CLIP}: values are clipped after their "
+    if model.place.config.get(CLIP) is not None:
+        raise Refusal("structure-model", f"config.json of '{model.alias}' has {CLIP}: values are clipped after their "
                       "bias is added", key="alias", hint="Leave the step out.")  # fmt: skip
 
 

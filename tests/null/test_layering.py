@@ -82,6 +82,7 @@ MAY_IMPORT = {
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.products": "errors dtypes _lazy op protocol keys numerics",
     "ops.choose": "errors dtypes _lazy op numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.side_files": "errors wording keys op protocol config_patch families ops._verdicts",
