@@ -37,6 +37,8 @@ class Family:
     number
     - `heads`: the dims of heads and of groups that share keys and values
     - `neurons`: the dims that count the neurons of an MLP, the first that a model has
+    - `last_norm`: the norm before the output table, of decoders
+    - `standard`: modules of decoders, and what they are called in every family
     """
 
     name: str
@@ -56,6 +58,8 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     heads: tuple[str, str] = ("N", "N")
     neurons: tuple[str, ...] = ("F",)
+    last_norm: str = ""
+    standard: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

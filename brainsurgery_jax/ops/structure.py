@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, StrictBool, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
@@ -291,6 +291,44 @@ def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     yield from unfuse(view, model.alias, model.part, prove=model.prove)
 
 
+@control()
+def standard_names(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Give the tensors of a decoder the names that are the same for every family: `embed_tokens`, `layers.N.self_attn`,
+    `layers.N.mlp`, `ln_final`, `lm_head`. No tensor is read; what has no such name only loses its prefix.
+
+    A model whose words are tied gets a head of its own. For the families of Llama, GPT-2 and GPT-NeoX. Classes of
+    `transformers` do not load the result: it is for tools that treat all models alike.
+    Example: `standard_names: {alias: model}`
+    Reference: Dumas, nnterp (2025), https://arxiv.org/abs/2511.14465.
+    """
+    from brainsurgery_jax.structure.standard_names import rename_to_standard
+
+    yield from rename_to_standard(view, model.alias, model.part)
+
+
+@control()
+def fold_lens(
+    view: View,
+    *,
+    lens: Annotated[Text, Field(description="the alias with `0.weight`, `0.bias` ...: the translator of each layer")],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Fold a tuned lens and the readout of a model into matrices around one normalization without weights.
+
+    The lens reads the words that layer i expects as head(norm(x + A x + b)). Afterwards its alias holds T = `i.weight`
+    and t = `i.bias`, and once for all layers W = `readout.weight` and c = `readout.bias` (if there is one), so that the
+    same logits are W y / sqrt(mean(y^2) + eps) + c with y = T x + t: the gain and the bias of the last norm are in W
+    and c, and the mean that LayerNorm subtracts is out of T and t. A soft cap (Gemma 2) comes after that. `eps` is that
+    of the config.
+    Example: `fold_lens: {lens: lens, alias: model}`
+    Reference: Belrose et al., Eliciting Latent Predictions from Transformers with the Tuned Lens (2023),
+    https://arxiv.org/abs/2303.08112.
+    """
+    from brainsurgery_jax.structure.lens import fold_lens
+
+    yield from fold_lens(view, model.alias, model.part, lens)
+
+
 @control(configures=True)
 def prune(
     view: View,
@@ -399,6 +437,46 @@ def expert_merge(
     from brainsurgery_jax.structure.experts import merge_experts
 
     yield from merge_experts(view, model.alias, model.part, groups)
+
+
+def read_ranks(value: object) -> object:
+    """The ranks of experts: a mapping of their numbers."""
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"expected a mapping of experts to ranks, got {value!r}")
+    for expert, rank in value.items():
+        if not str(expert).isdecimal() or type(rank) is not int or rank < 1:
+            raise ValueError(f"expected numbers of experts and ranks from 1, got {expert!r}: {rank!r}")
+    return {int(str(expert)): rank for expert, rank in value.items()}
+
+
+ExpertRanks = Annotated[
+    Mapping[int, int],
+    PlainValidator(read_ranks),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "integer", "exclusiveMinimum": 0}}),
+    Field(description="the rank of each of these experts: `{1: 8, 2: 64}`"),
+]
+
+
+@control()
+def expert_ranks(
+    view: View,
+    *,
+    rank: Annotated[Count, Field(description="the rank of all experts that `ranks` does not name")] | None = None,
+    ranks: ExpertRanks | None = None,
+    public: Annotated[StrictInt, Field(ge=0, description="the expert that the others are measured against")] = 0,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Give experts low ranks of several sizes: W becomes W0 + lowrank(W - W0), with W0 that of the public expert.
+
+    `rank` is that of all, `ranks` of those that it names; experts that neither names stay as they are, and so does the
+    public one. Differences are taken and factorized in float32, and the result is rounded once. It has the shapes of
+    before, so that the same class loads it; at full rank it computes what it did.
+    Example: `expert_ranks: {rank: 64, ranks: {1: 8, 2: 8}}`
+    Reference: FlexMoRE (2026), https://arxiv.org/abs/2602.08818.
+    """
+    from brainsurgery_jax.structure.ranks import lower_ranks
+
+    yield from lower_ranks(view, model.alias, model.part, rank, ranks or {}, public)
 
 
 @control(configures=True)

@@ -18,7 +18,7 @@ _MLP = tuple(f"layers.*.{name}.weight" for name in (
 ))  # fmt: skip
 _BEFORE = "layers.*.pre_feedforward_layernorm"
 _AFTER = "layers.*.post_attention_layernorm"
-_UNITS: Mapping[str, int] = {
+UNITS: Mapping[str, int] = {
     "llama": 1, "mistral": 1, "qwen2": 1, "qwen3": 1, "phi3": 1, "mixtral": 1, "qwen3_moe": 1, "olmoe": 1, "gpt2": 1,
     "gemma2": 0, "gemma3_text": 0,
 }  # fmt: skip
@@ -35,7 +35,7 @@ class NormReaders(NamedTuple):
 def fold_norms(view: View, alias: str | None, part: str | None, *, final: bool, prove: bool) -> Iterator[Edit]:
     """What the op `fold_norm` does."""
     model = describe(view, alias, part)
-    unit = _UNITS.get(str(model.place.kind))
+    unit = UNITS.get(str(model.place.kind))
     if unit is None:
         raise Refusal("structure-model", f"the norms of a {model.place.kind} do not fold: they come after what they "
                       "normalize, or it is not known what reads them", key="alias",
@@ -58,11 +58,9 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
     """What reads each norm. Raises Refusal if nothing of its own reads the last one."""
     if model.place.family is GPT2:
         tables = {"h.*.ln_1": ("h.*.attn.c_attn.weight",), "h.*.ln_2": ("h.*.mlp.c_fc.weight",)}
-        last = "ln_f"
     else:
         middle = _BEFORE if model.names([f"{_BEFORE}.weight"])[0] in model.kin else _AFTER
         tables = {"layers.*.input_layernorm": _ATTENTION, middle: _MLP}
-        last = "norm"
     for norm, matrices in tables.items():
         yield NormReaders(model.names([norm])[0], tuple(n for n in model.names(matrices) if n in model.kin))
     if final:
@@ -71,7 +69,7 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
             raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
                           key="alias",
                           hint="Put a step `untie` before this if words are tied, or add `final: false`.")  # fmt: skip
-        yield NormReaders(model.names([last])[0], (head,))
+        yield NormReaders(model.names([model.place.family.last_norm])[0], (head,))
 
 
 def _compute(model: Described, target: str, expr: str, **more: str) -> Substep:
