@@ -238,9 +238,11 @@ class Substep(NamedTuple):
 
 
 class Expand(NamedTuple):
-    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16."""
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16. `alias` is
+    their default alias (None: that of this step)."""
 
     steps: tuple[Substep, ...]
+    alias: str | None = None
 
 
 class Inline(NamedTuple):

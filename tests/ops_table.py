@@ -850,6 +850,11 @@ _NORMED: Tensors = {
 }  # fmt: skip
 
 
+def _standard(t: Tensors) -> Changes:
+    names = {name: name.removeprefix("model.") for name in t} | {"model.norm.weight": "ln_final.weight"}
+    return {new: t[old] for old, new in names.items()} | {old: None for old, new in names.items() if old != new}
+
+
 def _folded(t: Tensors) -> Changes:
     """The gains of all norms, in the columns of what reads them."""
     made: dict[str, np.ndarray | None] = {"lm_head.weight": t["lm_head.weight"] * t["model.norm.weight"]}
@@ -975,6 +980,16 @@ STRUCTURE: tuple[Row, ...] = (
         (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_GPT2),
     Row("refactor_attention", {"products": "qk"}, _NO_QUERIES, _without_scores,
         (Refused({"products": "all"}, "value-type", "products"), _NOT_KNOWN), before=_AS_GPT2),
+    Row("standard_names", {}, _NORMED, _standard, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("fold_lens", {"lens": "model"}, {**_NORMED, "0.weight": counting((4, 4)), "0.bias": counting((4,))},
+        lambda t: {"0.weight": t["0.weight"] + np.eye(4, dtype=np.float32),
+                   "readout.weight": t["lm_head.weight"] * t["model.norm.weight"]},
+        (Refused({}, "key-missing", "lens"), Refused({"lens": "none"}, "alias-unknown", "'none'")), before=_AS_LLAMA),
+    Row("expert_ranks", {"rank": 1}, _MIXED,
+        lambda t: {n: x for n, x in t.items() if ".experts.1." in n},  # it differs by the same in every entry
+        (Refused({}, "structure-experts", "give rank, ranks or both"),
+         Refused({"ranks": {"1": "all"}}, "value-type", "numbers of experts and ranks")),
+        before=_AS_MIXTRAL, within=1e-5),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
                        "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},

@@ -291,7 +291,7 @@ def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     yield from unfuse(view, model.alias, model.part, prove=model.prove)
 
 
-@control()
+@control(configures=True)
 def standard_names(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """Give the tensors of a decoder the names that are the same for every family: `embed_tokens`, `layers.N.self_attn`,
     `layers.N.mlp`, `ln_final`, `lm_head`. No tensor is read; what has no such name only loses its prefix.
@@ -306,7 +306,7 @@ def standard_names(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     yield from rename_to_standard(view, model.alias, model.part)
 
 
-@control()
+@control(configures=True)
 def fold_lens(
     view: View,
     *,
@@ -457,7 +457,7 @@ ExpertRanks = Annotated[
 ]
 
 
-@control()
+@control(configures=True)
 def expert_ranks(
     view: View,
     *,
