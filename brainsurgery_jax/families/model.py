@@ -73,6 +73,7 @@ class Experts:
     - `of`: the `model_type`s that become one with experts
     - `adds`: norms that only the one with experts has, each with the matrix whose rows it normalizes
     - `biased`: whether attention may have biases
+    - `transposed`: all are in two tensors in any case, [experts, in, out], gate and up in turn; none has its own name
     """
 
     block: str
@@ -84,6 +85,7 @@ class Experts:
     of: tuple[str, ...] = ()
     adds: Mapping[str, str] = field(default_factory=dict)
     biased: bool = True
+    transposed: bool = False
     router: str = "gate.weight"
     dense: str = "mlp"
     stacked: str = "mlp.experts"

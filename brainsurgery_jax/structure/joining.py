@@ -24,6 +24,10 @@ def join_experts(
         _refuse_unlike(first, other, public)
     steps, count = list[Substep](), first.count
     for other in joined:
+        if first.stacked:
+            count += other.count - public
+            steps += _compare_stacked(first, other, public)
+            continue
         for number in range(public):
             common = to(first.model.alias, first.expert(str(number), _TAIL))
             same = {"left": common, "right": to(other.model.alias, r"\g<0>")}
@@ -49,11 +53,11 @@ def _opt_out(first: ExpertNames, copy: str, patch: Mapping[str, object]) -> Iter
 
 def _refuse_unlike(first: ExpertNames, other: ExpertNames, public: int) -> None:
     """Refuse experts that no router could choose from together."""
-    for each in (first, other):
-        if each.stacked:
-            hint = f"Put `- experts: {{names: separate, alias: {each.model.alias}}}` before this step."
-            raise Refusal("structure-experts", f"the experts of '{each.model.alias}' are in one tensor", key="others",
-                          hint=hint)  # fmt: skip
+    if first.stacked != other.stacked:
+        alone = next(each.model.alias for each in (first, other) if each.stacked)
+        hint = f"Put `- experts: {{names: separate, alias: {alone}}}` before this step."
+        raise Refusal("structure-experts", f"the experts of '{alone}' are in one tensor, and others are not",
+                      key="others", hint=hint)  # fmt: skip
     mine, its = ((each.model.place.kind, each.head, *map(each.model.size, "DM")) for each in (first, other))
     grouped = first.model.place.config.get(GROUPS)
     if mine != its or (isinstance(grouped, int) and grouped > 1):
@@ -63,6 +67,16 @@ def _refuse_unlike(first: ExpertNames, other: ExpertNames, public: int) -> None:
     if public >= min(first.count, other.count):
         message = f"'{other.model.alias}' has {other.count} experts, and the first {public} are said to be in both"
         raise Refusal("structure-experts", message, key="public", hint="Give fewer: 1, or 0 if they share none.")
+
+
+def _compare_stacked(first: ExpertNames, other: ExpertNames, public: int) -> Iterator[Substep]:
+    """The asserts that the first experts are the same, in tensors that hold all of a layer."""
+    start = f"{first.head}*.{first.own.stacked}."
+    for part in first.model.parts if public else ():
+        if part.starred.startswith(start):
+            left = {"alias": first.model.alias, "name": captured(part.starred), "slice": f"[:{public}]"}
+            right = {"alias": other.model.alias, "name": r"\g<0>", "slice": f"[:{public}]"}
+            yield Substep("assert", {"identical": {"left": left, "right": right}})
 
 
 def _rows(first: ExpertNames, joined: Sequence[ExpertNames], public: int) -> Iterator[Substep]:

@@ -17,6 +17,9 @@ def lower_ranks(
 ) -> Iterator[Edit]:
     """What the op `expert_ranks` does."""
     layout = ExpertNames(describe(view, alias, part))
+    if layout.own.transposed:
+        raise Refusal("structure-experts", f"experts of a {layout.model.place.kind} have no names of their own",
+                      key="alias", hint="Leave the step out.")  # fmt: skip
     if layout.stacked:
         raise Refusal("structure-experts", f"the experts of '{layout.model.alias}' are in one tensor", key="alias",
                       hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip

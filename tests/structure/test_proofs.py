@@ -55,6 +55,23 @@ def test_joined_experts_are_proven_by_taking_them_out_again(tmp_path: Path) -> N
     assert load(tmp_path / "out").config.num_experts == 7
 
 
+def test_experts_in_two_tensors_are_joined_and_proven_too(tmp_path: Path) -> None:
+    make("gpt_oss", tmp_path / "whole")
+    asked = {"alias": "model", "others": ["other"], "public": 3, **P}
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_join": asked}, other=tmp_path / "whole")
+    found, before = (load(tmp_path / f).model.layers[1].mlp for f in ("out", "whole"))
+    for name in ("experts.gate_up_proj", "experts.down_proj_bias", "router.bias"):
+        old = before.get_parameter(name)
+        assert torch.equal(found.get_parameter(name), torch.cat([old, old[3:]]))
+
+
+def test_experts_of_gpt_oss_have_no_names_of_their_own(tmp_path: Path) -> None:
+    make("gpt_oss", tmp_path / "whole")
+    for step in ({"experts": {"names": "separate"}}, {"expert_ranks": {"rank": 2}}):
+        with pytest.raises(PlanError, match="experts of a gpt_oss have no names of their own"):
+            edit(tmp_path / "whole", tmp_path / "out", step)
+
+
 def test_neurons_drawn_at_random_follow_the_seed_and_differ_from_layer_to_layer(tmp_path: Path) -> None:
     make("llama", tmp_path / "whole")
     for out in ("one", "two"):
