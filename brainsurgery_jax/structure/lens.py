@@ -21,7 +21,7 @@ def fold_lens(view: View, alias: str | None, part: str | None, lens: str) -> Ite
     unit = _UNITS.get(str(model.place.kind))
     if unit is None:
         raise Refusal("structure-model", f"it is not known how a {model.place.kind} reads its last layer", key="alias",
-                      hint="Write the readout with `compute`, as `docs/structure.md` shows.")  # fmt: skip
+                      hint="Write the readout with `compute`.")  # fmt: skip
     view.names(lens)  # refused if there is no such alias
     weight, bias = model.names([f"{model.place.family.last_norm}.{kind}" for kind in ("weight", "bias")])
     centred = bias in model.kin

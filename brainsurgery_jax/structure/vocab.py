@@ -55,9 +55,6 @@ def change_words(view: View, alias: str | None, part: str | None, asked: AskedWo
         yield from renumber_generation(view, model, made.kept, asked.tokenizer)
     if asked.tokenizer is not None:
         yield TakeTokenizer(model.alias, asked.tokenizer)
-    if prove and not made.kept.old:
-        raise Refusal("structure-words", "no word stays, so that nothing can be compared", key="prove",
-                      hint="Leave `prove` out.")  # fmt: skip
     yield preserve(view, model, [*made.steps, *model.configure(patch)], prove=prove,
                    before=lambda copy: _choose(model, tables, copy, made.kept.old),
                    after=lambda copy: _choose(model, tables, copy, made.kept.new))  # fmt: skip

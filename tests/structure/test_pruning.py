@@ -98,10 +98,10 @@ def test_neurons_of_experts_are_taken_out_of_every_expert(name: str, tmp_path: P
 
 def test_neurons_of_experts_are_told_from_the_stream_where_both_are_as_wide(tmp_path: Path) -> None:
     model = make("gpt_oss", tmp_path / "whole", intermediate_size=32)
-    edit(tmp_path / "whole", tmp_path / "out", {"prune": {"neurons": [3, 5], "prove": True}})
+    edit(tmp_path / "whole", tmp_path / "out", {"prune": {"neurons": [3, 5, 6, 9], "prove": True}})
     with torch.no_grad():
         for layer in model.model.layers:
-            layer.mlp.experts.down_proj[:, [3, 5]] = 0
+            layer.mlp.experts.down_proj[:, [3, 5, 6, 9]] = 0
     assert_same(logits(load(tmp_path / "out")), logits(model))
 
 
