@@ -94,7 +94,7 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
     if space.tainted or space.unknown or extras.doubtful:
         _check_destination(kind, 0, output.overwrite, world)
         return None
-    return _publication(output, dict(space.names), extras, world, output.span)
+    return _publication(replace(output, alias=alias), dict(space.names), extras, world, output.span)
 
 
 def config_notes(
@@ -195,6 +195,7 @@ def _publication(
         keep_files=output.shard is None,
         nest=_nest(kind, tensors, origin, world),
         side_files=_side_files(output, kind, tensors, extras, world),
+        alias=output.alias or "",
     )
     _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))

@@ -55,6 +55,7 @@ class Publication(NamedTuple):
     replaces: Replacement | None = None  # the checkpoint that is at the path now
     nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
     tree: KeyTree = NO_TREE  # where they go in a format with trees
+    alias: str = ""  # whose tensors they are
 
     @property
     def side_names(self) -> tuple[str, ...]:

@@ -151,6 +151,13 @@ class Described:
         """A reference to all tensors of such a name, and to a part of each."""
         return {"alias": self.alias, "name": pattern(starred), **({"slice": index} if index else {})}
 
+    def compute(self, target: str, expr: str, **more: str) -> Substep:
+        """The step that changes all `w` of a name, by others of the same layer, such as the gain `g` of a norm."""
+        read = {key: to(self.alias, filled(name)) for key, name in more.items()}
+        return Substep(
+            "compute", {"from": {"w": {"alias": self.alias, "name": captured(target)}, **read}, "expr": expr}
+        )
+
     def configure(self, patch: Mapping[str, object]) -> Iterator[Substep]:
         """The step that sets values in the config, if there are any."""
         if patch:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.tables.gpt2 import GPT2
 from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
+from brainsurgery_jax.structure.described import Described, describe
 from brainsurgery_jax.structure.proof import preserve
 
 _ATTENTION = tuple(f"layers.*.self_attn.{name}_proj.weight" for name in ("q", "k", "v", "qkv"))
@@ -72,12 +72,6 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
         yield NormReaders(model.names([model.place.family.last_norm])[0], (head,))
 
 
-def _compute(model: Described, target: str, expr: str, **more: str) -> Substep:
-    """A step that changes all `w` of a name, by others of the same layer, such as the gain `g` of a norm."""
-    read = {key: to(model.alias, filled(name)) for key, name in more.items()}
-    return Substep("compute", {"from": {"w": {"alias": model.alias, "name": captured(target)}, **read}, "expr": expr})
-
-
 def _fill(model: Described, name: str, value: int) -> Substep:
     return Substep("fill_", {"target": model.ref(name), "mode": "constant", "value": value})
 
@@ -86,7 +80,7 @@ def _fold_gain(model: Described, each: NormReaders, unit: int) -> Iterator[Subst
     """The steps for RMSNorm: each column of the matrices takes the gain of what it reads."""
     gain = "g" if unit else "(g + 1)"
     for matrix in each.matrices:
-        yield _compute(model, matrix, f"w * {gain}", g=f"{each.norm}.weight")
+        yield model.compute(matrix, f"w * {gain}", g=f"{each.norm}.weight")
     yield _fill(model, f"{each.norm}.weight", unit)
 
 
@@ -98,11 +92,11 @@ def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Sub
     if matrix.endswith("lm_head.weight"):
         gain = {"from": {"g": model.ref(norm)}, "expr": "g != 0"}
         yield Substep("assert", {"holds": gain})  # a bias cannot pass a gain of 0
-        yield _compute(model, bias, "w / g", g=norm)
-        yield _compute(model, matrix, "w * g", g=norm)
+        yield model.compute(bias, "w / g", g=norm)
+        yield model.compute(matrix, "w * g", g=norm)
     else:
         whole = matrix.removesuffix("weight") + "bias"
-        yield _compute(model, whole, "w + n @ m", n=bias, m=matrix)
-        yield _compute(model, matrix, "w * reshape(g, (-1, 1))", g=norm)
+        yield model.compute(whole, "w + n @ m", n=bias, m=matrix)
+        yield model.compute(matrix, "w * reshape(g, (-1, 1))", g=norm)
         yield _fill(model, bias, 0)
     yield _fill(model, norm, unit)

@@ -150,8 +150,8 @@ MAY_IMPORT = {
     "looking": "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
     "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
-    "auditing": "json_text errors dtypes regular_files api checkpoint world run_options lower graph.expr plan.source "
-    "looking.fingerprint store",
+    "auditing": "json_text errors dtypes nametree regular_files api checkpoint world run_options lower graph.expr "
+    "plan.source looking.fingerprint store",
     "reports.audit": "documents wording auditing",
     "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
