@@ -877,8 +877,8 @@ _GPT2: Tensors = {
     "h.0.attn.c_proj.weight": counting((4, 4)) ** 2, "h.0.attn.c_proj.bias": counting((4,)),
 }  # fmt: skip
 _NO_QUERIES: Tensors = {
-    **_GPT2, "h.0.attn.c_attn.weight": counting((4, 12)) * np.repeat(np.float32([0, 1, 1]), 4),
-    "h.0.attn.c_attn.bias": (counting((12,)) + 1) * np.repeat(np.float32([0, 1, 1]), 4),
+    **_GPT2, "h.0.attn.c_attn.weight": counting((4, 12)) * np.repeat(np.array([0, 1, 1], np.float32), 4),
+    "h.0.attn.c_attn.bias": (counting((12,)) + 1) * np.repeat(np.array([0, 1, 1], np.float32), 4),
 }  # fmt: skip
 _AS_GPT2 = ({"config": {"patch": {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 2, "vocab_size": 6,
                                   "n_positions": 3, "tie_word_embeddings": False}}},)  # fmt: skip
