@@ -15,6 +15,9 @@ from brainsurgery_jax.errors import Refusal, did_you_mean
 DTYPE_KEYS = ("dtype", "torch_dtype")
 """What config.json calls the dtype of the weights."""
 
+GENERATION_CONFIG = "generation_config.json"
+"""The file that says how text is generated: it names special words by their numbers, as config.json does."""
+
 KEYS = ("from", "remove", "patch")
 """The keys of a change that is written in full."""
 

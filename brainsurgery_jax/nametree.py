@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,19 @@ def layer_of(name: str) -> int | None:
 def module_of(name: str) -> str:
     """The name with an asterisk for every number among its parts."""
     return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
+def group_by_module(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by their modules, as `module_of` says them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(module_of(name), []).append(name)
+    return found
+
+
+def pattern_of(module: str) -> str:
+    """A regular expression for all names of a module."""
+    return r"\d+".join(map(re.escape, module.split("*")))
 
 
 class Tree:

@@ -98,6 +98,7 @@ class View(Protocol):
     def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]: ...
     def config(self, alias: str, key: str = "") -> tuple[str, object] | None: ...
     def origin(self, alias: str) -> str | None: ...
+    def side_file(self, alias: str, name: str, key: str = "") -> bytes | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
     def is_original(self, *exprs: TensorExpr) -> bool: ...
@@ -196,6 +197,13 @@ class SetConfig(NamedTuple):
     file: str = ""
 
 
+class TakeTokenizer(NamedTuple):
+    """Give an alias the files of the tokenizer of another one, in place of its own."""
+
+    alias: str
+    source: str
+
+
 class Stop(NamedTuple):
     """Leave out the steps that follow."""
 
@@ -230,9 +238,11 @@ class Substep(NamedTuple):
 
 
 class Expand(NamedTuple):
-    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16."""
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16. `alias` is
+    their default alias (None: that of this step)."""
 
     steps: tuple[Substep, ...]
+    alias: str | None = None
 
 
 class Inline(NamedTuple):
@@ -251,6 +261,7 @@ Edit = (
     | DropAlias
     | RenameAlias
     | SetConfig
+    | TakeTokenizer
     | Publish
     | Stop
     | Say

@@ -131,6 +131,13 @@ def _onto(op: str, fn: Callable[..., np.ndarray], dtypes: frozenset[str]) -> Row
     )
 
 
+def _in_its_basis(t: Tensors) -> Changes:
+    """U S and V^T of a product, with the signs that LAPACK gives."""
+    (qa, ra), (qb, rb) = np.linalg.qr(t["a"]), np.linalg.qr(t["b"].swapaxes(-1, -2))
+    u, s, vt = np.linalg.svd(ra @ rb.swapaxes(-1, -2))
+    return {"a": qa @ (u * s[:, None, :]), "c": vt @ qb.swapaxes(-1, -2)}
+
+
 def _low_rank(x: np.ndarray, rank: int) -> np.ndarray:
     u, s, v = np.linalg.svd(x.astype(np.float64), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ v[:rank]).astype(x.dtype)
@@ -482,6 +489,15 @@ ROWS: tuple[Row, ...] = (
         (Refused({"target": "w", "rank": 1}, "not-a-matrix", "with elements"),), within=2e-6, label="stacked"),
     Row("phlora_", {"target": "w", "rank": 1}, {"w": normal((5, 4))}, lambda t: {"w": _low_rank(t["w"], 1)},
         (Refused({"target": "w", "rank": 2.5}, "value-type", "positive integer"),), within=2e-6),
+    Row("refactor", {"left": "a", "right": "b", "to_left": "a", "to_right": "c", "values": "left"},
+        {"a": normal((2, 5, 3)), "b": normal((2, 3, 4))}, _in_its_basis,
+        (Refused({"left": "a", "right": "a", "to_left": "c", "to_right": "d"}, "shapes-differ", "cannot be multiplied"),
+         Refused({"left": "a", "right": "v", "to_left": "c", "to_right": "d"}, "shapes-differ", "two stacks of as many",
+                 {"v": normal((3, 4))}),
+         Refused({"left": "a", "right": "v", "to_left": "c", "to_right": "d"}, "dtypes-differ", "dtypes differ",
+                 {"v": normal((2, 3, 4)).astype(np.float16)}),
+         Refused({"left": "i", "right": "i", "to_left": "c", "to_right": "d"}, "dtype-unsupported", "needs floating",
+                 {"i": np.ones((2, 2), np.int32)})), within=2e-6),
     Row("assert", {"exists": "w"}, W, lambda t: {},
         (Refused({"exists": "none"}, "assert-failed", "no tensor matches 'none' in 'model'"),
          Refused({"wishes": "w"}, "assert-unknown|key-unknown|value", "wishes"))),
@@ -834,6 +850,11 @@ _NORMED: Tensors = {
 }  # fmt: skip
 
 
+def _standard(t: Tensors) -> Changes:
+    names = {name: name.removeprefix("model.") for name in t} | {"model.norm.weight": "ln_final.weight"}
+    return {new: t[old] for old, new in names.items()} | {old: None for old, new in names.items() if old != new}
+
+
 def _folded(t: Tensors) -> Changes:
     """The gains of all norms, in the columns of what reads them."""
     made: dict[str, np.ndarray | None] = {"lm_head.weight": t["lm_head.weight"] * t["model.norm.weight"]}
@@ -855,8 +876,19 @@ _GPT2: Tensors = {
     "h.0.attn.c_attn.weight": counting((4, 12)), "h.0.attn.c_attn.bias": counting((12,)) + 1,
     "h.0.attn.c_proj.weight": counting((4, 4)) ** 2, "h.0.attn.c_proj.bias": counting((4,)),
 }  # fmt: skip
+_NO_QUERIES: Tensors = {
+    **_GPT2, "h.0.attn.c_attn.weight": counting((4, 12)) * np.repeat(np.array([0, 1, 1], np.float32), 4),
+    "h.0.attn.c_attn.bias": (counting((12,)) + 1) * np.repeat(np.array([0, 1, 1], np.float32), 4),
+}  # fmt: skip
 _AS_GPT2 = ({"config": {"patch": {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 2, "vocab_size": 6,
                                   "n_positions": 3, "tie_word_embeddings": False}}},)  # fmt: skip
+
+
+def _without_scores(t: Tensors) -> Changes:
+    """Where queries are zero, their product with keys is, and so are both factors."""
+    made = {name: t[f"h.0.attn.c_attn.{name}"].copy() for name in ("weight", "bias")}
+    made["weight"][:, :8], made["bias"][:8] = 0, 0
+    return {f"h.0.attn.c_attn.{name}": array for name, array in made.items()}
 
 
 def _centred(*names: str) -> Callable[[Tensors], Changes]:
@@ -946,6 +978,18 @@ STRUCTURE: tuple[Row, ...] = (
         (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
     Row("fold_value_biases", {}, _GPT2, _without_value_bias,
         (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_GPT2),
+    Row("refactor_attention", {"products": "qk"}, _NO_QUERIES, _without_scores,
+        (Refused({"products": "all"}, "value-type", "products"), _NOT_KNOWN), before=_AS_GPT2),
+    Row("standard_names", {}, _NORMED, _standard, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("fold_lens", {"lens": "model"}, {**_NORMED, "0.weight": counting((4, 4)), "0.bias": counting((4,))},
+        lambda t: {"0.weight": t["0.weight"] + np.eye(4, dtype=np.float32),
+                   "readout.weight": t["lm_head.weight"] * t["model.norm.weight"]},
+        (Refused({}, "key-missing", "lens"), Refused({"lens": "none"}, "alias-unknown", "'none'")), before=_AS_LLAMA),
+    Row("expert_ranks", {"rank": 1}, _MIXED,
+        lambda t: {n: x for n, x in t.items() if ".experts.1." in n},  # it differs by the same in every entry
+        (Refused({}, "structure-experts", "give rank, ranks or both"),
+         Refused({"ranks": {"1": "all"}}, "value-type", "numbers of experts and ranks")),
+        before=_AS_MIXTRAL, within=1e-5),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
                        "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},

@@ -21,7 +21,7 @@ def _run_again(case: Case) -> Iterator[Mutant]:
     paths = dict(case.inputs)
     for output, written in zip(case.outputs, found, strict=False):
         told = output.get("alias") if isinstance(output, Mapping) else None
-        alias = told or (case.inputs[0][0] if len(case.inputs) == 1 else "")
+        alias = told or case.default_alias
         key = key_of(paths[alias]) if alias in paths else ""
         if key in case.stand_ins:
             own = case.stand_ins[key]

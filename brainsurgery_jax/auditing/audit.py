@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brainsurgery_jax.api import Plan
@@ -97,16 +97,15 @@ def audit(plan: Plan, *, each: int = 3, suggestions: bool = True) -> Audit:
     return Audit(tuple(planted), found, shrunk.factor)
 
 
-def plant(case: Case, each: int) -> Sequence[tuple[Mutator, Mutant]]:
-    """The mutants of a case: at most so many of each mutator, and no case twice."""
-    found: list[tuple[Mutator, Mutant]] = []
+def plant(case: Case, each: int) -> Iterator[tuple[Mutator, Mutant]]:
+    """The mutants of a case: at most so many of each mutator, and no case twice. They are made when they are asked for,
+    since those of inputs hold tensors: once to count them, and those that are chosen again."""
     known: set[str] = set()
     for mutator in MUTATORS:
-        mutants = [m for m in mutator.plant(case) if m.what not in known]
-        chosen = spread(mutants, each)
-        known |= {m.what for m in chosen}
-        found += [(mutator, mutant) for mutant in chosen]
-    return found
+        told = [mutant.what for mutant in mutator.plant(case)]
+        chosen = set(spread([at for at, what in enumerate(told) if what not in known], each))
+        known |= {told[at] for at in chosen}
+        yield from ((mutator, mutant) for at, mutant in enumerate(mutator.plant(case)) if at in chosen)
 
 
 def said(outcome: TrialOutcome, right: TrialOutcome) -> str:

@@ -73,12 +73,17 @@ class Case(NamedTuple):
         """The same with another value at a place within a step."""
         return self.replace_step(at, put(self.steps[at], path, value))
 
+    @property
+    def default_alias(self) -> str:
+        """The alias that names mean which name none: that of the only input; or empty."""
+        return self.inputs[0][0] if len(self.inputs) == 1 else ""
+
     def edits(self) -> Iterator[tuple[int, str, Data]]:
-        """The steps that are no asserts: number, op, and payload."""
+        """The steps that are no asserts: number, op, and the keys of the payload, none of one that is a text."""
         for at, step in enumerate(self.steps):
             (op, payload), *_ = step.items()
             if op != ASSERT:
-                yield at, op, payload if isinstance(payload, Mapping) else {"": payload}
+                yield at, op, payload if isinstance(payload, Mapping) else {}
 
 
 class Mutant(NamedTuple):

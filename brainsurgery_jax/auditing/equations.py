@@ -22,14 +22,14 @@ def equations(case: Case) -> Iterator[tuple[Data, ...]]:
 
 def _load(case: Case, ref: Reference) -> tuple[Data, str] | None:
     """A step that loads what a reference's alias was loaded with, and its alias."""
-    alias = ref.alias.removesuffix("::") or (case.inputs[0][0] if len(case.inputs) == 1 else "")
+    alias = ref.alias.removesuffix("::") or case.default_alias
     path = dict(case.inputs).get(alias)
     own = f"{_ORIGINAL}_{alias}"
     return None if path is None else ({"load": {"path": path, "alias": own}}, f"{own}::")
 
 
 def _full(case: Case, ref: Reference) -> str:
-    alias = ref.alias or (f"{case.inputs[0][0]}::" if len(case.inputs) == 1 else "")
+    alias = ref.alias or (f"{case.default_alias}::" if case.default_alias else "")
     return f"{alias}{ref.pattern}{ref.slice}"
 
 

@@ -41,11 +41,10 @@ class Reference(NamedTuple):
 
 def references(case: Case) -> Iterator[Reference]:
     """The references of all steps that are no asserts."""
-    for at, op, payload in case.edits():
-        for path, leaf in leaves(payload, (op,) if "" not in payload else ()):
-            where = path if "" not in payload else (op,)
+    for at, op, _ in case.edits():
+        for path, leaf in leaves(case.steps[at][op], (op,)):
             if isinstance(leaf, str) and not _NO_REFERENCES & set(map(str, path[1:])) and _is_reference(leaf, case):
-                yield _read(at, where, leaf)
+                yield _read(at, path, leaf)
 
 
 def _is_reference(text: str, case: Case) -> bool:

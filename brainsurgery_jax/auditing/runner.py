@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from brainsurgery_jax.api import Plan, lower_plan, run_with
+from brainsurgery_jax.api import Plan, run_with
 from brainsurgery_jax.auditing.cases import Case
 from brainsurgery_jax.auditing.world import StandInFiles
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
@@ -73,15 +73,14 @@ def try_case(case: Case, look: Look | None = None) -> TrialOutcome:
 
 
 def _try(plan: Plan, case: Case, folder: Path, look: Look | None) -> TrialOutcome:
+    world = StandInFiles(case.stand_ins, folder)
+    events: list[object] = []  # none before the plan has been found to be right
     try:
-        checked = lower_plan(plan, StandInFiles(case.stand_ins, folder))
-        if checked.errors:
-            return TrialOutcome(_level(checked.errors, Level.CHECK), checked.errors)
-        world = StandInFiles(case.stand_ins, folder)
-        report = run_with(plan, RunOptions(durable=False, devices="cpu", memory=2 << 30), world)
+        options = RunOptions(durable=False, devices="cpu", memory=2 << 30, listen=events.append)
+        report = run_with(plan, options, world)
     except PlanError as error:
         errors = tuple(d for d in error.diagnostics if d.severity == "error")
-        return TrialOutcome(_level(errors, Level.RUN), errors)
+        return TrialOutcome(_level(errors, Level.RUN if events else Level.CHECK), errors)
     except StoreError as error:
         return TrialOutcome(Level.RUN, (Diagnostic(error.code or "io-input", str(error)),))
     if look is not None:

@@ -42,7 +42,7 @@ def suggest(case: Case, missed: Mapping[str, Mutant], shrunk: Shrunk) -> tuple[S
     others, _ = _cover([c for c in usable if c not in general], left)
     return tuple(
         Suggestion(
-            tuple(map(show, c.told or c.steps)), sees, c.of_output, _alias(case) if needs_alias(case, [c]) else ""
+            tuple(map(show, c.told or c.steps)), sees, c.of_output, case.default_alias if needs_alias(case, [c]) else ""
         )
         for c, sees in (*chosen, *others)
     )
@@ -70,11 +70,6 @@ def needs_alias(case: Case, candidates: Sequence[AssertCandidate]) -> bool:
     return loads and any(not isinstance(o, Mapping) or "alias" not in o for o in case.outputs)
 
 
-def _alias(case: Case) -> str:
-    """The alias that outputs mean which name none: that of the only input."""
-    return case.inputs[0][0] if len(case.inputs) == 1 else ""
-
-
 def _with(case: Case, candidates: Sequence[AssertCandidate]) -> tuple[Case, list[int]]:
     """The case with candidates at its end, and which candidate each step after the plan's own belongs to."""
     steps: list[Data] = []
@@ -89,7 +84,7 @@ def _with(case: Case, candidates: Sequence[AssertCandidate]) -> tuple[Case, list
     if asserts:
         written = ({"path": o} if isinstance(o, str) else o for o in made.outputs)
         made = made._replace(outputs=tuple({**o, "asserts": [*o.get("asserts", ()), *asserts]} for o in written))
-    alias = _alias(case)
+    alias = case.default_alias
     if alias and needs_alias(case, candidates):
         outputs = ({"path": o} if isinstance(o, str) else o for o in made.outputs)
         made = made._replace(outputs=tuple({"alias": alias, **o} for o in outputs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from brainsurgery_jax.auditing.cases import Case
 from brainsurgery_jax.auditing.world import StandInFiles
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Program
-from brainsurgery_jax.lower.program import flatten
+from brainsurgery_jax.nametree import group_by_module, pattern_of
 
 MOST_PATTERNS = 8
 """An assert with more patterns is read by nobody."""
@@ -29,33 +28,19 @@ class AliasOutput(NamedTuple):
 
 
 def list_written(case: Case, program: Program, world: StandInFiles) -> Iterator[AliasOutput]:
-    """What each output of a case holds, for those whose alias is known."""
+    """What each output of a case holds; nothing of a dry run."""
     origins: dict[str, Mapping[str, Expr]] = {}
     for alias, path in case.inputs:
         source = world.open(path)
         origins[alias] = {n: world.graph.leaf(source, n, info.aval) for n, info in source.header.tensors.items()}
-    changed = Counter(name.partition("::")[0] for e in flatten(program.effects) for name in (*e.created, *e.changed))
     saved = max(0, len(program.publications) - len(case.outputs))  # by steps, which come first
-    for publication, output in zip(program.publications[saved:], case.outputs, strict=False):  # none in a dry run
-        told = output.get("alias") if isinstance(output, Mapping) else None
-        only = case.inputs[0][0] if len(case.inputs) == 1 else None
-        alias = told or only or next((name for name, _ in changed.most_common(1)), None)
-        if alias is not None:
-            side = publication.side_files
-            yield AliasOutput(publication.path, alias, publication.tensors, origins.get(alias, {}), side)
-
-
-def pattern_of(name: str) -> str:
-    """A pattern of a name, and of those that differ from it in numbers alone."""
-    return r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in name.split("."))
+    for made in program.publications[saved:]:
+        yield AliasOutput(made.path, made.alias, made.tensors, origins.get(made.alias, {}), made.side_files)
 
 
 def groups_of(names: Iterable[str]) -> Mapping[str, list[str]]:
-    """Names by their patterns."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(pattern_of(name), []).append(name)
-    return found
+    """Names by the patterns of those that differ in numbers alone."""
+    return {pattern_of(module): members for module, members in group_by_module(names).items()}
 
 
 def patterns_of(names: Sequence[str], among: Sequence[str]) -> list[str]:

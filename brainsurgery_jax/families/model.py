@@ -37,6 +37,8 @@ class Family:
     number
     - `heads`: the dims of heads and of groups that share keys and values
     - `neurons`: the dims that count the neurons of an MLP, the first that a model has
+    - `last_norm`: the norm before the output table, of decoders
+    - `standard`: modules of decoders, and what they are called in every family
     """
 
     name: str
@@ -56,6 +58,8 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     heads: tuple[str, str] = ("N", "N")
     neurons: tuple[str, ...] = ("F",)
+    last_norm: str = ""
+    standard: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,7 @@ class Experts:
     - `of`: the `model_type`s that become one with experts
     - `adds`: norms that only the one with experts has, each with the matrix whose rows it normalizes
     - `biased`: whether attention may have biases
+    - `transposed`: all are in two tensors in any case, [experts, in, out], gate and up in turn; none has its own name
     """
 
     block: str
@@ -80,6 +85,7 @@ class Experts:
     of: tuple[str, ...] = ()
     adds: Mapping[str, str] = field(default_factory=dict)
     biased: bool = True
+    transposed: bool = False
     router: str = "gate.weight"
     dense: str = "mlp"
     stacked: str = "mlp.experts"

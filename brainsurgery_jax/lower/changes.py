@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from brainsurgery_jax.lower.program import Effect
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Plant, RenameAlias, SetConfig
+from brainsurgery_jax.protocol import (
+    AddAlias,
+    Bind,
+    Drop,
+    DropAlias,
+    Edit,
+    Move,
+    Plant,
+    RenameAlias,
+    SetConfig,
+    TakeTokenizer,
+)
 
 
 class Changes:
@@ -56,6 +67,9 @@ class Changes:
                 self.written = (written - {alias}) | {to}
             case SetConfig(alias, config, file):
                 self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config, file))
+            case TakeTokenizer(alias, source):
+                view.take_tokenizer(alias, source)
+                self._configured.append(f"{alias}::tokenizer")
             case _:
                 return False
         return True

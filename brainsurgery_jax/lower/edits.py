@@ -336,6 +336,12 @@ class Drafts:
         draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
         return list(differing_keys(before, config))
 
+    def take_tokenizer(self, alias: str, source: str) -> None:
+        """Give an alias the tokenizer of another one."""
+        theirs = self.extras(source)
+        draft = self.space(alias, "alias")
+        draft.extras = replace(draft.extras, tokenizer=theirs.tokenizer or theirs.origin)
+
     def spaces(self) -> dict[str, Space]:
         """The spaces after the step. An empty alias that received a whole model also receives its extras."""
         for alias, draft in self.drafts.items():

@@ -227,8 +227,8 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
             return after.with_flags(after.flags._replace(**given))
         case Inline():
             after = _inline(after, last, view, answer)
-        case Expand(steps):
-            after = _expand(after, steps, view, answer)
+        case Expand():
+            after = _expand(after, last, view, answer)
     return after.drop_scratch(frozenset(view.scratches))
 
 
@@ -253,14 +253,14 @@ MAX_DEPTH = 16
 """The deepest nesting of steps within steps."""
 
 
-def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
+def _expand(state: State, expand: Expand, view: StepView, answer: Answer) -> State:
     """The state after the steps that an op expands to. Their mistakes are reported as mistakes of the op."""
     step = view.step
     assert step.op is not None
     if wrong := _depth(state, _DEEP_OPS):
         return _refuse_within(state, view, wrong)
     scratch = state.scratch | frozenset(view.scratches)
-    built = [build_step(one, step.span, state.default_alias) for one in steps]
+    built = [build_step(one, step.span, expand.alias or state.default_alias) for one in expand.steps]
     after = _lower_within(replace(state, scratch=scratch), built, view, answer)
     told, found = after.diagnostics[: len(state.diagnostics)], after.diagnostics[len(state.diagnostics) :]
     named = (replace(d, message=f"{step.op.name}: {d.message}") for d in found)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from brainsurgery_jax.config_patch import GENERATION_CONFIG
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
-from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, read_config
+from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, dump_config, read_config, side_file
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.scales import describes_codes, scale_notes
@@ -28,7 +29,7 @@ from brainsurgery_jax.store.key_tree import KeyTree, tree_in
 from brainsurgery_jax.store.nesting import nest_of, select_values
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.replacing import Replacement
-from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.store.sidecars import SideFiles, is_of_tokenizer
 from brainsurgery_jax.wording import few
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
@@ -94,7 +95,7 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
     if space.tainted or space.unknown or extras.doubtful:
         _check_destination(kind, 0, output.overwrite, world)
         return None
-    return _publication(output, dict(space.names), extras, world, output.span)
+    return _publication(replace(output, alias=alias), dict(space.names), extras, world, output.span)
 
 
 def config_notes(
@@ -187,7 +188,7 @@ def _publication(
         metadata={**metadata, **_tree_notes(kind, tree, tensors, metadata)},
         tree=tree,
         shard_bytes=kind.shard_bytes,
-        sidecars=_copy_side_files(origin, kind, tensors, world) if output.sidecars and kind.directory else None,
+        sidecars=_copy_side_files(extras, kind, tensors, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -196,6 +197,7 @@ def _publication(
         nest=_nest(kind, tensors, origin, world),
         side_files=_side_files(output, kind, tensors, extras, world),
         kept=_kept(output, tensors) if kind.format.keeps else {},
+        alias=output.alias or "",
     )
     _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
@@ -231,15 +233,17 @@ def _metadata(extras: Extras) -> Mapping[str, str]:
     return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
-def _copy_side_files(
-    origin: str | None, kind: OutputKind, tensors: Mapping[str, Expr], world: World
-) -> SideFiles | None:
+def _copy_side_files(extras: Extras, kind: OutputKind, tensors: Mapping[str, Expr], world: World) -> SideFiles | None:
     """The side files that an output gets from its original checkpoint. An adapter does not get the config.json of its
-    base: loaders would take its folder for a model. Floats do not get what describes codes."""
+    base: loaders would take its folder for a model. Floats do not get what describes codes, and a model with another
+    tokenizer gets nothing of its old one."""
+    origin = extras.origin
     if origin is None:
         return None
     try:
         found = world.side_files(origin)
+        if found is not None and extras.tokenizer is not None:
+            found = found._replace(copied=tuple(name for name in found.copied if not is_of_tokenizer(name)))
         if found is not None and found.of_floats != found:
             now = {name: expr.aval for name, expr in tensors.items()}
             then = {name: info.aval for name, info in world.open(origin).header.tensors.items()}
@@ -259,6 +263,10 @@ def _side_files(
     wanted = output.config or CONFIG in extras.configs or not adapter
     config = change_config(output, kind, tensors, extras, world) if wanted else None
     made = {} if config is None else {CONFIG: config}
+    if kind.directory and GENERATION_CONFIG in extras.configs:
+        made[GENERATION_CONFIG] = dump_config(extras.configs[GENERATION_CONFIG])
+    if kind.directory and output.sidecars and extras.tokenizer is not None:
+        made |= _tokenizer_files(extras.tokenizer, world)
     if kind.directory and ADAPTER_CONFIG in extras.configs:
         made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
     if adapter:
@@ -266,6 +274,14 @@ def _side_files(
         copied = extras if output.sidecars else replace(extras, origin=None)
         made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, world)
     return made
+
+
+def _tokenizer_files(origin: str, world: World) -> Iterator[tuple[str, bytes]]:
+    """The files of the tokenizer beside a checkpoint. Raises Refusal."""
+    found = world.side_files(origin)
+    for name in filter(is_of_tokenizer, found.copied if found is not None else ()):
+        if (content := side_file(origin, name, world)) is not None:
+            yield name, content
 
 
 def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, world: World) -> Nest | None:

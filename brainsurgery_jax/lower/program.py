@@ -56,6 +56,7 @@ class Publication(NamedTuple):
     nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
     tree: KeyTree = NO_TREE  # where they go in a format with trees
     kept: Mapping[str, Held] = {}  # tensors that a delta leaves in its base, all of one checkpoint
+    alias: str = ""  # whose tensors they are
 
     @property
     def side_names(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
-from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.store.sidecars import SideFiles, is_of_tokenizer
 from brainsurgery_jax.wording import few
 
 
@@ -31,6 +31,7 @@ class Extras:
     - `configs`: the configs that steps changed, by file name. Other configs are as they lie beside `origin`, and are
       read when they are asked for.
     - `doubtful`: a step that changes configs failed, so their values are unknown.
+    - `tokenizer`: the checkpoint whose tokenizer the alias has; None: that of `origin`.
     """
 
     origin: str | None = None
@@ -38,6 +39,11 @@ class Extras:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     doubtful: bool = False
     tree: KeyTree = NO_TREE
+    tokenizer: str | None = None
+
+    def home_of(self, name: str) -> str | None:
+        """The checkpoint beside which a side file of that name lies."""
+        return self.tokenizer if self.tokenizer is not None and is_of_tokenizer(name) else self.origin
 
     def borrow(self, others: Iterable[Extras]) -> Extras:
         """These extras as outputs see them: an alias without a checkpoint of its own takes the side files and configs
@@ -50,6 +56,7 @@ class Extras:
             origin=donor.origin,
             configs={**donor.configs, **self.configs},
             doubtful=self.doubtful or donor.doubtful,
+            tokenizer=self.tokenizer or donor.tokenizer,
         )
 
 

@@ -20,6 +20,7 @@ from brainsurgery_jax.protocol import (
     Publish,
     RenameAlias,
     SetConfig,
+    TakeTokenizer,
 )
 from brainsurgery_jax.wording import list_changes
 
@@ -83,6 +84,8 @@ class Lines:
                 self.others.append(f"rename {alias} -> {to}")
             case SetConfig(alias):
                 self.others.append(f"config of {alias}")
+            case TakeTokenizer(alias, source):
+                self.others.append(f"tokenizer of {source} -> {alias}")
             case Publish(path=path, alias=alias, names=names):
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):

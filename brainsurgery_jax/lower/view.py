@@ -12,7 +12,7 @@ from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints, pairing
-from brainsurgery_jax.lower.configs import read_config
+from brainsurgery_jax.lower.configs import dump_config, read_config, side_file
 from brainsurgery_jax.lower.contexts import at_key, readable
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
@@ -280,6 +280,14 @@ class StepView(Drafts):
     def origin(self, alias: str) -> str | None:
         """The checkpoint that an alias came from."""
         return self.space(alias).extras.origin
+
+    def side_file(self, alias: str, name: str, key: str = "") -> bytes | None:
+        """The current content of a side file of an alias; None if it has none of that name."""
+        extras = self.extras(alias, key)
+        if name in extras.configs:
+            return dump_config(extras.configs[name])
+        with at_key(key):
+            return side_file(extras.home_of(name), name, self.world)
 
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
         """A value, or the slice of it that the reference selects."""

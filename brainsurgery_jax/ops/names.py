@@ -13,7 +13,20 @@ from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
-from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
+from brainsurgery_jax.protocol import (
+    AddAlias,
+    Bind,
+    Drop,
+    DropAlias,
+    Edit,
+    Expand,
+    Move,
+    Publish,
+    RenameAlias,
+    Say,
+    Substep,
+    View,
+)
 from brainsurgery_jax.select import Ref
 
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]
@@ -29,6 +42,9 @@ ConfigChange = Annotated[Mapping[str, object], AfterValidator(_check_change), Fi
 Texts = Annotated[Mapping[str, StrictStr], Field(description="as in an output")]
 
 
+Asserts = Annotated[tuple[object, ...], Field(description="what must hold of what is written: `[{finite: '.*'}]`")]
+
+
 @dataclass(frozen=True)
 class OutputKeys(KeyGroup):
     """How an output is written."""
@@ -40,6 +56,7 @@ class OutputKeys(KeyGroup):
     config: ConfigChange | None = None
     metadata: Texts | None = None
     options: Options | None = None
+    asserts: Asserts = ()
 
     def publish(self, path: str, alias: str, names: tuple[str, ...] | None = None) -> Publish:
         """The edit that writes an alias, or some of its tensors without side files."""
@@ -47,6 +64,11 @@ class OutputKeys(KeyGroup):
             path, alias, names, self.format, self.shard, self.overwrite, self.sidecars and names is None,
             self.config or {}, self.metadata or {}, self.options or {},
         )  # fmt: skip
+
+    def judge(self, alias: str) -> Iterator[Edit]:
+        """The edits that ask whether the asserts hold, whose default alias is the one that is written."""
+        if self.asserts:
+            yield Expand((Substep("assert", {"all": list(self.asserts)}),), alias)
 
 
 @control()
@@ -152,6 +174,7 @@ def save(
         name = view.literal(target, "target")
         view.fetch(target.alias, name, "target")
         yield how.publish(path, target.alias, (name,))
+        yield from how.judge(target.alias)
         return
     known = view.aliases()
     chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
@@ -162,3 +185,4 @@ def save(
             hint="Add `alias: NAME`.",
         )  # fmt: skip
     yield how.publish(path, chosen)
+    yield from how.judge(chosen)

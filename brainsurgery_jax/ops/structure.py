@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, StrictBool, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
@@ -114,6 +114,9 @@ class WordKeys(KeyGroup):
     order: (
         Annotated[tuple[StrictInt, ...], Field(min_length=1, description="old numbers, in their new order")] | None
     ) = None
+    tokenizer: Annotated[Text, Field(description="the alias beside whose checkpoint the new tokenizer lies")] | None = (
+        None
+    )
 
 
 def _numbers(view: View, given: object, key: str) -> Any:
@@ -128,7 +131,7 @@ def layers(
     asked: LayerKeys,
     stack: Annotated[Text, Field(description="encoder or decoder, of a model with both")] | None = None,
     scale_copies: Real = 1.0,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Keep, drop, repeat or reorder the layers of a model, or take some from another one, and change its config.
 
@@ -138,6 +141,8 @@ def layers(
     The config gets the number of layers, and what it lists for each. Depth upscaling is `order: ['0:24', '8:32']`.
     Data may choose: `{scores: TENSOR, smallest: 4}` by a vector with a score of each layer (or `largest`; `below` or
     `above` a score), `{numbers: TENSOR}` as a vector lists them. They are computed before the run goes on.
+    `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3, as with such copies, or where layers
+    that go add nothing.
     Example: `layers: {drop: [3, 4, 5]}`
     Example: `layers: {drop: {scores: 'stats::influence', smallest: 4}}`
     Reference: depth upscaling is that of Kim et al., SOLAR 10.7B (2023), https://arxiv.org/abs/2312.15166; copies that
@@ -146,7 +151,7 @@ def layers(
     from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
 
     given = {key: _numbers(view, getattr(asked, key), key) for key in ("keep", "drop", "repeat", "order")}
-    how = AskedLayers(**given, scale_copies=scale_copies)
+    how = AskedLayers(**given, scale_copies=scale_copies, prove=model.prove)
     yield from change_layers(view, model.alias, model.part, stack or "", how)
 
 
@@ -158,19 +163,23 @@ def vocab(
     rows: Annotated[
         Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
     ] = "mean",
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
 
     `size` cuts the last rows off or adds some, `multiple_of` rounds it (or the number that there is) up, and `order`
-    lists the old numbers of all words: a permutation, or a choice. New rows hold the mean of the old ones, zeros, or
-    those of the tensors of the same names in another alias. The logits of the words that stay are what they were. Files
-    of the tokenizer stay as they are; `order` changes the numbers of special words in the config.
+    lists the old numbers of all words: a permutation, or a choice. `tokenizer` names an alias whose tokenizer the model
+    gets: words that stand for the same text keep their rows, whatever their numbers and spelling, and the files of the
+    tokenizer replace the old ones in what is written. New rows hold the mean of the old ones, zeros, or those of the
+    tensors of the same names in another alias (with `tokenizer`: by the new numbers). `order` and `tokenizer` change
+    the numbers of special words in config.json and generation_config.json; otherwise files stay as they are.
+    The logits of the words that stay are what they were; `prove: true` asserts that, for 32 of these words.
     Example: `vocab: {multiple_of: 64, rows: zero}`
     """
     from brainsurgery_jax.structure.vocab import AskedWords, change_words
 
-    yield from change_words(view, model.alias, model.part, AskedWords(asked.size, asked.multiple_of, asked.order, rows))
+    words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows)
+    yield from change_words(view, model.alias, model.part, words, prove=model.prove)
 
 
 @control(configures=True)
@@ -262,6 +271,30 @@ def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys
 
 
 @control(configures=True)
+def refactor_attention(
+    view: View,
+    *,
+    products: Annotated[
+        Literal["both", "qk", "ov"], Word, Field(description="queries with keys, values with what follows, or both")
+    ] = "both",
+    model: ProvenKeys,
+) -> Iterator[Edit]:
+    """Give queries and keys, and values and the matrix behind attention, the basis of the singular vectors of their
+    product: in each head dimensions are orthogonal, and the first counts most. All products stay, so do the logits.
+
+    W_Q W_K^T = U S V^T becomes U sqrt(S) and V sqrt(S), W_V W_O becomes U S and V^T; biases are one more row of W_Q,
+    W_K and W_V. Heads that share values are one product together. Rotary embeddings turn queries and keys between the
+    two matrices: there `products: ov` alone is possible (all but GPT-2). The singular value decomposition is that of a
+    matrix as small as a head. `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3.
+    Example: `refactor_attention: {products: ov, prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.attention import refactor_attention
+
+    yield from refactor_attention(view, model.alias, model.part, products, prove=model.prove)
+
+
+@control(configures=True)
 def fuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
@@ -287,6 +320,44 @@ def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
 
 
 @control(configures=True)
+def standard_names(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Give the tensors of a decoder the names that are the same for every family: `embed_tokens`, `layers.N.self_attn`,
+    `layers.N.mlp`, `ln_final`, `lm_head`. No tensor is read; what has no such name only loses its prefix.
+
+    A model whose words are tied gets a head of its own. For the families of Llama, GPT-2 and GPT-NeoX. Classes of
+    `transformers` do not load the result: it is for tools that treat all models alike.
+    Example: `standard_names: {alias: model}`
+    Reference: Dumas, nnterp (2025), https://arxiv.org/abs/2511.14465.
+    """
+    from brainsurgery_jax.structure.standard_names import rename_to_standard
+
+    yield from rename_to_standard(view, model.alias, model.part)
+
+
+@control(configures=True)
+def fold_lens(
+    view: View,
+    *,
+    lens: Annotated[Text, Field(description="the alias with `0.weight`, `0.bias` ...: the translator of each layer")],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Fold a tuned lens and the readout of a model into matrices around one normalization without weights.
+
+    The lens reads the words that layer i expects as head(norm(x + A x + b)). Afterwards its alias holds T = `i.weight`
+    and t = `i.bias`, and once for all layers W = `readout.weight` and c = `readout.bias` (if there is one), so that the
+    same logits are W y / sqrt(mean(y^2) + eps) + c with y = T x + t: the gain and the bias of the last norm are in W
+    and c, and the mean that LayerNorm subtracts is out of T and t. A soft cap (Gemma 2) comes after that. `eps` is that
+    of the config.
+    Example: `fold_lens: {lens: lens, alias: model}`
+    Reference: Belrose et al., Eliciting Latent Predictions from Transformers with the Tuned Lens (2023),
+    https://arxiv.org/abs/2303.08112.
+    """
+    from brainsurgery_jax.structure.lens import fold_lens
+
+    yield from fold_lens(view, model.alias, model.part, lens)
+
+
+@control(configures=True)
 def prune(
     view: View,
     *,
@@ -294,15 +365,21 @@ def prune(
     config: Annotated[
         Literal["change", "keep"], Word, Field(description="whether it is to say what is left")
     ] = "change",
-    model: ModelKeys,
+    scores: Annotated[
+        Literal["norm", "random"], Word, Field(description="by what units are chosen that no number names")
+    ] = "norm",
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
 
     Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
-    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together. Heads that share
-    keys and values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did
-    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE). Data may choose, as `layers`
-    says: `{scores: TENSOR, smallest: 2}`, with a row for each layer if the tensor has two axes.
+    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together, or some at
+    random (`scores: random`, by the seed of the plan). Heads that share keys and values go as evenly as the config can
+    say, or in whole groups (`kv_groups`). Data may choose, as `layers` says: `{scores: TENSOR, smallest: 2}`, with a
+    row for each layer if the tensor has two axes. The model computes what it did with what they add set to zero, unless it
+    normalizes over all heads (OLMo 2, OLMoE). `prove: true` asserts that: no logit of 32 tokens differs by more than
+    1e-3 from that of the model before, in which nothing reads these units. Where no config can say what is left, it is
+    refused.
     Example: `prune: {heads: [2, 5]}`
     Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
     of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
@@ -314,8 +391,8 @@ def prune(
         key: choose_by_layer(view, units, key) if isinstance(units, UnitChoice) else units
         for key, units in given.items()
     }
-    units = AskedUnits(**found, keeps_config=config != "change")
-    yield from prune(view, model.alias, model.part, units)
+    units = AskedUnits(**found, keeps_config=config != "change", random=scores == "random")
+    yield from prune(view, model.alias, model.part, units, prove=model.prove)
 
 
 @dataclass(frozen=True)
@@ -388,18 +465,19 @@ SomeExperts = Annotated[
 
 @control(configures=True)
 def expert_prune(
-    view: View, *, keep: SomeExperts | None = None, drop: SomeExperts | None = None, model: ModelKeys
+    view: View, *, keep: SomeExperts | None = None, drop: SomeExperts | None = None, model: ProvenKeys
 ) -> Iterator[Edit]:
     """Keep some experts of every layer with their rows of the router, number them anew, and change the config.
 
-    The model computes what it did if no token might take the others. `keep` may list them in another order. Data may
-    choose, as `layers` says: `{scores: 'stats::usage', smallest: 2}`.
+    The model computes what it did if no token might take the others; `prove: true` asserts that it does for 32 tokens,
+    to 1e-3 in every logit. `keep` may list them in another order. Data may choose, as `layers` says:
+    `{scores: 'stats::usage', smallest: 2}`.
     Example: `expert_prune: {drop: [3, 5]}`
     """
     from brainsurgery_jax.structure.experts import prune_experts
 
     kept, dropped = _numbers(view, keep, "keep"), _numbers(view, drop, "drop")
-    yield from prune_experts(view, model.alias, model.part, kept, dropped)
+    yield from prune_experts(view, model.alias, model.part, kept, dropped, prove=model.prove)
 
 
 @control(configures=True)
@@ -419,25 +497,66 @@ def expert_merge(
     yield from merge_experts(view, model.alias, model.part, groups)
 
 
+def read_ranks(value: object) -> object:
+    """The ranks of experts: a mapping of their numbers."""
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"expected a mapping of experts to ranks, got {value!r}")
+    for expert, rank in value.items():
+        if not str(expert).isdecimal() or type(rank) is not int or rank < 1:
+            raise ValueError(f"expected numbers of experts and ranks from 1, got {expert!r}: {rank!r}")
+    return {int(str(expert)): rank for expert, rank in value.items()}
+
+
+ExpertRanks = Annotated[
+    Mapping[int, int],
+    PlainValidator(read_ranks),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "integer", "exclusiveMinimum": 0}}),
+    Field(description="the rank of each of these experts: `{1: 8, 2: 64}`"),
+]
+
+
+@control(configures=True)
+def expert_ranks(
+    view: View,
+    *,
+    rank: Annotated[Count, Field(description="the rank of all experts that `ranks` does not name")] | None = None,
+    ranks: ExpertRanks | None = None,
+    public: Annotated[StrictInt, Field(ge=0, description="the expert that the others are measured against")] = 0,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Give experts low ranks of several sizes: W becomes W0 + lowrank(W - W0), with W0 that of the public expert.
+
+    `rank` is that of all, `ranks` of those that it names; experts that neither names stay as they are, and so does the
+    public one. Differences are taken and factorized in float32, and the result is rounded once. It has the shapes of
+    before, so that the same class loads it; at full rank it computes what it did.
+    Example: `expert_ranks: {rank: 64, ranks: {1: 8, 2: 8}}`
+    Reference: FlexMoRE (2026), https://arxiv.org/abs/2602.08818.
+    """
+    from brainsurgery_jax.structure.ranks import lower_ranks
+
+    yield from lower_ranks(view, model.alias, model.part, rank, ranks or {}, public)
+
+
 @control(configures=True)
 def expert_join(
     view: View,
     *,
     others: Annotated[tuple[Text, ...], Field(min_length=1, description="the aliases whose experts are added")],
     public: Annotated[StrictInt, Field(ge=0, description="the first experts, which all have in common")] = 1,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Add the experts of other models, with their rows of the router, to those of a model (FlexOlmo).
 
     Each model was trained apart from the same one: it holds the `public` experts, which must be identical, and its own.
     All else stays that of the model itself. `expert_prune` takes experts out again, as they came: who gave them opts
-    out.
+    out. `prove: true` asserts that the model computes what it did if all others do: no logit of 32 tokens changes by
+    more than 1e-3.
     Example: `expert_join: {alias: math, others: [code, news]}`
     Reference: Shi et al., FlexOlmo (2025), https://arxiv.org/abs/2507.07024.
     """
     from brainsurgery_jax.structure.joining import join_experts
 
-    yield from join_experts(view, model.alias, model.part, others, public)
+    yield from join_experts(view, model.alias, model.part, others, public, prove=model.prove)
 
 
 @control(configures=True)

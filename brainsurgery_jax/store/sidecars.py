@@ -118,6 +118,11 @@ def is_side_name(name: str) -> bool:
     return _DOCUMENT.fullmatch(name) is not None or any(fnmatchcase(name, pattern) for pattern in listed)
 
 
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a side file belongs to the tokenizer: its words, its settings, and templates of chats."""
+    return name.startswith(f"{TEMPLATES}/") or any(fnmatchcase(name, pattern) for pattern in SIDE_FILES["tokenizer"])
+
+
 def in_side_folder(name: str) -> bool:
     """Whether a file belongs in a folder that a side file names: its own side files, weights, and templates."""
     return is_side_name(name) or is_stock_weights(name) or suffix_of(name) == ".jinja"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, to
+from brainsurgery_jax.structure.described import Described, TensorPart, describe
 from brainsurgery_jax.structure.proof import SAME_PROBABILITIES, preserve
 
 WIDTH, WORDS = "D", "V"
@@ -67,8 +67,7 @@ def _centre(model: Described, part: TensorPart, dim: str) -> Substep:
 
 def _subtract(model: Described, starred: str, axis: int) -> Substep:
     """The step that takes the mean over an axis out of all tensors of a name."""
-    source = {"w": {"alias": model.alias, "name": captured(starred)}}
-    return Substep("compute", {"from": source, "expr": f"w - mean(w, axis={axis}, keepdims=True)"})
+    return model.compute(starred, f"w - mean(w, axis={axis}, keepdims=True)")
 
 
 # --- Biases of values -------------------------------------------------------------------------------------------------
@@ -76,7 +75,7 @@ def _subtract(model: Described, starred: str, axis: int) -> Substep:
 
 class ValueBias(NamedTuple):
     """Where the bias of values is, `v`: its name, an expression for its entries (one for each column of the heads), one
-    for the tensor without it; and what maps heads to the stream: the name of the matrix, whether it is [in, out]."""
+    for the tensor `w` without it; what maps heads to the stream: the name of the matrix, whether it is [in, out]."""
 
     name: str
     entries: str
@@ -90,7 +89,7 @@ _WEIGHTED = frozenset({
     "olmoe", "flex_olmo",
 })  # fmt: skip
 """Every `model_type` whose attention gives weights that sum to 1, and nothing but these to values."""
-_CLIP = "clip_qkv"
+CLIP = "clip_qkv"
 
 
 def fold_value_biases(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
@@ -109,8 +108,8 @@ def _refuse_values(model: Described) -> None:
     if str(model.place.kind) not in _WEIGHTED:
         raise Refusal("structure-model", f"it is not known that the weights of attention of a {model.place.kind} sum "
                       "to 1, and that values have a bias to fold", key="alias", hint="Leave the step out.")  # fmt: skip
-    if model.place.config.get(_CLIP) is not None:
-        raise Refusal("structure-model", f"config.json of '{model.alias}' has {_CLIP}: values are clipped after their "
+    if model.place.config.get(CLIP) is not None:
+        raise Refusal("structure-model", f"config.json of '{model.alias}' has {CLIP}: values are clipped after their "
                       "bias is added", key="alias", hint="Leave the step out.")  # fmt: skip
 
 
@@ -121,20 +120,21 @@ def _value_biases(model: Described) -> Iterator[ValueBias]:
     if kind == "gpt2":
         fused, alone, matrix = model.names(["h.*.attn.c_attn.bias", "h.*.attn.v_attn.bias", "h.*.attn.c_proj.weight"])
         start = 2 * heads * width
-        yield ValueBias(fused, f"v[{start}:]", f"concat([v[:{start}], zeros_like(v[{start}:])], axis=0)", matrix, True)
-        yield ValueBias(alone, "v", "zeros_like(v)", matrix, True)
+        yield ValueBias(fused, f"v[{start}:]", f"concat([w[:{start}], zeros_like(w[{start}:])], axis=0)", matrix, True)
+        yield ValueBias(alone, "v", "zeros_like(w)", matrix, True)
     elif kind == "gpt_neox":
         names = [f"layers.*.attention.{name}" for name in ("query_key_value.bias", "value.bias", "dense.weight")]
         fused, alone, matrix = model.names(names)
-        three = f"reshape(v, ({heads}, 3, {width}))"
-        without = f"reshape(concat([{three}[:, :2], zeros_like({three}[:, 2:])], axis=1), (-1,))"
-        yield ValueBias(fused, f"reshape({three}[:, 2:], (-1,))", without, matrix, False)
-        yield ValueBias(alone, "v", "zeros_like(v)", matrix, False)
+        three = f"reshape({{}}, ({heads}, 3, {width}))"
+        own = three.format("w")
+        without = f"reshape(concat([{own}[:, :2], zeros_like({own}[:, 2:])], axis=1), (-1,))"
+        yield ValueBias(fused, f"reshape({three.format('v')}[:, 2:], (-1,))", without, matrix, False)
+        yield ValueBias(alone, "v", "zeros_like(w)", matrix, False)
     else:
         bias, matrix = model.names(["layers.*.self_attn.v_proj.bias", "layers.*.self_attn.o_proj.weight"])
         shared = model.size("K")
         every = f"reshape(repeat(reshape(v, ({shared}, {width})), {heads // shared}, axis=0), (-1,))"
-        yield ValueBias(bias, "v" if shared == heads else every, "zeros_like(v)", matrix, False)
+        yield ValueBias(bias, "v" if shared == heads else every, "zeros_like(w)", matrix, False)
 
 
 def _fold(model: Described, each: ValueBias) -> Iterator[Substep]:
@@ -143,8 +143,6 @@ def _fold(model: Described, each: ValueBias) -> Iterator[Substep]:
     if target not in model.kin:
         raise Refusal("structure-model", f"'{model.alias}' has no '{target}' for '{each.name}' to go into, and its "
                       "class has no place for one", key="alias", hint="Leave the step out.")  # fmt: skip
-    read = {"v": to(model.alias, filled(each.name)), "m": to(model.alias, filled(each.matrix))}
     moved = f"({each.entries}) @ m" if each.transposed else f"m @ ({each.entries})"
-    source = {"b": {"alias": model.alias, "name": captured(target)}, **read}
-    yield Substep("compute", {"from": source, "expr": f"b + {moved}"})
-    yield Substep("compute", {"from": {"v": {"alias": model.alias, "name": captured(each.name)}}, "expr": each.without})
+    yield model.compute(target, f"w + {moved}", v=each.name, m=each.matrix)
+    yield model.compute(each.name, each.without)

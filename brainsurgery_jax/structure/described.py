@@ -80,7 +80,7 @@ class Described:
         for starred, kin in self.kin.items():
             name = self._name_of(starred, table)
             if name is not None:
-                found.append(TensorPart(starred, name, self._axes(table[name], kin), kin))
+                found.append(TensorPart(starred, name, self._axes(self._shapes(table[name], name), kin), kin))
         return tuple(found)
 
     @cached_property
@@ -94,6 +94,13 @@ class Described:
         """The names of tensors that the family does not describe, with `*` for numbers."""
         known = {part.starred for part in self.parts}
         return tuple(starred for starred in self.kin if starred not in known)
+
+    def _shapes(self, shapes: Sequence[tuple[str, ...]], name: str) -> Sequence[tuple[str, ...]]:
+        """The alternatives in the order in which they are tried: where sizes are equal, the class decides whether
+        experts are [out, in] or [in, out]."""
+        experts = None if self.kind is None else self.kind.experts
+        turned = experts is not None and experts.transposed and f".{experts.stacked}." in name
+        return [*reversed(shapes)] if turned else shapes
 
     def _name_of(self, starred: str, table: Mapping[str, object]) -> str | None:
         starts = ((self.place.base, ""), (self.place.prefix, "^"), ("", "^"))
@@ -143,6 +150,13 @@ class Described:
     def ref(self, starred: str, index: str = "") -> Mapping[str, object]:
         """A reference to all tensors of such a name, and to a part of each."""
         return {"alias": self.alias, "name": pattern(starred), **({"slice": index} if index else {})}
+
+    def compute(self, target: str, expr: str, **more: str) -> Substep:
+        """The step that changes all `w` of a name, by others of the same layer, such as the gain `g` of a norm."""
+        read = {key: to(self.alias, filled(name)) for key, name in more.items()}
+        return Substep(
+            "compute", {"from": {"w": {"alias": self.alias, "name": captured(target)}, **read}, "expr": expr}
+        )
 
     def configure(self, patch: Mapping[str, object]) -> Iterator[Substep]:
         """The step that sets values in the config, if there are any."""

@@ -47,7 +47,13 @@ class ExpertNames:
 
 
 def prune_experts(
-    view: View, alias: str | None, part: str | None, keep: Sequence[int] | None, drop: Sequence[int] | None
+    view: View,
+    alias: str | None,
+    part: str | None,
+    keep: Sequence[int] | None,
+    drop: Sequence[int] | None,
+    *,
+    prove: bool,
 ) -> Iterator[Edit]:
     """What the op `expert_prune` does."""
     layout = ExpertNames(describe(view, alias, part))
@@ -62,8 +68,8 @@ def prune_experts(
         raise Refusal("structure-experts", "no expert is left", key=key, hint="Keep at least one.")
     _refuse_uneven(layout, kept, key)
     work = view.scratch()
-    steps = [*_renumber(layout, kept, work), *_rows(layout, kept)]
-    yield Expand((*steps, *_count(layout, len(kept))))
+    steps = [*_renumber(layout, kept, work), *_rows(layout, kept), *_count(layout, len(kept))]
+    yield preserve(view, layout.model, steps, prove=prove)
 
 
 def _check(given: Sequence[int], count: int, key: str) -> None:
@@ -129,9 +135,6 @@ def _count(layout: ExpertNames, count: int) -> Iterator[Substep]:
 def merge_experts(view: View, alias: str | None, part: str | None, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
     """What the op `expert_merge` does."""
     layout = ExpertNames(describe(view, alias, part))
-    if layout.stacked:
-        raise Refusal("structure-experts", f"the experts of '{layout.model.alias}' are in one tensor", key="alias",
-                      hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip
     every = [n for group in groups for n in group]
     _check(every, layout.count, "groups")
     if len(every) < layout.count:
@@ -145,7 +148,9 @@ def merge_experts(view: View, alias: str | None, part: str | None, groups: Seque
 
 
 def _means(layout: ExpertNames, groups: Sequence[Sequence[int]], work: str) -> Iterator[Substep]:
-    """The steps that make an expert of each group."""
+    """The steps that make an expert of each group, where each has names of its own."""
+    if layout.stacked:
+        return
     alias = layout.model.alias
     every = layout.expert(r"(?P<e>\d+)", "(?P<tail>.+)")
     yield Substep("move", {"from": to(alias, every), "to": to(work, layout.named(r"\g<e>", r"\g<tail>"))})
@@ -162,7 +167,7 @@ def _means(layout: ExpertNames, groups: Sequence[Sequence[int]], work: str) -> I
 
 
 def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator[Substep]:
-    """The steps that give each of them the mean of the rows of routers."""
+    """The steps that give each of them the mean of the rows of routers, and of tensors that hold all experts."""
     for part in layout.model.parts:
         if (axis := part.axis_with({NUMBER})) is not None:
             at = f"{':, ' * axis}"
@@ -179,6 +184,7 @@ def stack_experts(view: View, alias: str | None, part: str | None, *, prove: boo
     """What the op `experts` does for `names: stacked`."""
     layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
+    _refuse_transposed(layout)
     if layout.stacked:
         raise Refusal("structure-experts", f"the experts of '{model.alias}' are in one tensor already", key="names",
                       hint="Leave the step out.")  # fmt: skip
@@ -204,6 +210,7 @@ def separate_experts(view: View, alias: str | None, part: str | None, *, prove: 
     """What the op `experts` does for `names: separate`."""
     layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
+    _refuse_transposed(layout)
     if not layout.stacked:
         message = f"the experts of '{model.alias}' have names of their own already"
         raise Refusal("structure-experts", message, key="names", hint="Leave the step out.")
@@ -223,6 +230,12 @@ def separate_experts(view: View, alias: str | None, part: str | None, *, prove: 
         *_route(layout, _block(own), own.block),
     ]
     yield preserve(view, model, steps, prove=prove)
+
+
+def _refuse_transposed(layout: ExpertNames) -> None:
+    if layout.own.transposed:
+        raise Refusal("structure-experts", f"experts of a {layout.model.place.kind} have no names of their own: its "
+                      "class holds all of a layer in two tensors", key="names", hint="Leave the step out.")  # fmt: skip
 
 
 def _block(own: Experts) -> str:

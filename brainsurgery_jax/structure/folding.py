@@ -8,7 +8,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.tables.gpt2 import GPT2
 from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
+from brainsurgery_jax.structure.described import Described, describe
 from brainsurgery_jax.structure.proof import preserve
 
 _ATTENTION = tuple(f"layers.*.self_attn.{name}_proj.weight" for name in ("q", "k", "v", "qkv"))
@@ -18,7 +18,7 @@ _MLP = tuple(f"layers.*.{name}.weight" for name in (
 ))  # fmt: skip
 _BEFORE = "layers.*.pre_feedforward_layernorm"
 _AFTER = "layers.*.post_attention_layernorm"
-_UNITS: Mapping[str, int] = {
+UNITS: Mapping[str, int] = {
     "llama": 1, "mistral": 1, "qwen2": 1, "qwen3": 1, "phi3": 1, "mixtral": 1, "qwen3_moe": 1, "olmoe": 1, "gpt2": 1,
     "gemma2": 0, "gemma3_text": 0,
 }  # fmt: skip
@@ -35,7 +35,7 @@ class NormReaders(NamedTuple):
 def fold_norms(view: View, alias: str | None, part: str | None, *, final: bool, prove: bool) -> Iterator[Edit]:
     """What the op `fold_norm` does."""
     model = describe(view, alias, part)
-    unit = _UNITS.get(str(model.place.kind))
+    unit = UNITS.get(str(model.place.kind))
     if unit is None:
         raise Refusal("structure-model", f"the norms of a {model.place.kind} do not fold: they come after what they "
                       "normalize, or it is not known what reads them", key="alias",
@@ -58,11 +58,9 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
     """What reads each norm. Raises Refusal if nothing of its own reads the last one."""
     if model.place.family is GPT2:
         tables = {"h.*.ln_1": ("h.*.attn.c_attn.weight",), "h.*.ln_2": ("h.*.mlp.c_fc.weight",)}
-        last = "ln_f"
     else:
         middle = _BEFORE if model.names([f"{_BEFORE}.weight"])[0] in model.kin else _AFTER
         tables = {"layers.*.input_layernorm": _ATTENTION, middle: _MLP}
-        last = "norm"
     for norm, matrices in tables.items():
         yield NormReaders(model.names([norm])[0], tuple(n for n in model.names(matrices) if n in model.kin))
     if final:
@@ -71,13 +69,7 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
             raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
                           key="alias",
                           hint="Put a step `untie` before this if words are tied, or add `final: false`.")  # fmt: skip
-        yield NormReaders(model.names([last])[0], (head,))
-
-
-def _compute(model: Described, target: str, expr: str, **more: str) -> Substep:
-    """A step that changes all `w` of a name, by others of the same layer, such as the gain `g` of a norm."""
-    read = {key: to(model.alias, filled(name)) for key, name in more.items()}
-    return Substep("compute", {"from": {"w": {"alias": model.alias, "name": captured(target)}, **read}, "expr": expr})
+        yield NormReaders(model.names([model.place.family.last_norm])[0], (head,))
 
 
 def _fill(model: Described, name: str, value: int) -> Substep:
@@ -88,7 +80,7 @@ def _fold_gain(model: Described, each: NormReaders, unit: int) -> Iterator[Subst
     """The steps for RMSNorm: each column of the matrices takes the gain of what it reads."""
     gain = "g" if unit else "(g + 1)"
     for matrix in each.matrices:
-        yield _compute(model, matrix, f"w * {gain}", g=f"{each.norm}.weight")
+        yield model.compute(matrix, f"w * {gain}", g=f"{each.norm}.weight")
     yield _fill(model, f"{each.norm}.weight", unit)
 
 
@@ -100,11 +92,11 @@ def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Sub
     if matrix.endswith("lm_head.weight"):
         gain = {"from": {"g": model.ref(norm)}, "expr": "g != 0"}
         yield Substep("assert", {"holds": gain})  # a bias cannot pass a gain of 0
-        yield _compute(model, bias, "w / g", g=norm)
-        yield _compute(model, matrix, "w * g", g=norm)
+        yield model.compute(bias, "w / g", g=norm)
+        yield model.compute(matrix, "w * g", g=norm)
     else:
         whole = matrix.removesuffix("weight") + "bias"
-        yield _compute(model, whole, "w + n @ m", n=bias, m=matrix)
-        yield _compute(model, matrix, "w * reshape(g, (-1, 1))", g=norm)
+        yield model.compute(whole, "w + n @ m", n=bias, m=matrix)
+        yield model.compute(matrix, "w * reshape(g, (-1, 1))", g=norm)
         yield _fill(model, bias, 0)
     yield _fill(model, norm, unit)

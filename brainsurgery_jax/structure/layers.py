@@ -10,9 +10,10 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import modules_of
 from brainsurgery_jax.families.names import expand_braces
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import Described, ask_first, describe, pattern, to
 from brainsurgery_jax.structure.patches import renumber
+from brainsurgery_jax.structure.proof import preserve
 
 _RANGE = re.compile(r"(?:(?P<alias>.+)::)?(?P<start>-?\d+)?(?P<range>:(?P<stop>-?\d+)?(?::(?P<step>-?\d+))?)?")
 
@@ -33,6 +34,7 @@ class AskedLayers(NamedTuple):
     repeat: Sequence[object] | None
     order: Sequence[object] | None
     scale_copies: float
+    prove: bool = False
 
 
 def change_layers(view: View, alias: str | None, part: str | None, stack: str, asked: AskedLayers) -> Iterator[Edit]:
@@ -51,7 +53,7 @@ def change_layers(view: View, alias: str | None, part: str | None, stack: str, a
         *_scale(model, head, order, asked.scale_copies),
         *model.configure(renumber(model, stack, [None if s.alias else s.number for s in order])),
     ]
-    yield Expand(tuple(steps))
+    yield preserve(view, model, steps, prove=asked.prove)
 
 
 class _Counts:

@@ -8,10 +8,12 @@ from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.families.names import expand_braces
+from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.proof import Change, preserve
 from brainsurgery_jax.wording import few
 
 Units = Mapping[int | None, Sequence[int]] | int | float
@@ -19,12 +21,14 @@ Units = Mapping[int | None, Sequence[int]] | int | float
 
 
 class AskedUnits(NamedTuple):
-    """What a step takes out, one of the three; and whether the config is to stay as it is."""
+    """What a step takes out, one of the three; whether the config is to stay as it is; and whether units that are not
+    named are chosen at random, and not by their norms."""
 
     heads: object
     kv_groups: object
     neurons: object
     keeps_config: bool
+    random: bool = False
 
 
 class Cut(NamedTuple):
@@ -34,7 +38,17 @@ class Cut(NamedTuple):
     kept: Mapping[str, Sequence[int]]
 
 
-def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) -> Iterator[Edit]:
+class Pruning(NamedTuple):
+    """The steps that score units and those that take some out, what is left of each dim, and the steps that make a copy
+    of the model do without them: nothing of it reads what they give."""
+
+    scores: Sequence[Substep]
+    steps: Sequence[Substep]
+    sizes: Mapping[str, int]
+    silence: Change
+
+
+def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *, prove: bool) -> Iterator[Edit]:
     """What the op `prune` does."""
     given = [key for key in ("heads", "kv_groups", "neurons") if getattr(asked, key) is not None]
     if len(given) != 1:
@@ -45,12 +59,21 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) ->
     model = describe(view, alias, part)
     _refuse_unknown(model)
     units: Units = getattr(asked, key)
-    work = view.scratch()
     if isinstance(units, int | float):
-        steps, sizes = _by_norm(model, key, units, work)
+        made = _by_score(model, key, units, view.scratch(), random=asked.random)
     else:
-        steps, sizes = _by_number(model, key, units)
-    yield Expand((*steps, *(() if asked.keeps_config else _configure(view, model, sizes))))
+        made = _by_number(model, key, units)
+    config = () if asked.keeps_config else tuple(_configure(view, model, made.sizes))
+    if prove and not config:
+        message = "no config says what is left, so that nothing can compute the result"
+        raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
+    scores = list(made.scores)
+    steps = [
+        *([] if prove else scores),
+        *made.steps,
+        *config,
+    ]  # for a proof scores come first, as both models need them
+    yield preserve(view, model, steps, prove=prove, before=lambda copy: [*scores, *made.silence(copy)])
 
 
 def _refuse_unknown(model: Described) -> None:
@@ -87,10 +110,8 @@ def _couple(model: Described, key: str) -> tuple[str, ...]:
 # --- By number --------------------------------------------------------------------------------------------------------
 
 
-def _by_number(
-    model: Described, key: str, units: Mapping[int | None, Sequence[int]]
-) -> tuple[list[Substep], Mapping[str, int]]:
-    """The steps that take out units by their numbers, and what is left of each dim."""
+def _by_number(model: Described, key: str, units: Mapping[int | None, Sequence[int]]) -> Pruning:
+    """What takes out units by their numbers."""
     dim, count = _dim(model, key), model.size(_dim(model, key))
     cuts = []
     for layer, dropped in units.items():
@@ -102,7 +123,8 @@ def _by_number(
         cuts.append(Cut(layer, _with_groups(model, key, dim, kept)))
     sizes = [{d: len(kept) for d, kept in cut.kept.items()} for cut in cuts]
     _refuse_uneven(model, key, cuts, sizes)
-    return [step for cut in cuts for step in _take(model, cut)], sizes[0]
+    steps = [step for cut in cuts for step in _take(model, cut)]
+    return Pruning([], steps, sizes[0], lambda copy: [step for cut in cuts for step in _silence(model, copy, cut)])
 
 
 def _refuse_uneven(model: Described, key: str, cuts: Sequence[Cut], sizes: Sequence[Mapping[str, int]]) -> None:
@@ -144,6 +166,26 @@ def _take(model: Described, cut: Cut) -> Iterator[Substep]:
                 yield Substep("take_", {"target": target, "dim": axis, "indices": indices})
 
 
+def _writes(model: Described, part: TensorPart) -> bool:
+    """Whether a part adds to the residual stream."""
+    names = [name for text in model.place.family.writers for name in expand_braces(text)]
+    return part.name.endswith(tuple(f".{name}" for name in names))
+
+
+def _silence(model: Described, copy: str, cut: Cut) -> Iterator[Substep]:
+    """The steps by which nothing of a copy reads the units that go: they become entries of a padding of zeros."""
+    for part in model.parts:
+        for axis, text in enumerate(part.axes):
+            if _writes(model, part) and names_in(text) & set(cut.kept):
+                kept = set(entries(text, model.sizes, cut.kept))
+                shape = next(iter(part.kin.first)).shape
+                target = to(copy, _in_layer(model, part, cut.layer))
+                padded = [n + 1 if at == axis else -1 for at, n in enumerate(shape)]
+                indices = [n if n in kept else shape[axis] for n in range(shape[axis])]
+                yield Substep("pad_", {"target": target, "shape": padded})
+                yield Substep("take_", {"target": target, "dim": axis, "indices": indices})
+
+
 def _in_layer(model: Described, part: TensorPart, layer: int | None) -> str:
     """A pattern for the tensors of a part in one layer, or in all."""
     for stack in model.place.family.stacks:
@@ -165,8 +207,8 @@ class Carrier(NamedTuple):
     outer: int
 
 
-def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list[Substep], Mapping[str, int]]:
-    """The steps that take out the units of least norm in each layer, and what is left of each dim."""
+def _by_score(model: Described, key: str, amount: float, work: str, *, random: bool) -> Pruning:
+    """What takes out the units of least norm in each layer, or some at random."""
     dims, count = _couple(model, key), model.size(_dim(model, key))
     if key == "heads" and len(dims) > 1 and model.size(dims[0]) != model.size(dims[1]):
         raise Refusal("structure-prune", "heads that share keys and values can only be chosen in whole groups", key=key,
@@ -182,7 +224,14 @@ def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list
                       hint="Give the numbers of those that go, for all layers.")  # fmt: skip
     keep = count - dropped
     sizes = {d: model.size(d) // count * keep for d in dims}
-    return [*_score(model, carriers, count, work), *_keep(model, carriers, keep, work)], sizes
+    scores = [*_score(model, carriers, count, work), *(_draw(work) if random else ())]
+    return Pruning(scores, [*_keep(model, carriers, keep, work)], sizes,
+                   lambda copy: _mask(model, copy, carriers, (count, keep), work))  # fmt: skip
+
+
+def _draw(work: str) -> Iterator[Substep]:
+    """The step that puts random numbers in the place of all scores."""
+    yield Substep("fill_", {"target": to(work, r".*\.scores"), "mode": "rand"})
 
 
 def _carriers(model: Described, part: TensorPart, dims: Sequence[str]) -> Iterator[Carrier]:
@@ -217,10 +266,10 @@ def _score(model: Described, carriers: Sequence[Carrier], count: int, work: str)
         yield Substep("compute", {"from": tensors, "expr": made, "to": to(work, name), "dtype": "float32"})
 
 
-def _scores(model: Described, part: TensorPart) -> str:
+def _scores(model: Described, part: TensorPart, kind: str = "scores") -> str:
     """The name of the scores of a layer, or of an expert in it, as a template."""
     stack = next(s for s in model.place.family.stacks if part.starred.startswith(model.layered(s)))
-    return ".".join([stack, *(rf"\g<{at}>" for at in range(1, part.starred.count("*") + 1)), "scores"])
+    return ".".join([stack, *(rf"\g<{at}>" for at in range(1, part.starred.count("*") + 1)), kind])
 
 
 def _keep(model: Described, carriers: Sequence[Carrier], keep: int, work: str) -> Iterator[Substep]:
@@ -230,6 +279,22 @@ def _keep(model: Described, carriers: Sequence[Carrier], keep: int, work: str) -
             "target": {"alias": model.alias, "name": captured(part.starred)}, "scores": to(work, _scores(model, part)),
             "keep": keep, "dim": axis, "outer": outer,
         })  # fmt: skip
+
+
+def _mask(
+    model: Described, copy: str, carriers: Sequence[Carrier], counts: tuple[int, int], work: str
+) -> Iterator[Substep]:
+    """The steps by which nothing of a copy reads units of lower scores: `keep_largest_` chooses rows of an identity."""
+    count, keep = counts
+    scores = {"s": to(work, r"(.*)\.scores")}
+    yield Substep("compute", {"from": scores, "expr": f"eye({count}) + 0 * s", "to": to(work, r"\1.mask")})
+    yield Substep("keep_largest_", {"target": to(work, r"(.*)\.mask"), "scores": to(work, r"\1.scores"), "keep": keep})
+    for part, axis, outer in (each for each in carriers if _writes(model, each.part)):
+        shape = next(iter(part.kin.first)).shape
+        cut = (prod(shape[:axis]), outer, count, shape[axis] // (outer * count), prod(shape[axis + 1 :]))
+        mask = "reshape(sum(m, axis=0), (1, 1, -1, 1, 1))"
+        source = {"w": to(copy, captured(part.starred)), "m": to(work, _scores(model, part, "mask"))}
+        yield Substep("compute", {"from": source, "expr": f"reshape(reshape(w, {cut}) * {mask}, {shape})"})
 
 
 def _configure(view: View, model: Described, sizes: Mapping[str, int]) -> Iterator[Substep]:

@@ -1,14 +1,18 @@
-"""Words: more or fewer rows of all tables of words, or others in their place."""
+"""Words: more or fewer rows of all tables of words, others in their place, or those of another tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Substep, TakeTokenizer, View
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.proof import preserve
+from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
+from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
 from brainsurgery_jax.wording import few
 
 WORDS = "V"
@@ -16,31 +20,44 @@ MEAN, ZERO = "mean", "zero"
 
 
 class AskedWords(NamedTuple):
-    """The words of a step: how many, or a multiple, or which of the old ones; and what new rows hold."""
+    """The words of a step: how many, or a multiple, or which of the old ones, or the alias whose tokenizer has them;
+    and what new rows hold."""
 
     size: int | None
     multiple_of: int | None
     order: Sequence[int] | None
+    tokenizer: str | None
     rows: str
 
 
-def change_words(view: View, alias: str | None, part: str | None, asked: AskedWords) -> Iterator[Edit]:
+class NewWords(NamedTuple):
+    """How many words there are afterwards, the steps that make it so, and which of the old ones stay."""
+
+    size: int
+    steps: Sequence[Substep]
+    kept: KeptWords
+
+
+def change_words(view: View, alias: str | None, part: str | None, asked: AskedWords, *, prove: bool) -> Iterator[Edit]:
     """What the op `vocab` does."""
     model = describe(view, alias, part)
-    count = model.size(WORDS)
     tables = [each for each in model.parts if each.axis_with({WORDS}) is not None]
-    _refuse_unknown(model, count)
-    if asked.order is not None:
-        _check(asked.order, count)
-        steps = [_take(model, each, asked.order) for each in tables]
-        size = len(asked.order)
-        patch = {**set_dims(model, {WORDS: size}), **_special(view, model, asked.order)}
+    _refuse_unknown(model, model.size(WORDS))
+    if asked.tokenizer is not None:
+        made = _align(view, model, tables, asked)
+    elif asked.order is not None:
+        made = _order(model, tables, asked.order)
     else:
-        size = _size(asked, count)
-        work = view.scratch()
-        steps = [step for each in tables for step in _resize(model, each, work, asked.rows, size)]
-        patch = set_dims(model, {WORDS: size})
-    yield Expand((*steps, *model.configure(patch)))
+        made = _resize_all(view, model, tables, asked)
+    patch = set_dims(model, {WORDS: made.size})
+    if asked.tokenizer is not None or asked.order is not None:
+        patch = patch_mapping(patch, renumber_config(view, model, made.kept, asked.tokenizer))
+        yield from renumber_generation(view, model, made.kept, asked.tokenizer)
+    if asked.tokenizer is not None:
+        yield TakeTokenizer(model.alias, asked.tokenizer)
+    yield preserve(view, model, [*made.steps, *model.configure(patch)], prove=prove,
+                   before=lambda copy: _choose(model, tables, copy, made.kept.old),
+                   after=lambda copy: _choose(model, tables, copy, made.kept.new))  # fmt: skip
 
 
 def _refuse_unknown(model: Described, count: int) -> None:
@@ -51,30 +68,54 @@ def _refuse_unknown(model: Described, count: int) -> None:
                       hint="Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
 
 
-def _size(asked: AskedWords, count: int) -> int:
-    """The new number of words. Raises Refusal."""
-    if asked.size is None and asked.multiple_of is None:
-        raise Refusal("structure-words", "give one of size, multiple_of and order",
-                      hint="Write `vocab: {multiple_of: 64}`, for instance.")  # fmt: skip
-    size, multiple = count if asked.size is None else asked.size, asked.multiple_of or 1
-    return -(-size // multiple) * multiple
-
-
-def _check(order: Sequence[int], count: int) -> None:
-    wrong = next((n for n in order if not 0 <= n < count), None)
-    if wrong is not None:
-        raise Refusal("structure-words", f"there is no word {wrong}: the model has {count}", key="order",
-                      hint=f"Valid are 0 to {count - 1}.")  # fmt: skip
-
-
 def _axis(part: TensorPart) -> int:
     axis = part.axis_with({WORDS})
     assert axis is not None and names_in(part.axes[axis]) == {WORDS}
     return axis
 
 
-def _take(model: Described, part: TensorPart, order: Sequence[int]) -> Substep:
-    return Substep("take_", {"target": model.ref(part.starred), "indices": list(order), "dim": _axis(part)})
+def _take(alias: str, part: TensorPart, rows: Sequence[int]) -> Substep:
+    target = to(alias, captured(part.starred))
+    return Substep("take_", {"target": target, "indices": list(rows), "dim": _axis(part)})
+
+
+def _choose(model: Described, tables: Sequence[TensorPart], alias: str, rows: Sequence[int]) -> Iterator[Substep]:
+    """The steps that leave a copy of the model these words alone, for a proof."""
+    yield from (_take(alias, each, rows) for each in tables)
+    if len(rows) != model.size(WORDS):
+        yield Substep("config", {"patch": set_dims(model, {WORDS: len(rows)}), "alias": alias})
+
+
+# --- In another order -------------------------------------------------------------------------------------------------
+
+
+def _order(model: Described, tables: Sequence[TensorPart], order: Sequence[int]) -> NewWords:
+    count = model.size(WORDS)
+    wrong = next((n for n in order if not 0 <= n < count), None)
+    if wrong is not None:
+        raise Refusal("structure-words", f"there is no word {wrong}: the model has {count}", key="order",
+                      hint=f"Valid are 0 to {count - 1}.")  # fmt: skip
+    return NewWords(len(order), [_take(model.alias, each, order) for each in tables],
+                    KeptWords(order, range(len(order))))  # fmt: skip
+
+
+# --- More or fewer ----------------------------------------------------------------------------------------------------
+
+
+def _resize_all(view: View, model: Described, tables: Sequence[TensorPart], asked: AskedWords) -> NewWords:
+    if asked.size is None and asked.multiple_of is None:
+        raise Refusal("structure-words", "give one of size, multiple_of, order and tokenizer",
+                      hint="Write `vocab: {multiple_of: 64}`, for instance.")  # fmt: skip
+    count = model.size(WORDS)
+    size = _round(count if asked.size is None else asked.size, asked)
+    work = view.scratch()
+    same = range(min(size, count))
+    return NewWords(size, [step for each in tables for step in _resize(model, each, work, asked.rows, size)],
+                    KeptWords(same, same))  # fmt: skip
+
+
+def _round(size: int, asked: AskedWords) -> int:
+    return -(-size // (asked.multiple_of or 1)) * (asked.multiple_of or 1)
 
 
 def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
@@ -94,30 +135,69 @@ def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int)
         yield Substep("compute", {"from": {"w": model.ref(part.starred)}, "expr": f"concat([w, {more}], axis={axis})",
                                   "to": to(model.alias, r"\g<0>")})  # fmt: skip
     elif size > count:
-        yield Substep("move", {"from": model.ref(part.starred), "to": to(work, r"\g<0>")})
-        (name,) = part.kin.numbers.values()
-        joined = [{"alias": of, "name": captured(name)} for of in (work, rows)]
-        yield Substep("concat", {"from": joined, "to": {"alias": model.alias, "name": name}, "dim": axis})
+        yield from _join(model, part, work, rows)
         yield Substep("assert", {"shape": {"of": model.ref(part.starred), "is": [
             size if at == axis else n for at, n in enumerate(first.shape)]}})  # fmt: skip
 
 
-def _special(view: View, model: Described, order: Sequence[int]) -> dict[str, object]:
-    """The new numbers of special words in the config, and a note on those that are gone."""
-    places: dict[int, int] = {}
-    for place, word in enumerate(order):
-        places.setdefault(word, place)
-    patch: dict[str, object] = {}
-    for key, value in model.place.config.items():
-        if not key.endswith("_token_id") or value is None or isinstance(value, bool):
-            continue
-        words = value if isinstance(value, list) else [value]
-        if any(word not in places for word in words if isinstance(word, int)):
-            hint = f"Set it by a step `config`: `config: {{patch: {{{key}: NUMBER}}}}`."
-            view.note("structure-words", f"{key} {value} is none of the words that stay", "order", hint)
-        elif isinstance(value, list):
-            patch[key] = [places[word] for word in words if isinstance(word, int)]
-        elif isinstance(value, int):
-            patch[key] = places[value]
-    changed: Mapping[str, object] = {k: v for k, v in patch.items() if v != model.place.config[k]}
-    return model.place.patch(changed) if changed else {}
+def _join(model: Described, part: TensorPart, work: str, rows: str) -> Iterator[Substep]:
+    """The steps that put the rows of another alias behind those of a table."""
+    yield Substep("move", {"from": model.ref(part.starred), "to": to(work, r"\g<0>")})
+    (name,) = part.kin.numbers.values()
+    joined = [{"alias": of, "name": captured(name)} for of in (work, rows)]
+    yield Substep("concat", {"from": joined, "to": {"alias": model.alias, "name": name}, "dim": _axis(part)})
+
+
+# --- Those of another tokenizer ---------------------------------------------------------------------------------------
+
+
+def _align(view: View, model: Described, tables: Sequence[TensorPart], asked: AskedWords) -> NewWords:
+    """The words of another tokenizer: those that the model has keep their rows, under their new numbers."""
+    source, count = asked.tokenizer, model.size(WORDS)
+    assert source is not None
+    if asked.order is not None:
+        raise Refusal("structure-words", "give either order or tokenizer", key="order",
+                      hint="Put `order` into a step of its own, before this one.")  # fmt: skip
+    new = read_vocabulary(lambda name: view.side_file(source, name, "tokenizer"), source, "tokenizer")
+    old = read_vocabulary(lambda name: view.side_file(model.alias, name, "alias"), model.alias, "alias")
+    places = find_words(new, old, count)
+    kept = KeptWords([n for n in places if n is not None], [at for at, n in enumerate(places) if n is not None])
+    size = _round(len(places) if asked.size is None else asked.size, asked)
+    if not kept.old:
+        message = f"'{model.alias}' and '{source}' have no word in common"
+        raise Refusal("structure-words", message, key="tokenizer", hint="Name the alias of another tokenizer.")
+    if size < len(places):
+        message = f"{new.file} of '{source}' has {len(places)} words, more than {size}"
+        raise Refusal("structure-words", message, key="size", hint=f"Give {len(places)} or more.")
+    if len(kept.old) < len(places):
+        view.note("structure-words", f"{len(places) - len(kept.old)} of {len(places)} words are new", "tokenizer",
+                  f"Their rows hold what `rows` says ({asked.rows}); train them, or give better ones.")  # fmt: skip
+    numbers = [*places, *[None] * (size - len(places))]
+    work = view.scratch()
+    return NewWords(size, [s for each in tables for s in _gather(view, model, each, work, (asked.rows, numbers))], kept)
+
+
+def _gather(
+    view: View, model: Described, part: TensorPart, work: str, wanted: tuple[str, Sequence[int | None]]
+) -> Iterator[Substep]:
+    """The steps that give a table a row for each word: an old one, or one that is put behind the old ones for all that
+    are new; or that of the new number in another alias."""
+    (rows, numbers), axis, (first, *_) = wanted, _axis(part), part.kin.first
+    count = first.shape[axis]
+    if rows == ZERO:
+        shape = [count + 1 if at == axis else -1 for at in range(len(first.shape))]
+        yield Substep("pad_", {"target": model.ref(part.starred), "shape": shape})
+    elif rows == MEAN:
+        expr = f"concat([w, mean(w, axis={axis}, keepdims=True)], axis={axis})"
+        yield Substep("compute", {"from": {"w": model.ref(part.starred)}, "expr": expr,
+                                  "to": to(model.alias, r"\g<0>")})  # fmt: skip
+    else:
+        (name,) = part.kin.numbers.values()
+        have = view.fetch(rows, name, "rows").aval.shape[axis]
+        if have < len(numbers):
+            raise Refusal("structure-words", f"'{name}' of '{rows}' has {have} rows, and {len(numbers)} words need one",
+                          key="rows", hint="Give tables with a row for every word of the tokenizer.")  # fmt: skip
+        yield from _join(model, part, work, rows)
+    alone = rows in (ZERO, MEAN)
+    taken = [n if n is not None else count + (0 if alone else at) for at, n in enumerate(numbers)]
+    yield _take(model.alias, part, taken)

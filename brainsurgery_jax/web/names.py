@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.nametree import module_of
+from brainsurgery_jax.nametree import group_by_module, module_of, pattern_of
 
 
 class Branch(NamedTuple):
@@ -83,14 +83,12 @@ def write_pattern(names: Sequence[str], known: Iterable[str]) -> str:
     """A regular expression that matches these names, and no other of those that are known. Names of one module that
     are all there become one pattern with `\\d+` for its numbers."""
     wanted = set(names)
-    modules: dict[str, list[str]] = {}
-    for name in known:
-        modules.setdefault(module_of(name), []).append(name)
+    modules = group_by_module(known)
     parts: list[str] = []
     for module in dict.fromkeys(map(module_of, names)):
         members = modules.get(module, [])
         if len(members) > 1 and wanted.issuperset(members):
-            parts.append(r"\d+".join(map(re.escape, module.split("*"))))
+            parts.append(pattern_of(module))
         else:
             parts += [re.escape(name) for name in members if name in wanted]
     return parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})"

@@ -18,6 +18,7 @@ ROWS = {
     "gemma3": "gemma3_text", "olmo2": "olmo2", "olmo3": "olmo3", "mixtral": "mixtral", "qwen3_moe": "qwen3_moe",
     "olmoe": "olmoe", "flex_olmo": "flex_olmo", "deepseek_v3": "deepseek_v3", "gpt_neox": "gpt_neox", "bert": "bert",
     "t5": "t5", "vit": "vit", "whisper": "whisper", "phi3": "phi3",
+    "qwen2_moe": "qwen2_moe", "gpt_oss": "gpt_oss",
 }  # fmt: skip
 """A tiny model of each `model_type` that has an entry."""
 

@@ -9,10 +9,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from tests.structure.judged import make
+from tests.structure.test_tokenizers import two_models, write_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
@@ -47,6 +50,9 @@ OTHER = (
     {"prefixes": {"mode": "add", "alias": "b"}}, {"copy": {"from": r"model::model\.(.*)", "to": r"b::\1"}},
 )  # fmt: skip
 BEST = {"from": LAYER, "scores": "model.norm.weight", "to": "few", "keep": 4, "dim": 1}
+
+HALF = {"cast_": {"target": r".*layers\.0\..*experts.*", "to": "bfloat16"}}
+REFACTOR = {"refactor": {"left": LAYER, "right": LAYER.replace("\\", ""), "to_left": "left", "to_right": "right"}}
 
 HINTS = (
     Hinted("llama", [{"keep_largest": {**BEST, "dim": 0}}], "Give one score for each unit.", [{"keep_largest": BEST}]),
@@ -84,10 +90,33 @@ HINTS = (
            [{"expert_prune": {"drop": [3]}}]),
     Hinted("mixtral", [{"expert_merge": {"groups": [[0, 1], [2]]}}], "Name it too, alone or with others;",
            [{"expert_merge": {"groups": [[0, 1], [2], [3]]}}]),
-    Hinted("mixtral", [{"experts": {"names": "stacked"}}, {"expert_merge": {"groups": [[0, 1], [2, 3]]}}],
+    Hinted("mixtral", [{"experts": {"names": "stacked"}}, {"expert_ranks": {"rank": 2}}],
            "Put `- experts: {names: separate}` before this step.",
-           [{"experts": {"names": "stacked"}}, {"experts": {"names": "separate"}},
-            {"expert_merge": {"groups": [[0, 1], [2, 3]]}}]),
+           [{"experts": {"names": "stacked"}}, {"experts": {"names": "separate"}}, {"expert_ranks": {"rank": 2}}]),
+    Hinted("mixtral", [{"expert_ranks": {}}], "Write `expert_ranks: {rank: 64}`.", [{"expert_ranks": {"rank": 64}}]),
+    Hinted("mixtral", [{"expert_ranks": {"ranks": {4: 2}}}], "Valid are 0 to 3.",
+           [{"expert_ranks": {"ranks": {3: 2}}}]),
+    Hinted("mixtral", [{"expert_ranks": {"ranks": {0: 2}}}], "Leave it out, or name another one as `public`.",
+           [{"expert_ranks": {"ranks": {0: 2}, "public": 1}}]),
+    Hinted("mixtral", [HALF, {"expert_ranks": {"rank": 2}}], "Cast them to one dtype before this step.",
+           [HALF, {"cast_": {"target": r".*experts.*", "to": "bfloat16"}}, {"expert_ranks": {"rank": 2}}]),
+    Hinted("gpt_oss", [{"expert_ranks": {"rank": 2}}], "Leave the step out.", []),
+    Hinted("bert", [{"refactor_attention": {}}], "Leave the step out.", []),
+    Hinted("llama", [{"refactor_attention": {}}], "Write `products: ov`.",
+           [{"refactor_attention": {"products": "ov"}}]),
+    Hinted("gpt2", [{"unfuse": {}}, {"refactor_attention": {}}], "Put a step `fuse` or `unfuse` before this.",
+           [{"unfuse": {}}, {"fuse": {}}, {"refactor_attention": {}}]),
+    Hinted("bert", [{"standard_names": {}}], "Rename them by steps `move`.",
+           [{"move": {"from": r"cls\.(.+)", "to": r"head.\1"}}]),
+    Hinted("bert", [{"fold_lens": {"lens": "model"}}], "Write the readout with `compute`.",
+           [{"compute": {"from": {"w": r"bert\.embeddings\.word_embeddings\.weight"}, "expr": "w * 2"}}]),
+    Hinted("gpt2", [{"prune": {"heads": [1], "prove": True}}], "Leave `prove` out.", [{"prune": {"heads": [1]}}]),
+    Hinted("llama", [REFACTOR], "Transpose one of them.",
+           [{"transpose": {"from": LAYER, "to": "t"}}, {"refactor": {**REFACTOR["refactor"], "right": "t"}}]),
+    Hinted("llama", [{"refactor": {**REFACTOR["refactor"], "right": "model.norm.weight"}}],
+           "Reshape both: [m, r] and [r, n],",
+           [{"reshape": {"from": r"model\.norm\.weight", "to": "t", "shape": [32, 1]}},
+            {"refactor": {**REFACTOR["refactor"], "right": "t"}}]),
     Hinted("llama", [{"expert_prune": {"drop": [1]}}], "Put `- upcycle: {experts: 8}` before this step",
            [{"upcycle": {"experts": 8}}, {"expert_prune": {"drop": [1]}}]),
     Hinted("mixtral", [{"expert_prune": {}}], "Write `expert_prune: {drop: [3]}`.", [{"expert_prune": {"drop": [3]}}]),
@@ -217,6 +246,50 @@ def test_a_file_without_its_config_is_read_with_the_folder(tmp_path: Path) -> No
     )
     assert any("Read the folder with config.json and not the file" in hint for hint in said)
     plan(tmp_path / "a", [{"layers": {"drop": [0]}}]).run(durable=False)
+
+
+@pytest.mark.parametrize(("wrong", "says", "mended"), [
+    ({"tokenizer": "other", "size": 3}, "Give 7 or more.", {"tokenizer": "other", "size": 7}),
+    ({"tokenizer": "strange"}, "Name the alias of another tokenizer.", {"tokenizer": "other"}),
+    ({"tokenizer": "bare"}, "Name an alias whose folder has the files of its tokenizer.", {"tokenizer": "other"}),
+    ({"tokenizer": "broken"}, "Save the tokenizer as tokenizer.json.", {"tokenizer": "other"}),
+    ({"tokenizer": "other", "order": [0]}, "Put `order` into a step of its own, before this one.", {"order": [0]}),
+    ({"tokenizer": "other", "rows": "few"}, "Give tables with a row for every word of the tokenizer.",
+     {"tokenizer": "other", "rows": "many"}),
+    ({"tokenizer": "other"}, "Their rows hold what `rows` says (mean);", {"tokenizer": "other", "rows": "many"}),
+])  # fmt: skip
+def test_what_a_hint_on_tokenizers_says_mends_the_plan(wrong: Any, says: str, mended: Any, tmp_path: Path) -> None:
+    _, other = two_models(tmp_path)
+    for name, words in (("strange", ["x", "y"]), ("broken", ["x"]), ("bare", ["x"])):
+        write_tokenizer(tmp_path / name, words, ())
+        save_file({"x": torch.zeros(1)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "broken/tokenizer.json").write_text("{}")
+    (tmp_path / "bare/tokenizer.json").unlink()
+    for name, rows in (("few", 2), ("many", 7)):
+        tables = {table: torch.ones(rows, 32) for table in ("lm_head.weight", "model.embed_tokens.weight")}
+        save_file(tables, tmp_path / f"{name}.safetensors")
+    aliases = {"other": other, **{name: tmp_path / name for name in ("strange", "broken", "bare")},
+               **{name: tmp_path / f"{name}.safetensors" for name in ("few", "many")}}  # fmt: skip
+
+    def asked(words: Any) -> bs.Plan:
+        return bs.load({
+            "inputs": [f"model::{tmp_path / 'whole'}", *(f"{alias}::{path}" for alias, path in aliases.items())],
+            "transforms": [{"vocab": {"alias": "model", **words}}],
+            "output": {"path": f"{tmp_path}/out/", "alias": "model"},
+        })  # fmt: skip
+
+    assert any(says in hint for hint in hints(asked(wrong)))
+    asked(mended).run(durable=False)
+
+
+def test_a_damaged_generation_config_is_corrected(tmp_path: Path) -> None:
+    make("llama", tmp_path / "in")
+    (tmp_path / "in/generation_config.json").write_text("{")
+    asked = plan(tmp_path / "in", [{"vocab": {"order": [*range(91)]}}])
+    assert "Correct its text." in hints(asked)
+    (tmp_path / "in/generation_config.json").write_text("{}")
+    asked.run(durable=False)
 
 
 JOINED = {"expert_join": {"alias": "a", "others": ["b"]}}

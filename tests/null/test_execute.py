@@ -209,6 +209,7 @@ OUTPUTS: dict[str, dict[str, object]] = {
     "config": {"path": "o/", "config": {"patch": {"n_layer": 1}, "remove": ["old"]}},
     "metadata": {"path": "o/", "metadata": {"epoch": "3"}},
     "options": {"path": "o.npz", "options": {"compression": True}},
+    "asserts": {"path": "o/", "asserts": [{"exists": ".*"}]},
 }
 INPUTS = ("m::m.safetensors", "n::n.safetensors")
 
@@ -227,12 +228,17 @@ def published(*steps: object, output: object = None) -> Publication:
 
 
 def test_every_key_of_an_output_is_tried_in_a_plan_within():
-    assert {*OUTPUTS, "asserts"} == set(OUTPUT_KEYS)
+    assert set(OUTPUTS) == set(OUTPUT_KEYS)
 
 
-def test_an_output_of_a_plan_within_has_no_asserts_of_its_own_which_are_steps_there():
-    output = {"path": "o/", "alias": "m", "asserts": [{"exists": "w"}]}
-    assert complaints({"execute": {"plan": {"output": output}}}, world=world()) == ["key-unknown"]
+@pytest.mark.parametrize("levels", [0, 2])
+@pytest.mark.parametrize("step", ["output", "save"])
+def test_what_a_plan_within_writes_must_satisfy_its_asserts(step: str, levels: int):
+    """They are about the alias that is written, as those of an output of the plan itself."""
+    for name, said in (("w", []), ("none", ["assert-failed"])):
+        written = {"path": "o/", "alias": "m", "asserts": [{"exists": name}]}
+        inner = {"save": written} if step == "save" else {"execute": {"plan": {"output": written}}}
+        assert complaints(nested(levels, inner), inputs=INPUTS, world=world()) == said
 
 
 @pytest.mark.parametrize("key", OUTPUTS)

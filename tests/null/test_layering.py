@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
-    "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
+    "structure": "errors wording json_text dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure ops._chosen",
     "ops._chosen": "errors dtypes select _lazy op protocol numerics ops.sets",
     "ops.layout": "op protocol keys ops._layouts",
@@ -84,6 +84,7 @@ MAY_IMPORT = {
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.products": "errors dtypes _lazy op protocol keys numerics",
     "ops.choose": "errors dtypes _lazy op numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.side_files": "errors wording keys op protocol config_patch families ops._verdicts",
@@ -160,8 +161,8 @@ MAY_IMPORT = {
     "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
     "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
-    "auditing": "json_text errors dtypes regular_files api checkpoint world run_options lower graph.expr plan.source "
-    "looking.fingerprint store",
+    "auditing": "json_text errors dtypes nametree regular_files api checkpoint world run_options lower graph.expr "
+    "plan.source looking.fingerprint store",
     "reports.audit": "documents wording auditing",
     "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.

@@ -15,7 +15,8 @@ from tests.structure.judged import assert_same, edit, load, logits, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
-EXPERTS = ("mixtral", "qwen3_moe", "olmoe", "flex_olmo", "deepseek_v3")
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "deepseek_v3")
+STACKED = (*EXPERTS, "gpt_oss")
 
 
 @pytest.mark.parametrize("router", ["zero", "random"])
@@ -69,7 +70,7 @@ def test_what_a_config_leaves_out_is_what_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"drop": [1]}, {"keep": [0, 2, 3]}, {"keep": [3, 0, 2]}])
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", STACKED)
 def test_a_model_without_an_expert_computes_what_it_did_where_no_token_took_it(
     name: str, asked: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -77,14 +78,14 @@ def test_a_model_without_an_expert_computes_what_it_did_where_no_token_took_it(
     edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": asked})
     found = load(tmp_path / "out")
     for layer in model.model.layers:
-        if hasattr(layer.mlp, "gate"):
-            forbid(layer.mlp, 1)
+        if (gate := getattr(layer.mlp, "gate", getattr(layer.mlp, "router", None))) is not None:
+            forbid(gate, 1)
     assert_same(logits(found), logits(model))
 
 
-def forbid(block: Any, expert: int) -> None:
+def forbid(gate: Any, expert: int) -> None:
     """Let no token take an expert: the logit of its router is the least that there is."""
-    gate, linear = block.gate, torch.nn.functional.linear
+    linear = torch.nn.functional.linear
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         def masked(x: torch.Tensor, weight: torch.Tensor, *bias: Any) -> torch.Tensor:
@@ -109,13 +110,16 @@ def test_a_token_takes_no_more_experts_than_are_left(tmp_path: Path) -> None:
     assert (config.num_local_experts, config.num_experts_per_tok) == (1, 1)
 
 
-@pytest.mark.parametrize("name", EXPERTS)
-def test_an_expert_becomes_the_mean_of_its_group(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("name", STACKED)
+def test_an_expert_becomes_the_mean_of_its_group(name: str, stacked: bool, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole")
-    edit(tmp_path / "whole", tmp_path / "out", {"expert_merge": {"groups": [[0, 3], [2], [1]]}})
+    first = [{"experts": {"names": "stacked"}}] * (stacked and name != "gpt_oss")
+    edit(tmp_path / "whole", tmp_path / "out", *first, {"expert_merge": {"groups": [[0, 3], [2], [1]]}})
     found = load(tmp_path / "out")
     before, after = model.model.layers[1].mlp, found.model.layers[1].mlp
-    for name_ in ("experts.gate_up_proj", "experts.down_proj", "gate.weight"):
+    router = ["router.weight", "router.bias"] if name == "gpt_oss" else ["gate.weight"]
+    for name_ in ("experts.gate_up_proj", "experts.down_proj", *router):
         old, new = before.get_parameter(name_), after.get_parameter(name_)
         assert_same(new, torch.stack([(old[0] + old[3]) / 2, old[2], old[1]]))
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers giv
 
 DECODERS = (
     "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "olmo3", "mixtral", "qwen3_moe", "olmoe",
-    "flex_olmo", "deepseek_v3", "gpt_neox", "bert", "phi3",
+    "flex_olmo", "deepseek_v3", "gpt_neox", "bert", "phi3", "qwen2_moe", "gpt_oss",
 )  # fmt: skip
 BLOCKS = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers", "bert": "bert.encoder.layer"}
 

@@ -17,7 +17,10 @@ from tests.structure.judged import assert_same, edit, load, logits, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
-GROUPED = ("llama", "llama-biased", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3_moe", "phi3")
+GROUPED = (
+    "llama", "llama-biased", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen2_moe", "qwen3_moe",
+    "phi3", "gpt_oss",
+)  # fmt: skip
 """Models of 4 heads in 2 groups."""
 
 WRITERS = {
@@ -77,19 +80,29 @@ def test_neurons_are_taken_out_with_all_that_reads_and_writes_them(name: str, tm
     assert_same(logits(load(tmp_path / "out")), logits(silence(model, name, dropped, width, only)))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe", "deepseek_v3"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "gpt_oss"])
 def test_neurons_of_experts_are_taken_out_of_every_expert(name: str, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole", **({"first_k_dense_replace": 0} if name == "deepseek_v3" else {}))
     edit(tmp_path / "whole", tmp_path / "out", {"prune": {"neurons": [3, 5, 6, 9]}})
-    width = 40 if name in ("mixtral", "olmoe") else 24
+    width = 40 if name in ("mixtral", "olmoe", "gpt_oss") else 24
     with torch.no_grad():
         for layer in model.model.layers:
-            layer.mlp.experts.down_proj[:, :, [3, 5, 6, 9]] = 0
+            down = layer.mlp.experts.down_proj.movedim(1 if name == "gpt_oss" else 2, 0)
+            down[[3, 5, 6, 9]] = 0
             if name == "deepseek_v3":
                 layer.mlp.shared_experts.down_proj.weight[:, [3, 5, 6, 9, 27, 29, 30, 33]] = 0
     found = load(tmp_path / "out")
-    assert found.model.layers[0].mlp.experts.down_proj.shape[2] == width - 4
+    assert found.model.layers[0].mlp.experts.down_proj.shape[1 if name == "gpt_oss" else 2] == width - 4
     assert_same(logits(found), logits(model))
+
+
+def test_neurons_of_experts_are_told_from_the_stream_where_both_are_as_wide(tmp_path: Path) -> None:
+    model = make("gpt_oss", tmp_path / "whole", intermediate_size=32)
+    edit(tmp_path / "whole", tmp_path / "out", {"prune": {"neurons": [3, 5, 6, 9], "prove": True}})
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.experts.down_proj[:, [3, 5, 6, 9]] = 0
+    assert_same(logits(load(tmp_path / "out")), logits(model))
 
 
 def norms(tensors: dict[str, torch.Tensor], names: dict[str, tuple[int, int]], units: int) -> torch.Tensor:

@@ -85,7 +85,7 @@ def test_a_special_word_that_is_gone_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({}, "give one of size, multiple_of and order"),
+        ({}, "give one of size, multiple_of, order and tokenizer"),
         ({"order": [0, 91]}, "there is no word 91: the model has 91"),
     ],
 )

@@ -13,10 +13,12 @@ from brainsurgery_jax.families.tables import (
     gemma,
     gpt2,
     gpt_neox,
+    gpt_oss,
     llama,
     mixtral,
     olmo,
     olmoe,
+    qwen2_moe,
     qwen3_moe,
     t5,
     vit,
@@ -36,7 +38,8 @@ FAMILIES: tuple[Family, ...] = (LLAMA, GPT2, GPT_NEOX, BERT, VIT, TOWER, T5, BAR
 MODELS: Mapping[str, ModelType] = {
     model.name: model
     for models in (
-        llama.MODELS, gpt2.MODELS, gemma.MODELS, olmo.MODELS, mixtral.MODELS, qwen3_moe.MODELS, olmoe.MODELS,
+        llama.MODELS, gpt2.MODELS, gemma.MODELS, olmo.MODELS, mixtral.MODELS, qwen2_moe.MODELS, qwen3_moe.MODELS,
+        olmoe.MODELS, gpt_oss.MODELS,
         flex_olmo.MODELS, deepseek_v3.MODELS, gpt_neox.MODELS, bert.MODELS, t5.MODELS, vit.MODELS, bart.MODELS,
     )
     for model in models

@@ -44,6 +44,14 @@ GPT2 = Family(
         for kind in ("weight", "bias")
     },
     tied={"^lm_head.weight": "wte.weight"},
+    last_norm="ln_f",
+    standard={
+        "wte": "embed_tokens",
+        "h.*": "layers.*",
+        "h.*.attn": "layers.*.self_attn",
+        "ln_f": "ln_final",
+        "^lm_head": "lm_head",
+    },
 )
 
 MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True),)

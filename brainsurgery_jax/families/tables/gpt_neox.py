@@ -40,6 +40,13 @@ GPT_NEOX = Family(
     models=("gpt_neox",),
     writers=("attention.dense.{weight,bias}", "mlp.dense_4h_to_h.{weight,bias}"),
     tied={"^embed_out.weight": "embed_in.weight"},
+    last_norm="final_layer_norm",
+    standard={
+        "embed_in": "embed_tokens",
+        "layers.*.attention": "layers.*.self_attn",
+        "final_layer_norm": "ln_final",
+        "^embed_out": "lm_head",
+    },
     fused={
         f"layers.*.attention.query_key_value.{kind}": tuple(
             f"layers.*.attention.{name}.{kind}" for name in ("query", "key", "value")

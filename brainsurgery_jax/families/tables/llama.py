@@ -111,6 +111,11 @@ LLAMA = Family(
     },
     heads=("N", "K"),
     neurons=("F", "M"),
+    last_norm="norm",
+    standard={
+        "embed_tokens": "embed_tokens", "layers.*.block_sparse_moe": "layers.*.mlp", "norm": "ln_final",
+        "^lm_head": "lm_head",
+    },
 )  # fmt: skip
 
 ROPE = {"rope_theta": 10000.0}

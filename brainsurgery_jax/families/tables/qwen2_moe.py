@@ -1,0 +1,23 @@
+"""Qwen 2 with experts, and one that all tokens take."""
+
+from __future__ import annotations
+
+from brainsurgery_jax.families.model import Experts, ModelType
+from brainsurgery_jax.families.tables.llama import LLAMA
+
+MODELS = (
+    ModelType(
+        "qwen2_moe",
+        LLAMA,
+        "Qwen2MoeForCausalLM",
+        numbered=("mlp_only_layers",),
+        experts=Experts(
+            block="mlp",
+            parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},
+            count="num_experts",
+            chosen="num_experts_per_tok",
+            width="moe_intermediate_size",
+            normalized="norm_topk_prob",
+        ),
+    ),
+)

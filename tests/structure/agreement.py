@@ -1,0 +1,97 @@
+"""The second table of docs/structure.md on how far results agree: `python -m tests.structure.agreement` writes it.
+
+Tiny models of random weights, edited by a plan, loaded by `transformers`, and compared with the model before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from tests.auditing.write import between, put_between
+from tests.structure.judged import edit, load, logits, make
+
+PAGE, MARK = Path(__file__).resolve().parents[2] / "docs" / "structure.md", "agreement"
+TIED = frozenset({"gpt2", "llama-tied", "gemma2"})
+
+
+class AgreementRow(NamedTuple):
+    """A step, what it keeps, the models that it is tried on, and how their logits are looked at."""
+
+    step: str
+    asked: Mapping[str, Any]
+    models: Sequence[str]
+    look: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+    untied: bool = False
+
+
+def _probabilities(x: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(x, -1)
+
+
+ROWS = (
+    AgreementRow("`fold_norm`", {"fold_norm": {}},
+                 ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3_moe", "phi3"),
+                 untied=True),
+    AgreementRow("`centre_writing`", {"centre_writing": {}}, ("gpt2", "gpt_neox"), untied=True),
+    AgreementRow("`centre_unembed` (logarithms of probabilities)", {"centre_unembed": {}},
+                 ("gpt2", "gpt_neox", "llama", "mixtral", "olmo2"), _probabilities, untied=True),
+    AgreementRow("`fold_value_biases`", {"fold_value_biases": {}}, ("gpt2", "gpt_neox", "llama-biased")),
+    AgreementRow("`refactor_attention`", {"refactor_attention": {}}, ("gpt2",)),
+    AgreementRow("`refactor_attention: {products: ov}`", {"refactor_attention": {"products": "ov"}},
+                 ("gpt_neox", "llama", "llama-biased", "qwen2", "qwen3", "gemma2", "olmo2", "mixtral", "gpt_oss")),
+    AgreementRow("`expert_ranks`, of full rank", {"expert_ranks": {"rank": 40}}, ("flex_olmo", "mixtral", "olmoe")),
+    AgreementRow("`layers: {repeat: ..., scale_copies: 0}`, of two newer classes",
+                 {"layers": {"repeat": [1], "scale_copies": 0}}, ("qwen2_moe", "gpt_oss")),
+)  # fmt: skip
+
+
+class Agreement(NamedTuple):
+    """The largest difference, and the largest value that is looked at."""
+
+    difference: float
+    largest: float
+
+
+def measure(row: AgreementRow, name: str, folder: Path) -> Agreement:
+    """How far a model is from what it was."""
+    model = make(name, folder / "whole")
+    first = [{"untie": {}}] if row.untied and name in TIED else []
+    edit(folder / "whole", folder / "out", *first, row.asked)
+    before, after = row.look(logits(model)), row.look(logits(load(folder / "out")))
+    return Agreement(float((after - before).abs().max()), float(before.abs().max()))
+
+
+def measure_all(row: AgreementRow) -> Agreement:
+    """The largest of all models of a row."""
+    found = list[Agreement]()
+    for name in row.models:
+        with TemporaryDirectory() as folder:
+            found.append(measure(row, name, Path(folder)))
+    return Agreement(max(each.difference for each in found), max(each.largest for each in found))
+
+
+def documented() -> Mapping[str, float]:
+    """The difference of each step, as the page says it."""
+    lines = between(PAGE.read_text(encoding="utf-8"), MARK).splitlines()[2:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    return {step: float(difference) for step, _, difference, _ in cells}
+
+
+def main() -> None:
+    """Write the table."""
+    lines = ["| step | models | largest difference | largest logit |", "|---|---:|---:|---:|"]
+    for row in ROWS:
+        found = measure_all(row)
+        difference = f"{found.difference:.0e}" if found.difference else "0"
+        lines.append(f"| {row.step} | {len(row.models)} | {difference} | {found.largest:.1f} |")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(put_between(page, MARK, "\n".join(lines).replace("e-0", "e-")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
