@@ -376,8 +376,8 @@ def prune(
     `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together, or some at
     random (`scores: random`, by the seed of the plan). Heads that share keys and values go as evenly as the config can
     say, or in whole groups (`kv_groups`). Data may choose, as `layers` says: `{scores: TENSOR, smallest: 2}`, with a
-    row for each layer if the tensor has two axes. The model computes what it did with what they add set to zero, unless it
-    normalizes over all heads (OLMo 2, OLMoE). `prove: true` asserts that: no logit of 32 tokens differs by more than
+    row for each layer if the tensor has two axes. The model computes what it did with what they add set to zero, unless
+    it normalizes over all heads (OLMo 2, OLMoE). `prove: true` asserts that: no logit of 32 tokens differs by more than
     1e-3 from that of the model before, in which nothing reads these units. Where no config can say what is left, it is
     refused.
     Example: `prune: {heads: [2, 5]}`
