@@ -162,7 +162,8 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
 
 
 class Graph:
-    """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed."""
+    """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed,
+    except that codes and scales that a step made are noted as such (`pair`)."""
 
     def __init__(self) -> None:
         self._nodes: dict[Hashable, Expr] = {}
