@@ -204,6 +204,15 @@ class TakeTokenizer(NamedTuple):
     source: str
 
 
+class PairCodes(NamedTuple):
+    """Keep in mind that a tensor holds codes that the step made, whose scales stand beside it under the usual names.
+    `block`: how many rows and columns share one, if the step says so."""
+
+    alias: str
+    name: str
+    block: tuple[int, int] | None = None
+
+
 class Stop(NamedTuple):
     """Leave out the steps that follow."""
 
@@ -262,6 +271,7 @@ Edit = (
     | RenameAlias
     | SetConfig
     | TakeTokenizer
+    | PairCodes
     | Publish
     | Stop
     | Say

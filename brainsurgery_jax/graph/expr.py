@@ -7,9 +7,10 @@ so that long chains neither overflow the stack nor take exponential time.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from math import copysign
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -21,6 +22,7 @@ from brainsurgery_jax.protocol import Pending
 if TYPE_CHECKING:
     import numpy as np
 
+    from brainsurgery_jax.codes import Block, Codes
     from brainsurgery_jax.index.moves import Moves
     from brainsurgery_jax.index.parts import Cuts
 
@@ -48,8 +50,8 @@ class Expr:
     """A node of the graph. Its `kind` says which of the other fields mean something."""
 
     __slots__ = (
-        "aval", "avals", "id", "index", "kernel", "kind", "moves", "name", "numbers", "provisional", "source", "span",
-        "srcs", "static", "value",
+        "aval", "avals", "id", "index", "kernel", "kind", "moves", "name", "numbers", "paired", "provisional", "source",
+        "span", "srcs", "static", "value",
     )  # fmt: skip
 
     kind: NodeKind
@@ -67,6 +69,7 @@ class Expr:
     value: np.ndarray | None
     span: Span | None
     provisional: bool
+    paired: Paired | None
 
     @property
     def is_leaf(self) -> bool:
@@ -105,6 +108,16 @@ class Expr:
 
 class Bound(int):
     """Stands for a number that only data can tell, and bounds it: what is made with it is provisional."""
+
+
+class Paired(NamedTuple):
+    """Codes of a quantized weight that the plan makes, or a part of them: what it was called first. Of codes: what they
+    are, the nodes of their parts by name, and how many rows and columns share a scale, if the plan says so."""
+
+    name: str
+    codes: Codes | None = None
+    parts: Mapping[str, Expr] = MappingProxyType({})
+    block: Block | None = None
 
 
 class Rule(NamedTuple):
@@ -149,7 +162,8 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
 
 
 class Graph:
-    """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed."""
+    """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed,
+    except that codes and scales that a step made are noted as such (`pair`)."""
 
     def __init__(self) -> None:
         self._nodes: dict[Hashable, Expr] = {}
@@ -173,7 +187,7 @@ class Graph:
         """A new node; the fields that only nodes of its kind have are set by the caller."""
         e = Expr()
         e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, len(self._nodes), avals[0], avals, srcs, self.span
-        e.moves, e.index, e.name, e.source, e.value = None, 0, "", None, None
+        e.moves, e.index, e.name, e.source, e.value, e.paired = None, 0, "", None, None, None
         if recipe is None:
             e.kernel, e.static, e.numbers = None, (), ()
         else:
@@ -196,7 +210,7 @@ class Graph:
             (),
             self.span,
         )
-        e.moves, e.index, e.name, e.source, e.value = None, 0, name, source, None
+        e.moves, e.index, e.name, e.source, e.value, e.paired = None, 0, name, source, None, None
         e.kernel, e.static, e.numbers, e.provisional = None, (), (), False
         return e
 
@@ -268,13 +282,24 @@ class Graph:
         return e
 
 
+def pair(e: Expr, codes: Codes, parts: Mapping[str, Expr], block: Block | None) -> None:
+    """Keep in mind which scales belong to codes that are computed. The first names count: a node that was made before
+    has the same scales."""
+    for name, part in parts.items():
+        if not part.is_leaf and not part.is_given:
+            part.paired = part.paired or Paired(name)
+    if e.paired is None or e.paired.codes is None:
+        e.paired = Paired(codes.name, codes, parts, block)
+
+
 def asked_of(question: Pending) -> tuple[Expr, ...]:
     """The nodes that a question is about, which ops know by a narrower protocol."""
     return cast("tuple[Expr, ...]", question.exprs)
 
 
-def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Every node below the roots once, operands before what uses them, without recursion."""
+def walk(roots: Iterable[Expr], stop: Callable[[Expr], bool] | None = None) -> Iterator[Expr]:
+    """Every node below the roots once, operands before what uses them, without recursion; not those below nodes to
+    `stop` at."""
     seen: set[Expr] = set()
     for root in roots:
         stack: list[tuple[Expr, bool]] = [(root, False)]
@@ -285,7 +310,8 @@ def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
             elif node not in seen:
                 seen.add(node)
                 stack.append((node, True))
-                stack.extend((s, False) for s in reversed(node.srcs) if s not in seen)
+                if stop is None or not stop(node):
+                    stack.extend((s, False) for s in reversed(node.srcs) if s not in seen)
 
 
 def operand_avals(e: Expr) -> tuple[Aval, ...]:

@@ -14,6 +14,7 @@ from brainsurgery_jax.protocol import (
     DropAlias,
     Edit,
     Move,
+    PairCodes,
     Plant,
     RenameAlias,
     SetConfig,
@@ -70,6 +71,8 @@ class Changes:
             case TakeTokenizer(alias, source):
                 view.take_tokenizer(alias, source)
                 self._configured.append(f"{alias}::tokenizer")
+            case PairCodes(alias, name, block):
+                view.pair_codes(alias, name, block)
             case _:
                 return False
         return True

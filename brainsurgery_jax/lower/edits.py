@@ -9,15 +9,15 @@ from functools import cached_property
 from itertools import count
 from typing import Any, cast
 
-from brainsurgery_jax.codes import can_hold_codes
+from brainsurgery_jax.codes import Block, can_hold_codes, find_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, pair
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
 from brainsurgery_jax.lower.following import LeavesBeside, leaves_of
-from brainsurgery_jax.lower.scales import Coded, coded, codes_of
+from brainsurgery_jax.lower.scales import Coded, coded, codes_of, name_of
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
@@ -112,11 +112,14 @@ class Drafts:
             beside = self._stood_beside(leaf)
             codes = codes_of(leaf, beside)
             if codes is not None and beside[codes.scales] in self._leaves_held:
-                return Coded(alias, codes._replace(name=name), beside[codes.scales], leaf.name)
+                made = leaf.paired is not None
+                return Coded(alias, codes._replace(name=name), beside[codes.scales], name_of(leaf), made)
         return None
 
     def _stood_beside(self, leaf: Expr) -> Mapping[str, Expr]:
-        """The tensors of the checkpoint or pytree that a leaf comes from."""
+        """The tensors of the checkpoint or pytree that a leaf comes from; of codes that the plan made, their parts."""
+        if leaf.paired is not None:
+            return leaf.paired.parts
         if leaf.is_leaf:
             return LeavesBeside(leaf, self.world.graph)
         space = self.state.spaces.get(leaf.source)
@@ -341,6 +344,14 @@ class Drafts:
         theirs = self.extras(source)
         draft = self.space(alias, "alias")
         draft.extras = replace(draft.extras, tokenizer=theirs.tokenizer or theirs.origin)
+
+    def pair_codes(self, alias: str, name: str, block: Block | None) -> None:
+        """Keep in mind which scales belong to codes that the step made."""
+        names = self.space(alias).names
+        codes = find_codes(name, names.__contains__)
+        if codes is None or names[name].is_poison:
+            return
+        pair(names[name], codes, {part: names[part] for part in codes.parts}, block)
 
     def spaces(self) -> dict[str, Space]:
         """The spaces after the step. An empty alias that received a whole model also receives its extras."""

@@ -45,28 +45,33 @@ class Trail(NamedTuple):
         return self.nodes[-1].aval.size == sum(leaf.aval.size for leaf in self.leaves.values())
 
 
+def is_start(expr: Expr) -> bool:
+    """Whether a node is followed no further: a leaf, or codes or scales that the plan made."""
+    return expr.is_leaf or expr.is_given or expr.paired is not None
+
+
 def trail_of(expr: Expr) -> Trail | None:
-    """How a tensor is rearranged from leaves of checkpoints and pytrees; None if something is computed on the way."""
-    if expr.is_leaf or expr.is_given:
+    """How a tensor is rearranged from leaves of checkpoints and pytrees, and from codes and scales that the plan made;
+    None if something is computed on the way."""
+    if is_start(expr):
         return Trail((Waypoint(None, (), (), expr.aval),), {0: expr})
     numbers, nodes, leaves = dict[Expr, int](), list[Waypoint](), dict[int, Expr]()
-    for node in walk([expr]):
-        if node.is_leaf or node.is_given:
+    for node in walk([expr], stop=is_start):
+        numbers[node], start = len(nodes), is_start(node)
+        if start:
             leaves[len(nodes)] = node
         elif not node.is_call or node.moves is None:
             return None
-        numbers[node] = len(nodes)
-        avals = tuple(src.aval for src in node.srcs)
-        ends = (
-            tuple(accumulate(aval.shape[node.moves.axis] for aval in avals)) if isinstance(node.moves, Concat) else ()
-        )
-        nodes.append(Waypoint(node.moves, tuple(numbers[src] for src in node.srcs), avals, node.aval, ends))
+        moves, srcs = (None, ()) if start else (node.moves, node.srcs)
+        avals = tuple(src.aval for src in srcs)
+        ends = tuple(accumulate(aval.shape[moves.axis] for aval in avals)) if isinstance(moves, Concat) else ()
+        nodes.append(Waypoint(moves, tuple(numbers[src] for src in srcs), avals, node.aval, ends))
     return Trail(tuple(nodes), leaves)
 
 
 def leaves_of(expr: Expr) -> Iterable[Expr]:
     """The leaves that a tensor is rearranged from; none if something is computed on the way."""
-    if expr.is_leaf or expr.is_given:
+    if is_start(expr):
         return (expr,)
     trail = trail_of(expr) if expr.moves is not None else None
     return () if trail is None else trail.leaves.values()

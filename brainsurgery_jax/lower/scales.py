@@ -25,6 +25,13 @@ class Coded(NamedTuple):
     codes: Codes
     scales: Expr
     before: str | None = None
+    made: bool = False
+    """Whether the plan made the codes."""
+
+
+def name_of(leaf: Expr) -> str:
+    """The name of a leaf in its checkpoint, or the first one of codes and scales that the plan made."""
+    return leaf.name if leaf.paired is None else leaf.paired.name
 
 
 def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded | None:
@@ -36,18 +43,23 @@ def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded
 
 
 def codes_of(leaf: Expr, names: Container[str]) -> Codes | None:
-    """The quantized weight whose codes a leaf is, among the names of its checkpoint."""
+    """The quantized weight whose codes a leaf is, among the names of its checkpoint, or as the plan made it."""
+    if leaf.paired is not None:
+        return leaf.paired.codes
     codes = find_codes(leaf.name, names.__contains__)
     return codes if codes is not None and fits(codes, leaf.aval.dtype) else None
 
 
-def codes_in_file(leaf: Expr) -> Codes | None:
-    """The quantized weight whose codes a leaf is, as its checkpoint has it; None for the leaves of pytrees."""
-    return codes_of(leaf, leaf.source.header.tensors) if leaf.is_leaf else None
+def codes_at_first(leaf: Expr) -> Codes | None:
+    """The quantized weight whose codes a leaf is, as its checkpoint has it or the plan made it; None for the leaves of
+    pytrees."""
+    return None if leaf.is_given else codes_of(leaf, leaf.source.header.tensors if leaf.is_leaf else ())
 
 
 def is_part(leaf: Expr, codes: Expr, part: str) -> bool:
-    """Whether a leaf is the tensor of a name in the checkpoint of another leaf."""
+    """Whether a leaf is the tensor of a name in the checkpoint of another leaf, or was made with it under that name."""
+    if codes.paired is not None:
+        return codes.paired.parts.get(part) is leaf
     return leaf.is_leaf and leaf.source is codes.source and leaf.name == part
 
 
@@ -89,7 +101,9 @@ def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: st
                 else (
                     f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}': this step "
                     "ignores them",
-                    f"Make floats of it before it is renamed or cut, as a first step: `{step}`.",
+                    "Compute before the step `quantize`."
+                    if found.made
+                    else f"Make floats of it before it is renamed or cut, as a first step: `{step}`.",
                 )
             )
             raise Refusal("scale-ignored", message, hint=hint)
@@ -122,6 +136,8 @@ class Fault(NamedTuple):
     """The name of the part that was left behind, if it was."""
     wanted: str
     mixed: bool = False
+    made: bool = False
+    """Whether the plan made the codes."""
 
 
 def scale_notes(made: Publication, output: Output, label: str, config: Callable[[], object]) -> Iterator[Diagnostic]:
@@ -140,7 +156,9 @@ def scale_notes(made: Publication, output: Output, label: str, config: Callable[
     floats = flow_yaml({"dequantize": {"target": f"{alias}.*", "to": "bfloat16"}})[1:-1]
     for mixed, ((name, fault), *more) in by_kind.items():
         others = f"; {len(more)} more like it" if more else ""
-        if mixed:
+        if fault.made:
+            hint = "Let `quantize` come after all steps that rename, cut or order its results, or treat scales alike."
+        elif mixed:
             hint = f"Move, cut and order scales as their codes, or make floats of all as a first step: `{floats}`."
         elif fault.left in made.tensors and fault.wanted not in made.tensors:
             step = flow_yaml({"move": {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
@@ -159,11 +177,13 @@ def _find_fault(name: str, expr: Expr, tensors: Mapping[str, Expr], usual: tuple
     if trail is None:
         return None
     first = next(iter(trail.leaves.values()))
-    codes = codes_in_file(first)
+    codes = codes_at_first(first)
     if codes is None:
         return None
+    made = first.paired is not None
+    usual = usual if first.paired is None or first.paired.block is None else first.paired.block
     faults = (_fault_of_part(codes, part, name, trail, tensors, usual) for part in codes.parts_that_count)
-    return next((fault for fault in faults if fault is not None), None)
+    return next((fault._replace(made=made) for fault in faults if fault is not None), None)
 
 
 def _fault_of_part(
@@ -205,21 +225,21 @@ def _pair_whole(codes: Trail, part: Trail) -> Collection[tuple[int, int]]:
 
 def _describe_stranger(code: Expr, scale: Expr, codes: Codes, part: str, wanted: str) -> str | None:
     """How a leaf of scales is not that of a leaf of codes, in words; None if it is."""
-    own = codes_in_file(code)
+    own = codes_at_first(code)
     if own is None:
         return None
-    named = part_beside(codes, part, code.name)
+    named, code_name, scale_name = part_beside(codes, part, name_of(code)), name_of(code), name_of(scale)
     if is_part(scale, code, named):
         return None
     if scale.source is code.source:
-        return f"is '{code.name}', whose scales are in '{named}', but '{wanted}' beside it is '{scale.name}'"
-    return f"is '{code.name}' of one checkpoint, but '{wanted}' beside it is '{scale.name}' of another"
+        return f"is '{code_name}', whose scales are in '{named}', but '{wanted}' beside it is '{scale_name}'"
+    return f"is '{code_name}' of one checkpoint, but '{wanted}' beside it is '{scale_name}' of another"
 
 
 def _describe_crossing(crossing: Crossing, codes: Trail, scales: Trail, wanted: str) -> str:
     """The first element whose scale is not the one beside it, in words."""
     code, scale = codes.leaves[crossing.code[0]], scales.leaves[crossing.found[0]]
     return (
-        f"has at {list(crossing.at)} what is at {list(crossing.code[1])} of '{code.name}', whose scale is at "
-        f"{list(crossing.own)} of '{scale.name}', but '{wanted}' has for it that at {list(crossing.found[1])}"
+        f"has at {list(crossing.at)} what is at {list(crossing.code[1])} of '{name_of(code)}', whose scale is at "
+        f"{list(crossing.own)} of '{name_of(scale)}', but '{wanted}' has for it that at {list(crossing.found[1])}"
     )

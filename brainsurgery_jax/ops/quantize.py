@@ -27,7 +27,7 @@ from brainsurgery_jax.ops._compressed import unpack_rows
 from brainsurgery_jax.ops._packing import pack_matrix
 from brainsurgery_jax.ops.reduce import reduce_tensor
 from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
-from brainsurgery_jax.protocol import Bind, Drop, Edit, SetConfig, TensorExpr, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, PairCodes, SetConfig, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
 BlockSizes = Annotated[
@@ -403,6 +403,7 @@ def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeReq
     kept = view.apply(with_shape, scales, shape=(1,)) if wanted.per == "tensor" else scales
     yield Bind(target.alias, name, made, "rebind")
     yield Bind(target.alias, name + wanted.ending, kept, "new", (target.alias, name))
+    yield PairCodes(target.alias, name, wanted.block if wanted.per == "block" else None)
 
 
 def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
@@ -411,6 +412,7 @@ def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeReq
     exponents = view.apply(kernels.exponents, rows)
     for ending, made in (("_blocks", view.apply(kernels.fp4_codes, rows, exponents)), ("_scales", exponents)):
         yield Bind(target.alias, name + ending, made, "new", (target.alias, name))
+    yield PairCodes(target.alias, f"{name}_blocks")
     yield Drop(target.alias, name)
 
 
@@ -418,4 +420,5 @@ def _to_words(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeReq
     """The edits that put words, zeros, scales and, for GPTQ, the group of each input in place of a matrix."""
     for ending, made in pack_matrix(view, name, x, group=wanted.group, awq=wanted.to == "awq").items():
         yield Bind(target.alias, name.removesuffix("weight") + ending, made, "new", (target.alias, name))
+    yield PairCodes(target.alias, name.removesuffix("weight") + "qweight")
     yield Drop(target.alias, name)

@@ -15,6 +15,7 @@ FP8 = ml_dtypes.float8_e4m3fn
 W = np.array([[1, 2], [4, 8]], np.float32)
 CODES = {"x": W.astype(FP8), "x_scale": np.array([[2], [4]], np.float32)}
 FLOATS = {"x": W * CODES["x_scale"], "x_scale": None}
+RISEN, SCALES_OF_W = np.array([[224, 448], [224, 448]], np.float32), np.array([[2], [8]], np.float32) / 448
 I8 = np.array([[1, 127], [127, 64]], np.int8)
 ONE = {"w": np.array([[127, 1], [-127, 2]], np.float32)}
 ONE_CODES = {"w": ONE["w"].astype(np.int8), "w_scale": np.ones((2, 1), np.float32)}
@@ -39,6 +40,12 @@ def dequantize(target: str = "a::.*", **keys: Any) -> list[Any]:
 
 def quantize(target: str = "a::.*", **keys: Any) -> list[Any]:
     return [{"quantize": {"target": target, "to": "int8"} | keys}]
+
+
+def quantize_last(plan: Plan, hint: str) -> Plan:
+    """Let the first step be the last."""
+    first, *rest = plan["transforms"]
+    return {**plan, "transforms": [*rest, first]} if "Let `quantize` come after" in hint else plan
 
 
 def only(target: str, says: str) -> Mend:
@@ -71,6 +78,15 @@ CODED = [
     case("codes beside the scales of others", "scale-mismatch", [{"assign": {"from": "a::x", "to": "a::z"}}], first,
          {**CODES, "z": CODES["x"][::-1], "z_scale": CODES["x_scale"] * 2},
          {**dict.fromkeys("xz", FLOATS["x"].astype(ml_dtypes.bfloat16)), "x_scale": None, "z_scale": None}),
+    case("codes that the plan makes and reverses alone", "scale-mismatch",
+         [*quantize("a::w", to="float8_e4m3fn"), {"take_": {"target": "a::w", "dim": 0, "indices": [1, 0]}}],
+         quantize_last, {"w": W}, {"w": RISEN[::-1].astype(FP8), "w_scale": SCALES_OF_W[::-1]}),
+    case("codes that the plan makes and casts elsewhere", "scale-ignored",
+         [*quantize("a::w", to="float8_e4m3fn"), {"move": {"from": "a::w", "to": "a::v"}},
+          {"move": {"from": "a::w_scale", "to": "a::v_scales"}}, {"cast_": {"target": "a::v", "to": "float32"}}],
+         lambda plan, hint: {**plan, "transforms": plan["transforms"][3:] and [
+             {"cast_": {"target": "a::w", "to": "float32"}}, *plan["transforms"][:1]]} if "Compute before" in hint
+         else plan, {"w": W}, {"w": RISEN.astype(FP8), "w_scale": SCALES_OF_W}),
     case("floats of eight bits", "dtype-unsupported", dequantize(to="float8_e5m2"),
          put("Write `to: bfloat16`, or float16, float32", to="float32"), CODES, FLOATS),
     case("nothing that is quantized", "codes-unknown", dequantize(),

@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "numerics expression ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes packaged reading regular_files select op protocol plugins store.address store.formats "
     "config_patch",
-    "graph": "errors dtypes select index _lazy op protocol",
+    "graph": "errors codes dtypes select index _lazy op protocol",
     "lower": "json_text documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "

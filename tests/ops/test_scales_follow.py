@@ -20,7 +20,10 @@ Array = np.ndarray
 
 
 def codes_of(shape: tuple[int, ...]) -> Array:
-    return (np.arange(np.prod(shape)).reshape(shape) % 13 + 1).astype(FP8)
+    """Codes, the largest among those of every scale, so that to quantize the floats gives them back."""
+    made = np.arange(np.prod(shape)).reshape(shape) % 13 + 1
+    made[..., ::128] = 448
+    return made.astype(FP8)
 
 
 def scales_of(shape: tuple[int, ...], start: int = 1) -> Array:
@@ -156,6 +159,76 @@ def test_codes_of_one_checkpoint_do_not_stand_beside_scales_of_another(tmp_path:
         bs.load(plan).run(durable=False)
     steps.append({"assign": {"from": "b::w_scale", "to": "a::w_scale"}})
     bs.load(plan).run(durable=False)
+
+
+# --- Codes that the plan makes ----------------------------------------------------------------------------------------
+
+MATRICES = {name: floats(name.removesuffix(".weight")) for name in TENSORS if name.endswith(".weight")}
+QUANTIZE: list[Any] = [
+    {"quantize": {"target": rf"({names})\.weight", "to": "float8_e4m3fn", "per": per}}
+    for names, per in (("row2?|stack", "channel"), ("one2?", "tensor"), ("block|square", "block"))
+]
+REMEDY = "Let `quantize` come after all steps that rename, cut or order its results, or treat scales alike."
+
+
+@pytest.mark.parametrize("which", RIGHT)
+def test_codes_that_the_plan_makes_are_followed_like_those_of_inputs(which: str, tmp_path: Path) -> None:
+    steps, wanted = RIGHT[which]
+    assert [d.message for d in problems(tmp_path, MATRICES, [*QUANTIZE, *steps]) if "scale" in d.code] == []
+    back = {"dequantize": {"target": r"new\.weight", "to": "float32"}}
+    found = run_plan(tmp_path, MATRICES, [*QUANTIZE, *steps, back])["new.weight"]
+    assert found.tolist() == wanted().tolist()
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_codes_that_the_plan_makes_are_not_written_beside_other_scales(which: str, tmp_path: Path) -> None:
+    (bad,) = [d for d in problems(tmp_path, MATRICES, [*QUANTIZE, *WRONG[which]]) if "scale" in d.code]
+    assert (bad.code, bad.severity, bad.hint) == ("scale-mismatch", "error", REMEDY)
+    with pytest.raises(PlanError, match="scale-mismatch"):
+        run_plan(tmp_path, MATRICES, [*QUANTIZE, *WRONG[which]])
+
+
+def test_codes_that_the_plan_makes_and_moves_alone_are_noted(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, MATRICES, [*QUANTIZE, {"move": {"from": r"row\.weight", "to": "x.weight"}}])
+    assert (said.code, said.severity, said.hint) == ("scale-left", "note", REMEDY)
+    assert said.message == (
+        "output: 'x.weight', codes, is written without its scales, which stood in 'row.weight_scale'"
+    )
+
+
+def test_codes_that_the_plan_makes_are_not_computed_on_once_they_left_their_scales(tmp_path: Path) -> None:
+    steps = [{"move": {"from": r"row\.weight", "to": "x"}}, {"cast_": {"target": "x", "to": "bfloat16"}}]
+    (bad,) = problems(tmp_path, MATRICES, [*QUANTIZE, *steps])
+    assert (bad.code, bad.hint) == ("scale-ignored", "Compute before the step `quantize`.")
+
+
+@pytest.mark.parametrize("rows", [64, 50])
+def test_blocks_of_codes_that_the_plan_makes_are_as_long_as_it_says(rows: int, tmp_path: Path) -> None:
+    made = {"quantize": {"target": "x", "to": "float8_e4m3fn", "block": [64, 64]}}
+    steps = [made, {"copy": {"from": f"x::[{rows}:]", "to": "y"}},
+             {"copy": {"from": "x_scale_inv::[1:]", "to": "y_scale_inv"}}]  # fmt: skip
+    found = [d.code for d in problems(tmp_path, {"x": normal((100, 8))}, steps)]
+    assert found == ([] if rows == 64 else ["scale-mismatch"])
+
+
+PACK = {"mxfp4": ("_blocks", "_scales"), "gptq": ("qweight", "scales", "qzeros", "g_idx"),
+        "awq": ("qweight", "scales", "qzeros")}  # fmt: skip
+
+
+@pytest.mark.parametrize("to", PACK)
+@pytest.mark.parametrize("apart", [False, True])
+def test_every_part_of_words_that_the_plan_makes_must_follow(to: str, apart: bool, tmp_path: Path) -> None:
+    group = {} if to == "mxfp4" else {"group": 8}
+    stem = "weight" if to == "mxfp4" else ""
+    steps: list[Any] = [{"quantize": {"target": ".*", "to": to, **group}}]
+    codes, *parts = PACK[to]
+    for part in (codes, *([] if apart else parts)):
+        steps += [{"move": {"from": rf"a\.{stem}{part}", "to": f"between{part}"}},
+                  {"move": {"from": rf"b\.{stem}{part}", "to": f"a.{stem}{part}"}},
+                  {"move": {"from": f"between{part}", "to": f"b.{stem}{part}"}}]  # fmt: skip
+    tensors = {"a.weight": normal((32, 32)), "b.weight": normal((32, 32)) + 1}
+    found = [d.code for d in problems(tmp_path, tensors, steps)]
+    assert found == (["scale-mismatch"] if apart else [])
 
 
 # --- Blocks of the config ---------------------------------------------------------------------------------------------
