@@ -49,7 +49,10 @@ MAY_IMPORT = {
     "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording json_text dtypes config_patch families layout.expressions op keys protocol select",
-    "ops.structure": "keys op protocol structure ops._chosen",
+    "ops.structure": "keys op protocol structure ops._chosen ops._models",
+    "ops.experts": "keys op protocol structure ops._chosen ops._models",
+    "ops.interpretability": "keys op protocol structure ops._models",
+    "ops._models": "keys protocol ops._chosen",
     "ops._chosen": "errors dtypes select _lazy op protocol numerics ops.sets",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents codes "
