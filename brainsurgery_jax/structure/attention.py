@@ -179,7 +179,7 @@ def _projection(model: Described, at: int) -> HeadColumns:
     )  # fmt: skip
 
 
-class _Cut(NamedTuple):
+class _HeadCut(NamedTuple):
     """Expressions for a projection within a weight `w` and a bias `b`: columns [in, out] and entries; and for `w` and
     `b` with `NEW` in their places."""
 
@@ -189,25 +189,25 @@ class _Cut(NamedTuple):
     bias: str
 
 
-def _part(model: Described, kind: str, at: int) -> _Cut:
+def _part(model: Described, kind: str, at: int) -> _HeadCut:
     heads, head, width = model.size("N"), model.size("H"), model.size("D")
     if kind == _FUSED:
         total = heads * head
         cut = f"{at * total}:{(at + 1) * total}"
         rows = [f"w[:, :{at * total}]"] * (at > 0) + ["NEW"] + [f"w[:, {(at + 1) * total}:]"] * (at < 2)
         ends = [f"b[:{at * total}]"] * (at > 0) + ["NEW"] + [f"b[{(at + 1) * total}:]"] * (at < 2)
-        return _Cut(f"w[:, {cut}]", f"b[{cut}]", f"concat([{', '.join(rows)}], axis=1)",
+        return _HeadCut(f"w[:, {cut}]", f"b[{cut}]", f"concat([{', '.join(rows)}], axis=1)",
                      f"concat([{', '.join(ends)}], axis=0)")  # fmt: skip
     if kind == _BESIDE:
         weights, biases = f"reshape(w, ({heads}, 3, {head}, {width}))", f"reshape(b, ({heads}, 3, {head}))"
         new = f"reshape(transpose(NEW, (1, 0)), ({heads}, 1, {head}, {width}))"
-        return _Cut(
+        return _HeadCut(
             f"transpose(reshape({weights}[:, {at}:{at + 1}], (-1, {width})), (1, 0))",
             f"reshape({biases}[:, {at}:{at + 1}], (-1,))",
             f"reshape({_replace(weights, new, at)}, (-1, {width}))",
             f"reshape({_replace(biases, f'reshape(NEW, ({heads}, 1, {head}))', at)}, (-1,))",
         )
-    return _Cut("transpose(w, (1, 0))", "b", "transpose(NEW, (1, 0))", "NEW")
+    return _HeadCut("transpose(w, (1, 0))", "b", "transpose(NEW, (1, 0))", "NEW")
 
 
 def _replace(whole: str, new: str, at: int) -> str:
