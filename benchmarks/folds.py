@@ -131,10 +131,18 @@ def table(found: dict[str, Run], size: int) -> list[str]:
     return lines
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    arguments.add_argument("--size", type=float, default=2.0, help="gigabytes of the tensor")
-    arguments.add_argument("--repetitions", type=int, default=3)
+def print_table(
+    description: str | None,
+    runs: Callable[[Path, int], dict[str, Run]],
+    table: Callable[[dict[str, Run], int], list[str]],
+    *,
+    gigabytes: float,
+    repetitions: int,
+) -> None:
+    """Print the table of runs on one tensor, as the command line asks; sizes and repetitions are the defaults."""
+    arguments = argparse.ArgumentParser(description=str(description).splitlines()[0])
+    arguments.add_argument("--size", type=float, default=gigabytes, help="gigabytes of the tensor")
+    arguments.add_argument("--repetitions", type=int, default=repetitions)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size = tensor(Path(folder) / "in.safetensors", given.size * 1e9)
@@ -142,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, runs, table, gigabytes=2.0, repetitions=3)

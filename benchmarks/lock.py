@@ -9,14 +9,12 @@ the same job with a journal.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from _measure import Run, alternate, measure
-from folds import READ, tensor
+from folds import READ, print_table
 
 JOBS = {
     "copy": {"move": {"from": "w", "to": "v"}},
@@ -62,15 +60,5 @@ def _cell(value: float, plain: float, unit: str) -> str:
     return f"{value:.2f} {unit}" if ratio == 1 else f"{value:.2f} {unit} ({ratio:.2f})"
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    arguments.add_argument("--size", type=float, default=1.0, help="gigabytes of the tensor")
-    arguments.add_argument("--repetitions", type=int, default=5)
-    given = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        size = tensor(Path(folder) / "in.safetensors", given.size * 1e9)
-        print("\n".join(table(runs(Path(folder), given.repetitions), size)))
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, runs, table, gigabytes=1.0, repetitions=5)

@@ -8,6 +8,7 @@ the next reading looks at a better one: so the answer never depends on the sampl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
@@ -131,7 +132,10 @@ def _window(low: int, high: int, *, sure: bool = False) -> KeyWindow:
     return KeyWindow(low, width, max(0, (width - 1).bit_length() - BUCKETS), sure)
 
 
-NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+@cache
+def _nothing() -> Pile:
+    """A pile of no numbers, made when it is needed: a module constant would import numpy."""
+    return Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 # --- A reading --------------------------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ def look_near(x: np.ndarray, windows: Sequence[KeyWindow]) -> Near:
     if most > np.iinfo(keys.dtype).max:  # some have a sign
         keys = _turned(keys)
         least, most = int(keys.min()), int(keys.max())
-    made = [(0, NOTHING) if w.found else _look(keys, w) for w in windows]
+    made = [(0, _nothing()) if w.found else _look(keys, w) for w in windows]
     return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, most)
 
 
@@ -159,13 +163,13 @@ def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     reached ^= keys > np.asarray(window.low + window.width - 1, keys.dtype)
     (inside,) = reached.nonzero()
     if not inside.size:
-        return below, NOTHING
+        return below, _nothing()
     unsigned = np.dtype(f"u{keys.itemsize}")
     numbers = (keys[inside] - low).view(unsigned)
     if window.shift:
         numbers >>= np.asarray(window.shift, unsigned)
     few = numbers.size <= keys.size // 8
-    return below, NOTHING._replace(loose=(numbers,)) if few else _counted(numbers)
+    return below, _nothing()._replace(loose=(numbers,)) if few else _counted(numbers)
 
 
 def _counted(numbers: np.ndarray) -> Pile:

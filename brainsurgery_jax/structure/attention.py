@@ -20,7 +20,7 @@ _SEPARATE = frozenset({
 """Every `model_type` with queries, keys and values apart, whose attention sums up values and nothing else."""
 
 
-class Projection(NamedTuple):
+class HeadColumns(NamedTuple):
     """Queries, keys or values of all heads: names of a weight `w` and a bias `b` (empty: none), an expression for both
     as columns [in (+ 1), out], the bias the last row; and from such columns `c` expressions for the weight and bias."""
 
@@ -128,7 +128,7 @@ def _join(sizes: AttentionSizes, factor: str) -> str:
     return f"reshape(transpose({factor}, (1, 0, 2)), ({sizes.rows}, {sizes.groups * sizes.head}))"
 
 
-def _read(model: Described, each: Projection, work: str, side: str, expr: str) -> Substep:
+def _read(model: Described, each: HeadColumns, work: str, side: str, expr: str) -> Substep:
     """The step that makes a factor of a projection."""
     source: dict[str, object] = {"w": {"alias": model.alias, "name": captured(each.weight)}}
     if each.bias:
@@ -136,7 +136,7 @@ def _read(model: Described, each: Projection, work: str, side: str, expr: str) -
     return Substep("compute", {"from": source, "expr": expr, "to": to(work, _scratch(each.weight, side))})
 
 
-def _write(model: Described, each: Projection, work: str, side: str, columns: str) -> Iterator[Substep]:
+def _write(model: Described, each: HeadColumns, work: str, side: str, columns: str) -> Iterator[Substep]:
     """The steps that put columns back into the weight and the bias of a projection."""
     for name, variable, expr in ((each.weight, "w", each.into_weight), (each.bias, "b", each.into_bias)):
         if name:
@@ -147,7 +147,7 @@ def _write(model: Described, each: Projection, work: str, side: str, columns: st
 # --- Where they are ---------------------------------------------------------------------------------------------------
 
 
-def _sizes(model: Described, each: Projection) -> AttentionSizes:
+def _sizes(model: Described, each: HeadColumns) -> AttentionSizes:
     heads, width = model.size("N"), model.size("D")
     groups = heads if model.sizes.values.get("K") is None else model.size("K")
     head = model.size("H" if model.sizes.values.get("W") is None else "W")
@@ -161,7 +161,7 @@ def _output(model: Described) -> tuple[str, bool]:
     return model.names([names.get(kind, "layers.*.self_attn.o_proj.weight")])[0], kind != _FUSED
 
 
-def _projection(model: Described, at: int) -> Projection:
+def _projection(model: Described, at: int) -> HeadColumns:
     """Queries (0), keys (1) or values (2) of a model. Raises Refusal if they are not where its class has them."""
     kind = str(model.place.kind)
     names = {_FUSED: "h.*.attn.c_attn.{}", _BESIDE: "layers.*.attention.query_key_value.{}"}
@@ -172,14 +172,14 @@ def _projection(model: Described, at: int) -> Projection:
                       hint="Put a step `fuse` or `unfuse` before this.")  # fmt: skip
     bias, width = bias if bias in model.kin else "", model.size("D")
     part = _part(model, kind, at)
-    return Projection(
+    return HeadColumns(
         weight, bias, f"concat([{part.columns}, reshape({part.entries}, (1, -1))], axis=0)" if bias else part.columns,
         part.weight.replace("NEW", f"COLUMNS[:{width}]"),
         part.bias.replace("NEW", f"reshape(COLUMNS[{width}:], (-1,))"),
     )  # fmt: skip
 
 
-class _Part(NamedTuple):
+class _HeadCut(NamedTuple):
     """Expressions for a projection within a weight `w` and a bias `b`: columns [in, out] and entries; and for `w` and
     `b` with `NEW` in their places."""
 
@@ -189,25 +189,25 @@ class _Part(NamedTuple):
     bias: str
 
 
-def _part(model: Described, kind: str, at: int) -> _Part:
+def _part(model: Described, kind: str, at: int) -> _HeadCut:
     heads, head, width = model.size("N"), model.size("H"), model.size("D")
     if kind == _FUSED:
         total = heads * head
         cut = f"{at * total}:{(at + 1) * total}"
         rows = [f"w[:, :{at * total}]"] * (at > 0) + ["NEW"] + [f"w[:, {(at + 1) * total}:]"] * (at < 2)
         ends = [f"b[:{at * total}]"] * (at > 0) + ["NEW"] + [f"b[{(at + 1) * total}:]"] * (at < 2)
-        return _Part(f"w[:, {cut}]", f"b[{cut}]", f"concat([{', '.join(rows)}], axis=1)",
+        return _HeadCut(f"w[:, {cut}]", f"b[{cut}]", f"concat([{', '.join(rows)}], axis=1)",
                      f"concat([{', '.join(ends)}], axis=0)")  # fmt: skip
     if kind == _BESIDE:
         weights, biases = f"reshape(w, ({heads}, 3, {head}, {width}))", f"reshape(b, ({heads}, 3, {head}))"
         new = f"reshape(transpose(NEW, (1, 0)), ({heads}, 1, {head}, {width}))"
-        return _Part(
+        return _HeadCut(
             f"transpose(reshape({weights}[:, {at}:{at + 1}], (-1, {width})), (1, 0))",
             f"reshape({biases}[:, {at}:{at + 1}], (-1,))",
             f"reshape({_replace(weights, new, at)}, (-1, {width}))",
             f"reshape({_replace(biases, f'reshape(NEW, ({heads}, 1, {head}))', at)}, (-1,))",
         )
-    return _Part("transpose(w, (1, 0))", "b", "transpose(NEW, (1, 0))", "NEW")
+    return _HeadCut("transpose(w, (1, 0))", "b", "transpose(NEW, (1, 0))", "NEW")
 
 
 def _replace(whole: str, new: str, at: int) -> str:

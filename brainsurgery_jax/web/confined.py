@@ -11,6 +11,7 @@ from pathlib import Path
 from brainsurgery_jax.api import Plan
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.plan.source import Node, plain
+from brainsurgery_jax.provenance.lock import lock_path
 from brainsurgery_jax.store.address import is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
@@ -118,8 +119,10 @@ class ConfinedFiles(Files):
             raise StoreError(path, "is a torch file, whose pickles are not opened here", remedy=remedy)
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
-        """What an output below the root would replace."""
+        """What an output below the root would replace. Its lock lies below the root, too, after links are followed."""
         self._root.confine(path)
+        if not directory:  # that of a folder is in it, and goes with it
+            self._root.confine(lock_path(path, directory=False))
         return super().check_destination(path, nbytes, overwrite=overwrite, directory=directory)
 
     def side_files(self, checkpoint: str) -> SideFiles | None:

@@ -70,6 +70,7 @@ class PlanView:
             self._upto.style("width: 8rem")
             self._cancel = ui.button("Cancel", on_click=self._bench.cancel).props("no-caps flat")
             self._overwrite = ui.checkbox("Replace existing outputs")
+            self._lock = ui.checkbox("Lock").tooltip("Write beside each output what it was made of: see `run --lock`")
         self._bar = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Progress"')
         self._state = ui.label("").props("role=status")
         self._trial = ui.column().style("width: 100%")
@@ -181,8 +182,8 @@ class PlanView:
                 )
 
     async def _preview(self) -> None:
-        overwrite = bool(self._overwrite.value)
-        found, effects, writes = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite))
+        overwrite, lock = bool(self._overwrite.value), bool(self._lock.value)
+        found, effects, writes = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite, lock=lock))
         errors = [d for d in found if d.severity == "error"]
         with (
             ui.dialog() as dialog,
@@ -202,7 +203,7 @@ class PlanView:
                 go.set_enabled(not errors)
                 ui.button("No-go", on_click=lambda: dialog.submit(False)).props("no-caps flat")
         if await dialog:
-            self._bench.run(overwrite=overwrite)
+            self._bench.run(overwrite=overwrite, lock=lock)
             self._was_active = True
             self._show_progress()
         dialog.delete()
@@ -230,9 +231,9 @@ class PlanView:
                 with ui.row(align_items="center"):
                     ui.label(f"wrote {path}: {tensors:,} tensors, {nbytes:,} bytes").classes("bs-mono")
                     folder = os.path.isdir(self._bench.root.confine(path))
-                    ui.link("Download as tar" if folder else "Download", f"/download?path={quote(path)}").props(
-                        "download"
-                    )
+                    _draw_download("Download as tar" if folder else "Download", path)
+                    if progress.lock:
+                        _draw_download("Download lock", self._bench.find_lock(path))
                     ui.button("Open", on_click=partial(self._open, path)).props("flat dense no-caps")
             for text in [*progress.said, *progress.notes]:
                 ui.label(text).classes("bs-mono").style("white-space: pre-wrap")
@@ -245,6 +246,10 @@ class PlanView:
             return
         self.when_done()
         ui.notify(f"{path} is open: see Explore and Compare.")
+
+
+def _draw_download(label: str, path: str) -> None:
+    ui.link(label, f"/download?path={quote(path)}").props("download")
 
 
 def _draw_diagnostics(found: Sequence[Diagnostic]) -> None:

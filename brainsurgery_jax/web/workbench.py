@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.completion.candidates import Candidate, complete
@@ -34,8 +33,10 @@ from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.pace import describe_progress, memory_held
 from brainsurgery_jax.plan.source import List, Map, Node, compose, dump_yaml
 from brainsurgery_jax.plots.page import report
+from brainsurgery_jax.provenance.lock import lock_path
 from brainsurgery_jax.reading import limit_reads
 from brainsurgery_jax.rendering.text import as_text
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.trial import try_plan
 from brainsurgery_jax.web.confined import ConfinedFiles, Root
@@ -64,7 +65,8 @@ class WithInput(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a run is. `state` is what people read; `total` and `done` count bytes read and written."""
+    """How far a run is. `state` is what people read; `total` and `done` count bytes read and written; with `lock` the
+    run writes the lock of each output."""
 
     state: str = "idle"
     active: bool = False
@@ -74,6 +76,7 @@ class Progress:
     notes: list[str] = field(default_factory=list)
     published: list[tuple[str, int, int]] = field(default_factory=list)
     problems: tuple[Diagnostic, ...] = ()
+    lock: bool = False
     started: float | None = None
     took: float | None = None
 
@@ -251,8 +254,9 @@ class Workbench:
         """The mistakes in the plan, from headers alone."""
         return self.look_ahead().diagnostics if self.text.strip() else ()
 
-    def look_ahead(self, *, overwrite: bool = True) -> Outlook:
-        """The mistakes in the plan, what each of its steps creates, changes and deletes, and what a run would write."""
+    def look_ahead(self, *, overwrite: bool = True, lock: bool = False) -> Outlook:
+        """The mistakes in the plan, what each of its steps creates, changes and deletes, and what a run would write,
+        with `lock` the locks of its outputs, too."""
         try:
             with self._limits():
                 program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
@@ -260,7 +264,9 @@ class Workbench:
             return Outlook(bad.diagnostics)
         except StoreError as bad:
             return Outlook((_diagnostic_of(bad),))
-        return Outlook(program.diagnostics, program.effects, tuple(p.path for p in program.publications))
+        paths = [p.path for p in program.publications]
+        locks = [lock_path(p.path, directory=p.directory) for p in program.publications if lock]
+        return Outlook(program.diagnostics, program.effects, (*paths, *locks))
 
     def complete(self, text: str) -> list[Candidate]:
         """How the text of a plan may go on at its end, in a step: ops, keys, words, names of tensors, files below the
@@ -325,13 +331,18 @@ class Workbench:
 
     # --- the run
 
-    def run(self, *, overwrite: bool) -> None:
-        """Run the plan in the background. Nothing is done while a run goes on."""
+    def run(self, *, overwrite: bool, lock: bool = False) -> None:
+        """Run the plan in the background, with `lock` writing the lock of each output. Nothing is done while a run goes
+        on."""
         if self.progress.active:
             return
-        self._stop, self.progress = threading.Event(), Progress("planning", active=True)
+        self._stop, self.progress = threading.Event(), Progress("planning", active=True, lock=lock)
         self._thread = threading.Thread(target=self._run, args=(self.progress, overwrite), daemon=True)
         self._thread.start()
+
+    def find_lock(self, path: str) -> str:
+        """The path of the lock of an output that was published at a path."""
+        return lock_path(path, directory=os.path.isdir(self.root.confine(path)))
 
     def cancel(self) -> None:
         """Ask the run to stop; then nothing is published."""
@@ -343,10 +354,12 @@ class Workbench:
             self._thread.join()
 
     def _run(self, progress: Progress, overwrite: bool) -> None:
-        options: Mapping[str, Any] = {"listen": progress.hear, "stop": self._stop, "memory": self._memory}
+        options = RunOptions(
+            self._memory, listen=progress.hear, stop=self._stop, overwrite=overwrite, lock=progress.lock
+        )
         try:
             with self._limits():
-                api.run(self.plan(), world=self.root.files(overwrite=overwrite), overwrite=overwrite, **options)
+                api.run_with(self.plan(), options, self.root.files(overwrite=overwrite))
             progress.state = "done"
         except PlanError as bad:
             progress.state, progress.problems = "failed", bad.diagnostics

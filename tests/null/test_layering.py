@@ -49,7 +49,10 @@ MAY_IMPORT = {
     "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording json_text dtypes config_patch families layout.expressions op keys protocol select",
-    "ops.structure": "keys op protocol structure ops._chosen",
+    "ops.structure": "keys op protocol structure ops._chosen ops._models",
+    "ops.experts": "keys op protocol structure ops._chosen ops._models",
+    "ops.interpretability": "keys op protocol structure ops._models",
+    "ops._models": "keys protocol ops._chosen",
     "ops._chosen": "errors dtypes select _lazy op protocol numerics ops.sets",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents codes "
@@ -189,7 +192,8 @@ MAY_IMPORT = {
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
     "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments numerics.rollups "
-    "looking plots completion trial session _lazy reading world pace nametree lower plan.oly plan.typed plan.source "
+    "looking plots completion trial session _lazy reading world pace run_options provenance.lock "
+    "nametree lower plan.oly plan.typed plan.source "
     "plan.pages plan.schema plan.recipes keys select regular_files store.address store.atomic store.base store.detect "
     "store.failures store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.show cli.sizes",

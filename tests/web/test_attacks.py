@@ -253,6 +253,20 @@ def test_a_plan_that_reaches_out_of_the_root_is_refused_and_writes_nothing(bench
     assert bench.progress.state == "failed" and not (tmp_path / "out.safetensors").exists()
 
 
+def test_a_lock_is_not_written_through_a_link_that_leads_out_of_the_root(bench: Workbench, tmp_path: Path):
+    plan = "inputs: [model.safetensors]\ntransforms: []\noutput: out.safetensors\n"
+    bench.write(plan)
+    bench.run(overwrite=False, lock=True)
+    bench.wait()
+    lock = Path("out.safetensors.lock.json").rename(tmp_path / "secret.lock.json")
+    Path("out.safetensors.lock.json").symlink_to(lock)
+    kept = lock.read_bytes()
+    bench.write(plan.replace("[]", "[{scale_: {target: wte.weight, by: 2}}]"))
+    bench.run(overwrite=True, lock=True)
+    bench.wait()
+    assert any("lies outside" in d.message for d in bench.progress.problems) and lock.read_bytes() == kept
+
+
 def test_a_plan_below_the_root_reads_no_environment_either(bench: Workbench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SECRET", "s3cret")
     Path("inner.yaml").write_text("transforms: [{assert: {exists: '${env.SECRET}'}}]\n")

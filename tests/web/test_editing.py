@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +142,43 @@ def test_a_folder_comes_by_upload_is_run_and_goes_as_an_archive(page: Page, serv
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download resolved plan").click()
     assert yaml.safe_load(Path(waiting.value.path()).read_text())["inputs"] == ["model::sharded"]
+
+
+def test_a_session_goes_as_a_resolved_plan_with_a_lock_that_the_command_line_agrees_with(
+    page: Page, server: Server, tmp_path: Path
+):
+    open_plan(page, server)
+    head = f"vars: {{by: 2}}\n{HEAD}  - scale_: {{target: 'h.*weight', by: '${{vars.by}}'}}\n"
+    write_plan(page, head + "output: locked.safetensors\n")
+    page.get_by_text("No mistakes.").wait_for()
+    page.get_by_role("checkbox", name="Lock").click()
+    page.get_by_role("button", name="Preview and run").click()
+    page.get_by_text("writes locked.safetensors.lock.json").wait_for()
+    page.get_by_role("button", name="Go", exact=True).click()
+    page.get_by_text("wrote locked.safetensors: 11 tensors").wait_for()
+    links = {
+        "lock.json": page.get_by_role("link", name="Download lock"),
+        "plan.yaml": page.get_by_role("button", name="Download resolved plan"),
+    }
+    for name, link in links.items():
+        with page.expect_download() as waiting:
+            link.click()
+        waiting.value.save_as(tmp_path / name)
+    command = [
+        sys.executable,
+        "-m",
+        "brainsurgery_jax",
+        str(tmp_path / "plan.yaml"),
+        "--locked",
+        str(tmp_path / "lock.json"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    again = tmp_path / "again.safetensors"
+    subprocess.run([*command, f"output={again}"], cwd=server.root, check=True, capture_output=True, env=environment)
+    assert again.read_bytes() == (server.root / "locked.safetensors").read_bytes()
+    changed = [*command, f"output={tmp_path / 'changed.safetensors'}", "transforms[0].scale_.by=3"]
+    refused = subprocess.run(changed, cwd=server.root, capture_output=True, text=True, env=environment)
+    assert refused.returncode and "the plan differs from step 1 on" in refused.stderr
 
 
 def test_a_checkpoint_is_opened_and_looked_at_without_a_mouse(page: Page, server: Server):

@@ -16,6 +16,7 @@ from brainsurgery_jax.api import load
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.op import OPS
+from brainsurgery_jax.provenance.lock import read_lock
 from brainsurgery_jax.web.confined import Root
 from brainsurgery_jax.web.names import BranchedNames
 from brainsurgery_jax.web.plan_text import add_input, add_steps
@@ -167,6 +168,30 @@ def test_an_output_is_replaced_only_where_that_is_agreed_to(bench: Workbench):
     bench.run(overwrite=True)
     bench.wait()
     assert bench.progress.state == "done" and "wte.weight" in load_file("out.safetensors")
+
+
+def test_a_run_with_a_lock_writes_one_beside_the_output_and_says_so_before(bench: Workbench):
+    bench.write(PLAN)
+    assert bench.look_ahead(lock=True).writes == ("out.safetensors", "out.safetensors.lock.json")
+    bench.run(overwrite=False, lock=True)
+    bench.wait()
+    assert bench.progress.state == "done"
+    assert list(read_lock("out.safetensors").inputs) == ["model"]
+    assert bench.find_lock("out.safetensors") == "out.safetensors.lock.json"
+
+
+def test_a_run_without_a_lock_writes_none(bench: Workbench):
+    bench.write(PLAN)
+    bench.run(overwrite=False)
+    bench.wait()
+    assert not Path("out.safetensors.lock.json").exists()
+
+
+def test_the_lock_of_a_folder_is_in_it(bench: Workbench):
+    bench.write(PLAN.replace("out.safetensors", "out/"))
+    bench.run(overwrite=False, lock=True)
+    bench.wait()
+    assert Path(bench.find_lock("out/")).is_file()
 
 
 def test_a_run_that_is_cancelled_publishes_nothing(bench: Workbench, monkeypatch: pytest.MonkeyPatch):
