@@ -19,7 +19,7 @@ from brainsurgery_jax.store.io.file_maps import FileMap, guard
 from brainsurgery_jax.store.io.local import open_files
 from tests.checkpoints import write
 
-pytestmark = pytest.mark.skipif(not file_maps._CAN_GUARD, reason="SIGBUS is caught on 64-bit Linux alone")  # pyright: ignore[reportPrivateUsage]
+pytestmark = pytest.mark.skipif(not file_maps._CAN_GUARD, reason="SIGBUS is caught on 64-bit Linux alone")
 
 SIZE = 3 << 20
 """Elements of each tensor: many pages, and more than libraries take at a time."""
@@ -27,7 +27,7 @@ SIZE = 3 << 20
 
 def cut_when_encoding(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Cuts a source off when its maps are made and nothing of them has been read."""
-    arrays = encoded.EncodedWriter._arrays  # pyright: ignore[reportPrivateUsage]
+    arrays = encoded.EncodedWriter._arrays
 
     def cut(self: encoded.EncodedWriter, maps: Any) -> Any:
         found = arrays(self, maps)
