@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +25,24 @@ def test_runs_at_the_same_time_give_the_bits_of_single_runs_and_leave_nothing(tm
     assert [r.different for r in found] == [0] * 6
     assert (found[-1].held.descriptors, found[-1].held.threads) == (found[0].held.descriptors, before.threads)
     assert os.listdir(tmp_path) == ["in.safetensors"]
+
+
+def count_objects() -> Counter[type]:
+    gc.collect()
+    return Counter(map(type, gc.get_objects()))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_plan_that_runs_again_leaves_no_objects(tmp_path: Path, number: int):
+    soak.prepare(tmp_path)
+    plan = soak.plan_of(tmp_path, SEED, number)
+    seen: list[Counter[type]] = []
+    for _ in range(3):
+        for _ in range(5):
+            soak.run(plan)
+        seen.append(count_objects())
+    first, second = seen[1] - seen[0], seen[2] - seen[1]
+    assert {kind: n for kind, n in (first & second).items() if n >= 5} == {}  # a leak comes again, a cache does not
 
 
 def test_a_plan_is_made_of_the_seed_and_its_number_alone(tmp_path: Path):

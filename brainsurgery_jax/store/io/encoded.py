@@ -21,6 +21,7 @@ from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.byte_sink import ByteSink
+from brainsurgery_jax.store.io.file_maps import FileMap, guard
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, LocalPlace
 from brainsurgery_jax.store.leftovers import SCRATCH
@@ -85,9 +86,7 @@ class EncodedWriter:
         self._sink.check_complete()
         self._sink.close()
         with os_failures(self._staged.destination, "write the partial output"):
-            self._encode_files(_path_of(self._staged))
-            for file in self._find_mapped_files().values():
-                file.verify_unchanged()
+            self._encode_files(_path_of(self._staged), self._map_files())
             os.remove(self._scratch.path)
             if self._options.durable:
                 self._staged.place.flush()
@@ -100,20 +99,24 @@ class EncodedWriter:
         if os.path.exists(self._scratch.path):
             os.remove(self._scratch.path)
 
-    def _find_mapped_files(self) -> dict[int, LocalFile]:
-        """The files of inputs that are used in place, by their identity."""
-        return {id(file): file for file, _ in self._mapped.values()}
+    def _map_files(self) -> dict[int, FileMap]:
+        """Maps of the files of inputs that are used in place, by the identity of these."""
+        return {key: FileMap(file) for key, file in {id(file): file for file, _ in self._mapped.values()}.items()}
 
-    def _encode_files(self, staging: str) -> None:
+    def _encode_files(self, staging: str, maps: Mapping[int, FileMap]) -> None:
         try:
-            self._encode(staging, self._arrays(), self._options)
-        except StoreError as bad:
+            with guard(maps.values()):
+                self._encode(staging, self._arrays(maps), self._options)
+        except Exception as bad:
+            _verify(maps)  # bytes that are gone are why it failed, whatever the library says
+            if not isinstance(bad, StoreError):
+                raise
             path = bad.path.replace(staging, self._staged.destination)
             raise StoreError(path, bad.problem, tensor=bad.tensor, remedy=bad.remedy) from bad
+        _verify(maps)
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def _arrays(self, maps: Mapping[int, FileMap]) -> dict[str, np.ndarray]:
         """All tensors as views of memory maps, one map a file."""
-        maps = {key: _map(file) for key, file in self._find_mapped_files().items()}
         if any(aval.size for aval, _, _ in self._places.values()):
             with open(self._scratch.path, "rb") as file:
                 scratch = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -125,7 +128,7 @@ class EncodedWriter:
                 arrays[name] = _view(scratch, self._places[name].offset, aval)
             else:
                 file, offset = found
-                arrays[name] = _view(maps[id(file)], offset, aval)
+                arrays[name] = _view(maps[id(file)].buffer, offset, aval)
         return arrays
 
 
@@ -163,9 +166,9 @@ def open_encoded(
     return EncodedWriter(staged, avals, options, encode)
 
 
-def _map(file: LocalFile) -> mmap.mmap:
-    with file.lease() as fd:
-        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+def _verify(maps: Mapping[int, FileMap]) -> None:
+    for each in maps.values():
+        each.verify()
 
 
 def _usable_place(held: Held, aval: Aval) -> tuple[LocalFile, int] | None:
