@@ -33,8 +33,8 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_*", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
-        f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
+        ("phlora*", "phlora_*", "lora_resize", "refactor"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        f"(factors|truncated|refactor|rebase): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
         ("keep_largest", "keep_largest_"), MODES, "scores may be NaN or infinite: needs `checks=`",
