@@ -78,6 +78,8 @@ def test_a_twin_of_a_world_has_its_sources_in_memory_and_leaves_them_open() -> N
 
 
 NAMES = ("a/b", "/abs", "..", "../x", "a b", "a%b", "a*", "A", "ä.w", "a'b\"c", "a\nb", "x" * 300, f"a.{'y' * 300}.w")
+LEADING_OUT = ("/abs", "..", "../x")
+"""Names that a zip archive cannot have: it would be unpacked outside of its folder."""
 OUTPUTS = ({"path": "m.safetensors"}, {"path": "f/"}, {"path": "m.pt"}, {"path": "dcp/", "format": "dcp"},
            {"path": "m.npz"}, {"path": "orbax/", "format": "orbax"})  # fmt: skip
 
@@ -85,6 +87,7 @@ OUTPUTS = ({"path": "m.safetensors"}, {"path": "f/"}, {"path": "m.pt"}, {"path":
 @pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: output["path"])
 def test_every_other_name_comes_back_from_every_format(output: Mapping[str, Any], here: Path) -> None:
     names = tuple(name for name in NAMES if output["path"] != "orbax/" or "" not in name.split("."))
+    names = tuple(name for name in names if output["path"] != "m.npz" or name not in LEADING_OUT)
     plan = bs.load({"inputs": ["m::<tensors>"], "output": dict(output)})
     assert bs.check(plan, world(names)) == ()
     plan.run(durable=False, world=world(names))

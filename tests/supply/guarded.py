@@ -65,7 +65,8 @@ output: out.safetensors
 """
 MERGE = "merge_method: linear\ndtype: float32\nmodels:\n  - {model: a, parameters: {weight: 1.0}}\n"
 COMMANDS = {
-    "run": "plan.yaml", "repl": "base.safetensors --json", "check": "plan.yaml --overwrite",
+    "run": "plan.yaml --lock", "verify": "out.safetensors", "replay": "out.safetensors",
+    "repl": "base.safetensors --json", "check": "plan.yaml --overwrite",
     "explain": "plan.yaml --work",
     "audit": "plan.yaml", "inspect": "base.safetensors --stats", "diff": "base.safetensors out.safetensors",
     "compare-logits": "a a", "spectrum": "base.safetensors", "report": "base.safetensors --to page.html",
