@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -48,6 +49,8 @@ OUTPUTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Where its write fails, orbax leaves coroutines that complain when they are collected: here, not in a later test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_a_source_that_is_cut_off_while_it_is_encoded_is_an_error(
     kind: str, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,6 +61,7 @@ def test_a_source_that_is_cut_off_while_it_is_encoded_is_an_error(
     plan = bs.load({"inputs": [str(source)], "transforms": [], "output": OUTPUTS[kind]})
     with pytest.raises(StoreError, match=r"in\.safetensors: changed while running"):
         plan.run(durable=False)
+    gc.collect()
     assert os.listdir(here) == ["in.safetensors"]
 
 
