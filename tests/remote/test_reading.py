@@ -10,6 +10,8 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.remote.file import PART
+from brainsurgery_jax.store.remote.places import CONNECTIONS
 from tests.remote.servers import COMMIT, Served
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -120,6 +122,13 @@ def test_the_folder_of_side_files_goes_when_the_checkpoint_is_closed(server: Ser
     assert (folder / "config.json").is_file()
     source.close()
     assert not folder.exists()
+
+
+def test_more_long_side_files_than_connections_are_fetched(server: Served, model: Path) -> None:
+    for number in range(2 * CONNECTIONS):
+        (model / f"tokenizer_{number}.json").write_bytes(b" " * (PART + 1))
+    found = bs.open("hf://org/model")
+    assert Path(found.source.header.side_folder, "tokenizer_31.json").stat().st_size == PART + 1
 
 
 # --- Faults of the network --------------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from concurrent.futures import Executor
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io.files import Stamp, truncation_error
-from brainsurgery_jax.store.remote.http import changed
-from brainsurgery_jax.store.remote.places import RemoteItem, RemotePlace
+from brainsurgery_jax.store.remote.places import RemoteItem, RemotePlace, changed
 
 PART = 2 << 20
 """Bytes of a request: small enough that a block of a tensor comes over two connections at least."""

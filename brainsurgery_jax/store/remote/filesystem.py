@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from brainsurgery_jax.errors import StoreError
@@ -26,12 +27,8 @@ class FilesystemPlace:
     def list(self) -> Mapping[str, RemoteItem]:
         """The files below the address, or the one that it names."""
         root = self._root.rstrip("/")
-        try:
+        with _driver_errors(self._shown):
             found: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
-        except FileNotFoundError:
-            found = {}
-        except Exception as error:
-            raise _refusal(self._shown, error) from error
         if not found:
             raise StoreError(self._shown, "there is nothing at this address", remedy="Check the address.")
         if set(found) == {root}:
@@ -42,23 +39,13 @@ class FilesystemPlace:
     def stamp(self, item: RemoteItem) -> Stamp:
         """The size and the version that a file has now."""
         self._fs.invalidate_cache()
-        try:
+        with _driver_errors(item.shown):
             return _stamp(self._fs.info(item.url))
-        except FileNotFoundError:
-            raise StoreError(item.shown, "is gone") from None
-        except Exception as error:
-            raise _refusal(item.shown, error) from error
 
     def read_some(self, item: RemoteItem, view: memoryview, offset: int) -> int:
         """Fills the beginning of `view`."""
-        try:
+        with _driver_errors(item.shown):
             content = self._fs.cat_file(item.url, start=offset, end=offset + len(view))
-        except (PermissionError, FileNotFoundError) as error:
-            raise _refusal(item.shown, error) from error
-        except OSError:
-            raise
-        except Exception as error:  # drivers raise errors of their own
-            raise OSError(f"the store failed ({type(error).__name__})") from error
         view[: len(content)] = content
         return len(content)
 
@@ -90,6 +77,16 @@ def _stamp(entry: Mapping[str, Any]) -> Stamp:
     return Stamp(int(entry["size"]), version)
 
 
-def _refusal(shown: str, error: Exception) -> StoreError:
-    reason = type(error).__name__
-    return StoreError(shown, f"could not read it ({reason})", remedy="Check the address and your credentials.")
+@contextmanager
+def _driver_errors(shown: str) -> Iterator[None]:
+    """A block that asks a driver. What asking again cannot mend becomes a StoreError, all else an OSError: drivers
+    raise errors of their own, which may name keys, so that their texts go nowhere."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(shown, "there is nothing at this address", remedy="Check the address.") from None
+    except PermissionError as error:
+        remedy = "Check the address and your credentials."
+        raise StoreError(shown, "could not read it (PermissionError)", remedy=remedy) from error
+    except Exception as error:
+        raise OSError(f"the store failed ({type(error).__name__})") from error

@@ -6,7 +6,8 @@ A place is a file, an index of shards, or a folder whose listing the server give
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -14,7 +15,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.address import without_secrets
 from brainsurgery_jax.store.io.files import Stamp
-from brainsurgery_jax.store.remote.places import RemoteItem, missing_package
+from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, changed, missing_package
 
 MOST_LISTING = 16 << 20
 """Bytes of a listing or an index that are read."""
@@ -122,15 +123,20 @@ class HttpPlace:
             if not names:
                 remedy = "Name a file, or the index of a sharded checkpoint: '.../model.safetensors.index.json'."
                 raise StoreError(self._shown, "the server gives no listing of the folder", remedy=remedy)
-            return {name: self._look(urljoin(self._url, quote(name)), name) for name in names}
+            return self._look_beside(names)
         own = unquote(path.rpartition("/")[2])
-        found = {own: self._look(self._url, own)}
+        found = {own: self._look(self._url)}
         if own.endswith(".index.json"):
             shards = _shards_in(self._client.read_text(self._url, self._shown))
-            found |= {name: self._look(urljoin(self._url, quote(name)), name) for name in shards}
+            found |= self._look_beside(shards)
         return found
 
-    def _look(self, url: str, name: str) -> RemoteItem:
+    def _look_beside(self, names: Sequence[str]) -> dict[str, RemoteItem]:
+        """Files in the folder of the address. Servers are asked for many at a time: a model may have hundreds."""
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return dict(zip(names, pool.map(self._look, (urljoin(self._url, quote(n)) for n in names)), strict=True))
+
+    def _look(self, url: str) -> RemoteItem:
         shown = without_secrets(url)
         return RemoteItem(url, shown, self._client.stamp(url, shown))
 
@@ -176,12 +182,6 @@ def _check_answer(answer: Any, item: RemoteItem, offset: int) -> None:
         raise StoreError(item.shown, "the server sent another part of the file", remedy="Download the file first.")
     if not given.endswith(f"/{item.stamp.size}"):
         raise changed(item)
-
-
-def changed(item: RemoteItem) -> StoreError:
-    """The error for a file that is no longer what it was when it was listed."""
-    return StoreError(item.shown, "changed while running: it is not the file that was opened at the start",
-                      remedy="Somebody replaced it; run again.")  # fmt: skip
 
 
 def _shards_in(text: str) -> list[str]:

@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io.files import Stamp
 
+CONNECTIONS = 16
+"""Requests at the same time, of all reads of a checkpoint together."""
+
 
 class RemoteItem(NamedTuple):
     """A file of a remote place: the address it is read from, how messages call it, and its size and version when it
@@ -45,3 +48,9 @@ def missing_package(shown: str, package: str) -> StoreError:
     extra = "Install it: `pip install 'brainsurgery-jax[remote]'`."
     known = package in ("urllib3", "huggingface_hub", "fsspec")
     return StoreError(shown, f"needs {package}", remedy=extra if known else f"Install it: `pip install {package}`.")
+
+
+def changed(item: RemoteItem) -> StoreError:
+    """The error for a file that is no longer what it was when it was listed."""
+    return StoreError(item.shown, "changed while running: it is not the file that was opened at the start",
+                      remedy="Somebody replaced it; run again.")  # fmt: skip

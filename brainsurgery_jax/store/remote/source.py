@@ -23,20 +23,18 @@ from brainsurgery_jax.store import peft
 from brainsurgery_jax.store.address import scheme_of, without_secrets
 from brainsurgery_jax.store.base import FileRun, Note, Source
 from brainsurgery_jax.store.completeness import choose, is_index
+from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, holds_adapter, is_weights, suffix_of
 from brainsurgery_jax.store.io.files import CHUNK, File, read_bytes
 from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.remote.file import RemoteFile
-from brainsurgery_jax.store.remote.places import RemotePlace
+from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, RemotePlace
 from brainsurgery_jax.store.safetensors.source import SUFFIXES, SafetensorsSource
 from brainsurgery_jax.store.sidecars import MAX_SIDECAR, find_side_files, is_side_name
 from brainsurgery_jax.wording import few
 
 if TYPE_CHECKING:
     import numpy as np
-
-CONNECTIONS = 16
-"""Requests at the same time, of all reads of a checkpoint together."""
 
 
 class RemoteSource(SourceOver):
@@ -49,10 +47,10 @@ class RemoteSource(SourceOver):
             on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
             executor = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="remote")
             on_failure.callback(executor.shutdown, cancel_futures=True)
-            files = {name: RemoteFile(place, item, executor) for name, item in place.list().items()}
+            files = {name: RemoteFile(place, item, executor) for name, item in _list(place, url).items()}
             root = _root_of(url, files)
             with _called(folder, root):
-                mirror = _Mirror(folder, files, executor)
+                mirror = _Mirror(folder, files)
                 source = _open_adapter(mirror) if holds_adapter(files.keys()) else _open_tensors(mirror, url)
             notes = tuple(_rename(note, folder, root) for note in source.header.notes)
             super().__init__(replace(source.header, path=url, side_folder=folder, notes=notes), source)
@@ -96,12 +94,16 @@ def open_remote(url: str) -> RemoteSource:
     return RemoteSource(shown, place)
 
 
+def _list(place: RemotePlace, url: str) -> Mapping[str, RemoteItem]:
+    with os_failures(url, "list the files"):
+        return place.list()
+
+
 class _Mirror:
     """The small files of a place in a folder of this machine. `files` are those of the place, by relative names."""
 
-    def __init__(self, folder: str, files: Mapping[str, File], executor: ThreadPoolExecutor):
-        self.folder, self.files = folder, files
-        self._executor, self._fetched = executor, set[str]()
+    def __init__(self, folder: str, files: Mapping[str, File]):
+        self.folder, self.files, self._fetched = folder, files, set[str]()
         top = [name for name in files if "/" not in name]
         for name in filter(_is_weights, files):
             self._stand_in(name)
@@ -113,8 +115,9 @@ class _Mirror:
     def fetch(self, names: Iterable[str]) -> None:
         """Writes files of the place that are not too large for side files, as a whole."""
         wanted = [n for n in names if n not in self._fetched and self.files[n].size <= MAX_SIDECAR]
-        for written in [self._executor.submit(_fetch, self.path_of(name), self.files[name]) for name in wanted]:
-            written.result()
+        with ThreadPoolExecutor(CONNECTIONS) as pool:  # of its own: a long read waits for parts in the shared one
+            for written in [pool.submit(_fetch, self.path_of(name), self.files[name]) for name in wanted]:
+                written.result()
         self._fetched.update(wanted)
 
     def path_of(self, name: str) -> str:
@@ -148,23 +151,17 @@ def _is_beside(name: str) -> bool:
 
 
 def _fetch(path: str, file: File) -> None:
-    content = read_bytes(file, file.size, 0) if file.size else b""
     with open(path, "wb") as target:
-        target.write(content)
+        for at in range(0, file.size, CHUNK):
+            target.write(read_bytes(file, min(CHUNK, file.size - at), at))
 
 
 def _open_adapter(mirror: _Mirror) -> Source:
     """An adapter, fetched as a whole: it is small, and read through its config."""
     for name in (ADAPTER, OLD_ADAPTER):
         if name in mirror.files:
-            _fetch_large(mirror.path_of(name), mirror.files[name])
+            _fetch(mirror.path_of(name), mirror.files[name])
     return peft.open_source(mirror.folder)
-
-
-def _fetch_large(path: str, file: File) -> None:
-    with open(path, "wb") as target:
-        for at in range(0, file.size, CHUNK):
-            target.write(read_bytes(file, min(CHUNK, file.size - at), at))
 
 
 def _open_tensors(mirror: _Mirror, url: str) -> Source:
