@@ -226,7 +226,7 @@ $(VENV)/installed-fuzz: $(VENV)/installed-dev
 # By uv, for pip seeks minutes for the versions that driver and server agree on.
 .venv-object-store/installed: | $(BIN)/python .venv-uv/installed
 	@$(BIN)/python -m venv .venv-object-store
-	@.venv-uv/bin/uv pip install --quiet --python .venv-object-store/bin/python --editable '.[remote]' pytest boto3 flask flask-cors s3fs 'moto[s3]'
+	@.venv-uv/bin/uv pip install --quiet --python .venv-object-store/bin/python --editable '.[remote]' pytest boto3 flask flask-cors 's3fs>=2025.3' 'moto[s3]>=5.1'
 	@touch $@
 
 .venv-mergekit/installed: | $(BIN)/python

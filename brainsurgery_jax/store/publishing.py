@@ -58,8 +58,9 @@ BY_PLACE = ByPlace()
 def check_remote(url: str, nbytes: int, *, directory: bool) -> None:
     """Raises StoreError if an output of `nbytes` bytes could not be made on this machine and uploaded to an address.
     Writes nothing."""
+    here = _staging_path(url)
     try:
-        check_destination(_staging_path(url), nbytes, True, directory=directory)
+        check_destination(here, nbytes, True, directory=directory)
     except StoreError as bad:
         remedy = "An output is made there before it is uploaded; the variable TMPDIR names another place."
         raise StoreError(bad.path, bad.problem, remedy=remedy) from bad

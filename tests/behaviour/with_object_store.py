@@ -1,6 +1,8 @@
 """S3 as it is spoken: by its driver to a server on this machine. `make object-store` runs this; driver and server want
 older versions of other packages, so that they have an environment of their own."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +18,12 @@ import pytest
 from flax import traverse_util
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.api import run_with
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.remote import upload
 from brainsurgery_jax.store.remote.upload_note import NOTE
+from brainsurgery_jax.store.runs import this_run
 
 BUCKET = "memory://bucket"
 INDEX = "model.safetensors.index.json"
@@ -221,9 +226,12 @@ def test_places_that_are_read_only_are_refused_with_the_way_to_upload(model: Pat
 
 def test_a_lock_and_a_journal_need_a_folder_and_say_so_before_anything_is_written(store: Any, model: Path) -> None:
     for option, what in (({"lock": True}, "a lock is of an output"), ({"resume": True}, "can be resumed only if")):
-        with pytest.raises(StoreError, match=what):
-            bs.run(plan_to(model, f"{BUCKET}/out/"), **option)
+        with pytest.raises(StoreError, match=what) as caught:
+            run_with(plan_to(model, f"{BUCKET}/out/"), RunOptions(**option))
+        assert "Write to a folder, or run without" in caught.value.remedy
     assert held(store) == {}
+    bs.run(plan_to(model, f"{BUCKET}/out/"))
+    assert "model.safetensors" in held(store)
 
 
 def test_the_folder_that_outputs_are_made_in_belongs_to_the_user_alone(store: Any, model: Path, tmp_path: Path) -> None:
@@ -232,8 +240,40 @@ def test_the_folder_that_outputs_are_made_in_belongs_to_the_user_alone(store: An
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [*folder.iterdir()] == []
     folder.chmod(0o777)
-    with pytest.raises(PlanError, match="is not a folder of this user alone"):
+    with pytest.raises(PlanError, match="is not a folder of this user alone") as caught:
         plan_to(model, f"{BUCKET}/more/").check()
+    assert "Delete it, or name another folder for temporary files by the variable TMPDIR." in str(caught.value)
+    folder.rmdir()
+    plan_to(model, f"{BUCKET}/more/").check()
+
+
+def test_an_output_for_which_there_is_too_little_space_here_is_made_elsewhere(
+    store: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage
+    full = str(tmp_path / "full")
+    os.mkdir(full)
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: usage(path)._replace(free=1 if full in str(path) else 1 << 40)
+    )
+    monkeypatch.setattr("tempfile.tempdir", full)
+    with pytest.raises(PlanError, match="too little space") as caught:
+        plan_to(model, f"{BUCKET}/out/").check()
+    assert "made there before it is uploaded; the variable TMPDIR names another place" in str(caught.value)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    plan_to(model, f"{BUCKET}/out/").check()
+
+
+def test_what_lies_beside_a_broken_upload_is_kept(store: Any, model: Path) -> None:
+    dead = {"run": [2**22 + 1, 1, this_run().host, this_run().boot], "sizes": {INDEX: 10}}
+    store.pipe_file(f"/bucket/out/{NOTE}", json.dumps(dead).encode())
+    store.pipe_file("/bucket/out/thesis.txt", b"years of work")
+    with pytest.raises(PlanError, match=r"holds other files beside a broken upload: thesis\.txt") as caught:
+        bs.run(plan_to(model, f"{BUCKET}/out/"))
+    assert "Write to a new address." in str(caught.value)
+    assert held(store).keys() == {NOTE, "thesis.txt"}
+    bs.run(plan_to(model, f"{BUCKET}/new/"))
+    assert "model.safetensors" in held(store, "/bucket/new")
 
 
 def written(

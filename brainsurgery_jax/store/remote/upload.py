@@ -51,29 +51,24 @@ class ObjectUpload:
 
     # --- The destination ----------------------------------------------------------------------------------------------
 
-    def check_free(self) -> None:
-        """Raises StoreError if something is there. Changes nothing."""
+    def check_free(self) -> list[str]:
+        """The files that a run of this host left there which was cut off. Raises StoreError if anything else is there.
+        Changes nothing."""
         found = self._list()
         if not found:
-            return
-        if (note := self._note_of(found)) is not None and not note.is_complete(found):
-            if note.run.host == this_run().host and not _lives(note.run):
-                return
+            return []
+        note = self._note_of(found)
+        if note is None or note.is_complete(found):
+            remedy = (
+                "An object store cannot replace a checkpoint as a whole: write to a new address, or delete this first."
+            )
+            raise StoreError(self._url, f"exists: it holds {few(sorted(found))}", remedy=remedy)
+        if note.run.host != this_run().host or _lives(note.run):
             raise self._busy(note)
-        remedy = "An object store cannot replace a checkpoint as a whole: write to a new address, or delete this first."
-        raise StoreError(self._url, f"exists: it holds {few(sorted(found))}", remedy=remedy)
-
-    def clear(self) -> None:
-        """Removes what a run of this host left there that was cut off. Raises StoreError if anything else is there."""
-        self.check_free()
-        if found := self._list():
-            note = self._note_of(found)
-            assert note is not None, "nothing else is free"
-            others = set(found) - {*note.sizes, NOTE, _ORBAX_END}
-            if others:
-                raise StoreError(self._url, f"holds other files beside a broken upload: {few(sorted(others))}",
-                                 remedy="Write to a new address.")  # fmt: skip
-            self._remove([*(set(found) - {NOTE}), NOTE])
+        if others := sorted(found.keys() - {*note.sizes, NOTE, _ORBAX_END}):
+            problem = f"holds other files beside a broken upload: {few(others)}"
+            raise StoreError(self._url, problem, remedy="Write to a new address.")
+        return [*sorted(found.keys() - {NOTE}), NOTE]
 
     def _list(self) -> dict[str, int]:
         """The sizes of all files there, by their names relative to the destination."""
@@ -102,7 +97,7 @@ class ObjectUpload:
         sizes = {name: os.path.getsize(place.path_of(name)) for name in place.list()}
         last = _last_files(sizes)
         self._directory = "" not in sizes
-        self.clear()
+        self._remove(self.check_free())
         if self._directory:
             self._begin(UploadNote(this_run(), sizes))
         first = [name for name in sizes if name not in last]
@@ -147,7 +142,7 @@ class ObjectUpload:
                 self._fs.pipe_file(self._path(NOTE), note.to_json())
         if taken:
             self.check_free()
-            raise StoreError(self._url, "another run uploads to it", remedy="Write to another address.")
+            raise StoreError(self._url, "another run uploads to it", remedy="Write to a new address.")
         self._sent.append(NOTE)
 
     def _put_file(self, name: str, path: str) -> None:
