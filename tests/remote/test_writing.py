@@ -225,9 +225,10 @@ def test_places_that_are_read_only_are_refused_with_the_way_to_upload(model: Pat
 
 
 def test_a_lock_and_a_journal_need_a_folder_and_say_so_before_anything_is_written(store: Any, model: Path) -> None:
-    for option, what in (({"lock": True}, "a lock is of an output"), ({"resume": True}, "can be resumed only if")):
+    cases = ((RunOptions(lock=True), "a lock is of an output"), (RunOptions(resume=True), "can be resumed only if"))
+    for options, what in cases:
         with pytest.raises(StoreError, match=what) as caught:
-            run_with(plan_to(model, f"{BUCKET}/out/"), RunOptions(**option))
+            run_with(plan_to(model, f"{BUCKET}/out/"), options)
         assert "Write to a folder, or run without" in caught.value.remedy
     assert held(store) == {}
     bs.run(plan_to(model, f"{BUCKET}/out/"))
