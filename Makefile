@@ -44,7 +44,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit format bench schema docs site screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit object-store format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -62,6 +62,7 @@ help:
 	@echo 'make soak       random plans in one process for 20 minutes, up to four at a time; SOAK="--minutes 60" chooses'
 	@echo 'make faults     kill and disturb runs in every way that we know; prints a table; FAULTS="--kills 200" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
+	@echo 'make object-store  read and write a bucket of a server on this machine; installs driver and server'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
@@ -135,6 +136,9 @@ faults: $(VENV)/installed-dev
 behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py
 
+object-store: .venv-object-store/installed
+	.venv-object-store/bin/python -m pytest -q --noconftest tests/behaviour/with_object_store.py
+
 mergekit: $(VENV)/installed-dev .venv-mergekit/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_mergekit.py tests/behaviour/with_merge_methods.py
 
@@ -168,7 +172,7 @@ screenshots: $(VENV)/installed-dev
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit .venv-uv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit .venv-object-store .venv-uv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
@@ -217,6 +221,12 @@ $(VENV)/installed-fuzz: $(VENV)/installed-dev
 	@.venv-tunix/bin/python -m pip install -qq $(TUNIX)
 	@.venv-tunix/bin/python -m pip install -qq $(GEMMA_NEEDS)
 	@.venv-tunix/bin/python -m pip install -qq --no-deps $(GEMMA)
+	@touch $@
+
+# By uv, for pip seeks minutes for the versions that driver and server agree on.
+.venv-object-store/installed: | $(BIN)/python .venv-uv/installed
+	@$(BIN)/python -m venv .venv-object-store
+	@.venv-uv/bin/uv pip install --quiet --python .venv-object-store/bin/python --editable '.[remote]' pytest boto3 flask flask-cors 's3fs>=2025.3' 'moto[s3]>=5.1'
 	@touch $@
 
 .venv-mergekit/installed: | $(BIN)/python

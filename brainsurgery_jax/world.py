@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.address import PLUS, Address, is_remote, parse_address, split_sum
-from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Commit
+from brainsurgery_jax.store.publishing import BY_PLACE, check_remote
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
 
@@ -25,7 +26,7 @@ class Files:
     """The file system. Holds every source that a run opened; `close` gives their descriptors back. `commit` is how its
     outputs appear."""
 
-    commit: Commit = BY_RENAME
+    commit: Commit = BY_PLACE
 
     def __init__(
         self,
@@ -91,9 +92,11 @@ class Files:
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
         """What an output would replace. Refuse what cannot be written, or does not fit beside what else this plan
         writes to the same disk."""
-        disk = _device(path)
+        disk = _device(tempfile.gettempdir() if is_remote(path) else path)
         self._wanted[self.key(path)] = disk, nbytes
         total = sum(n for d, n in self._wanted.values() if d == disk)
+        if is_remote(path):
+            return check_remote(path, total, directory=directory)
         return check_destination(
             path, total, overwrite or self.overwrite, directory=directory, reads=self.reads()
         )  # fmt: skip

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from brainsurgery_jax.auditing.cases import StandIn, key_of
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.io.files import Left, StagedOutput
 from brainsurgery_jax.store.io.in_memory import MemorySource
+from brainsurgery_jax.store.publishing import BY_PLACE
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles, find_side_files
 from brainsurgery_jax.world import Files
@@ -28,11 +28,14 @@ class Redirect:
         """An output that will appear in the folder."""
         place = self.folder / str(len(self.places)) / os.path.basename(os.path.normpath(destination))
         self.places[destination] = place
-        return BY_RENAME.stage(str(place), overwrite=overwrite, own=())
+        return BY_PLACE.stage(str(place), overwrite=overwrite, own=())
+
+    def prepare(self, staged: Sequence[StagedOutput]) -> None:
+        """Nothing: they appear here."""
 
     def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
         """Make all outputs appear there."""
-        return BY_RENAME.publish(staged, durable=durable)
+        return BY_PLACE.publish(staged, durable=durable)
 
 
 class StandInFiles(Files):

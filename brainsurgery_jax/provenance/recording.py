@@ -36,6 +36,7 @@ from brainsurgery_jax.provenance.lock import (
 )
 from brainsurgery_jax.provenance.paths import hides_environment, map_step_path, relate
 from brainsurgery_jax.provenance.watching import WatchedSource, WatchedWriter
+from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Source, Writer
 from brainsurgery_jax.store.folder import LOCKFILE
@@ -86,6 +87,9 @@ class Recording:
             if p.kept:
                 remedy = "Write `format: safetensors`, or run without a lock."
                 raise StoreError(p.path, "is a delta, and a lock is of a whole checkpoint", remedy=remedy)
+            if is_remote(p.path):
+                remedy = "Write to a folder, or run without a lock."
+                raise StoreError(p.path, "is remote, and a lock is of an output of this machine", remedy=remedy)
             if self._wish.write and not p.directory:
                 path = lock_path(p.path, directory=False)
                 check_replacement(path, p.overwrite or is_lock(path), directory=False)

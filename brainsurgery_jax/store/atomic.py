@@ -14,11 +14,11 @@ from contextlib import suppress
 from functools import reduce
 from itertools import count
 from operator import and_
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.io.files import Left, StagedOutput
+from brainsurgery_jax.store.io.files import Left
 from brainsurgery_jax.store.io.local import LocalPlace, WriteLog, fsync_path
 from brainsurgery_jax.store.leftovers import (
     OLD,
@@ -38,11 +38,27 @@ _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
 
 
+class Upload(Protocol):
+    """What takes an output to a remote destination; `remote.upload` has it."""
+
+    def send(self, place: LocalPlace) -> None:
+        """Uploads all that does not make the output appear yet."""
+        ...
+
+    def finish(self) -> None:
+        """Makes the output appear."""
+        ...
+
+    def abandon(self) -> None:
+        """Removes what was uploaded, unless the output has appeared. May be called at any time, and twice."""
+        ...
+
+
 class Staged(NamedTuple):
     """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
     files there that are known to belong to what it replaces, what runs of other hosts left there, and the parent
     folders that were created for it, innermost first. `again`: an interrupted run wrote a part of it; `log` notes what
-    is written."""
+    is written; `upload` takes it to a remote destination."""
 
     staging: str
     destination: str
@@ -52,6 +68,7 @@ class Staged(NamedTuple):
     created: tuple[str, ...] = ()
     again: bool = False
     log: WriteLog | None = None
+    upload: Upload | None = None
 
     @property
     def place(self) -> LocalPlace:
@@ -71,27 +88,14 @@ class Staged(NamedTuple):
         return tuple(left.note(self.destination) for left in self.foreign)
 
     def abandon(self) -> None:
-        """Removes what was written, and the folders created for it that are empty then. May be called at any time,
-        and twice."""
+        """Removes what was written, here and at a remote destination, and the folders created for it that are empty
+        then. May be called at any time, and twice."""
         with os_failures(self.staging, "remove the partial output"):
             for path in (self.staging, self.staging + SCRATCH):
                 remove(path)
         remove_empty(self.created)
-
-
-class ByRename:
-    """Outputs of a file system; see `files.Commit`."""
-
-    def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> Staged:
-        """An output that is staged beside its destination."""
-        return stage(destination, overwrite=overwrite, own=own)
-
-    def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
-        """Renames all outputs into place."""
-        return publish([item for item in staged if isinstance(item, Staged)], durable=durable)
-
-
-BY_RENAME = ByRename()
+        if self.upload is not None:
+            self.upload.abandon()
 
 
 def stage(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
-from brainsurgery_jax.store.address import MARK, is_remote, parse_address, split_sum
+from brainsurgery_jax.store.address import MARK, is_remote, parse_address, scheme_of, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
@@ -156,10 +156,14 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     """
     if not path.strip():
         raise ValueError(f"the output path is empty. Name a folder, or {_some_file()}.")
-    if is_remote(path):
-        raise ValueError(f"'{path}' is a remote place, and outputs are written to disks. Name a folder, and upload it.")
-    place = os.path.expanduser(path)
-    recover(place)
+    place = path if is_remote(path) else os.path.expanduser(path)
+    if not is_remote(path):
+        recover(place)
+    elif (scheme := scheme_of(path)) in ("hf", "http", "https"):
+        way = "`hf upload ORG/MODEL FOLDER`" if scheme == "hf" else "the tools of its host"
+        raise ValueError(
+            f"'{path}' cannot be written: {scheme}:// is read only. Write to a folder, and upload it by {way}."
+        )
     directory = _is_directory(place, explicit=format is not None)
     made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
     assert made is not None, "a file has a suffix that shows the format"

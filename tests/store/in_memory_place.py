@@ -166,6 +166,9 @@ class ByMarker:
     def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> InBucket:
         return InBucket(self._bucket, destination)
 
+    def prepare(self, staged: Sequence[StagedOutput]) -> None:
+        pass
+
     def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
         for output in staged:
             output.place.write(MARKER, b"")

@@ -24,7 +24,8 @@ from brainsurgery_jax.engine.plan.work import (
 )
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, flat_range, strides
-from brainsurgery_jax.store.atomic import ByRename, Staged, stage
+from brainsurgery_jax.store.address import is_remote
+from brainsurgery_jax.store.atomic import Staged, stage
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.journal import Interrupted, Journal, WrittenPart, find_interrupted
 from brainsurgery_jax.store.leftovers import JOURNAL
@@ -48,8 +49,11 @@ class Resumption:
     """
 
     def __init__(self, commit: Commit, destinations: Sequence[str], head: Mapping[str, str]):
-        if not isinstance(commit, ByRename):
-            raise StoreError(destinations[0], "a run can be resumed only if it writes to a file system")
+        for destination in filter(is_remote, destinations):
+            remedy = "Write to a folder, or run without it."
+            raise StoreError(
+                destination, "is remote, and a run can be resumed only if it writes to a file system", remedy=remedy
+            )
         self._commit, self._destinations = commit, destinations
         self._journal = Journal(head)
         self._before: Interrupted | None = find_interrupted(destinations, head)
@@ -70,6 +74,10 @@ class Resumption:
             if before is not None:
                 os.remove(before.journal)
         return staged._replace(again=before is not None, log=self._journal)
+
+    def prepare(self, staged: Sequence[StagedOutput]) -> None:
+        """Does what may take long before outputs can appear."""
+        self._commit.prepare(staged)
 
     def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
         """Renames all outputs into place, and ends the journal."""

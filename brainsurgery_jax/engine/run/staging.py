@@ -11,9 +11,9 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.run.resume import Resumption
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.publishing import BY_PLACE
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
@@ -37,7 +37,7 @@ class Handling(NamedTuple):
     - `seal`: called after it, with the number too; may add files, or return an output that is published with the others
     """
 
-    commit: Commit = BY_RENAME
+    commit: Commit = BY_PLACE
     watch: Callable[[int, Writer], Writer] = _pass_on
     look: Callable[[StagedOutput], None] | None = None
     seal: Callable[[int, StagedOutput], StagedOutput | None] = _add_nothing
@@ -78,7 +78,8 @@ class Staging:
         return tuple(note for staged in self._staged for note in staged.notes)
 
     def complete(self) -> None:
-        """Complete all outputs and have them looked at and sealed. If that raises, none is published."""
+        """Complete all outputs, have them looked at and sealed, and upload the data of remote ones. If that raises,
+        none is published."""
         for writer in self.writers:
             writer.finish()
         if self._handling.look is not None:
@@ -87,6 +88,7 @@ class Staging:
         for number, staged in enumerate(tuple(self._staged)):
             if (more := self._handling.seal(number, staged)) is not None:
                 self._staged.append(more)
+        self._handling.commit.prepare(self._staged)
 
     def publish(self) -> tuple[Left, ...]:
         """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""

@@ -159,12 +159,16 @@ class Left(NamedTuple):
 
 
 class Commit(Protocol):
-    """How outputs appear, whole or not at all: by a rename where a file system has one (`atomic.ByRename`), by a marker
-    that is written after everything else where objects cannot be renamed."""
+    """How outputs appear, whole or not at all: by a rename where a file system has one, by files that are written after
+    everything else where objects cannot be renamed (`publishing.ByPlace`)."""
 
     def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> StagedOutput:
         """An output that is not there yet. `own`: files at the destination that are known to belong to what it
         replaces."""
+        ...
+
+    def prepare(self, staged: Sequence[StagedOutput]) -> None:
+        """Does what may take long before outputs can appear; they are complete. Raises StoreError."""
         ...
 
     def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:

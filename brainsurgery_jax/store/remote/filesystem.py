@@ -22,12 +22,12 @@ class FilesystemPlace:
 
     def __init__(self, url: str):
         self._shown = url
-        self._fs, self._root = _connect(url)
+        self._fs, self._root = connect(url)
 
     def list(self) -> Mapping[str, RemoteItem]:
         """The files below the address, or the one that it names."""
         root = self._root.rstrip("/")
-        with _driver_errors(self._shown):
+        with driver_errors(self._shown):
             found: dict[str, dict[str, Any]] = self._fs.find(root, detail=True)
         if not found:
             raise StoreError(self._shown, "there is nothing at this address", remedy="Check the address.")
@@ -39,12 +39,12 @@ class FilesystemPlace:
     def stamp(self, item: RemoteItem) -> Stamp:
         """The size and the version that a file has now."""
         self._fs.invalidate_cache()
-        with _driver_errors(item.shown):
+        with driver_errors(item.shown):
             return _stamp(self._fs.info(item.url))
 
     def read_some(self, item: RemoteItem, view: memoryview, offset: int) -> int:
         """Fills the beginning of `view`."""
-        with _driver_errors(item.shown):
+        with driver_errors(item.shown):
             content = self._fs.cat_file(item.url, start=offset, end=offset + len(view))
         view[: len(content)] = content
         return len(content)
@@ -53,7 +53,8 @@ class FilesystemPlace:
         """Drivers share their connections, and close them at the end of the process."""
 
 
-def _connect(url: str) -> tuple[Any, str]:
+def connect(url: str) -> tuple[Any, str]:
+    """The driver of an address, and the path that it has there. Raises StoreError."""
     scheme = scheme_of(url)
     try:
         import fsspec
@@ -65,7 +66,7 @@ def _connect(url: str) -> tuple[Any, str]:
         raise missing_package(url, _PACKAGES.get(scheme, f"the driver of {scheme}://")) from None
     except ValueError:
         remedy = "Use hf://, https://, s3:// or gs://, or another scheme of fsspec."
-        raise StoreError(url, f"'{scheme}' is no scheme that can be read", remedy=remedy) from None
+        raise StoreError(url, f"'{scheme}' is no scheme that is known", remedy=remedy) from None
 
 
 def _item(shown: str, path: str, entry: Mapping[str, Any]) -> RemoteItem:
@@ -78,7 +79,7 @@ def _stamp(entry: Mapping[str, Any]) -> Stamp:
 
 
 @contextmanager
-def _driver_errors(shown: str) -> Iterator[None]:
+def driver_errors(shown: str, doing: str = "read it") -> Iterator[None]:
     """A block that asks a driver. What asking again cannot mend becomes a StoreError, all else an OSError: drivers
     raise errors of their own, which may name keys, so that their texts go nowhere."""
     try:
@@ -87,6 +88,6 @@ def _driver_errors(shown: str) -> Iterator[None]:
         raise StoreError(shown, "there is nothing at this address", remedy="Check the address.") from None
     except PermissionError as error:
         remedy = "Check the address and your credentials."
-        raise StoreError(shown, "could not read it (PermissionError)", remedy=remedy) from error
+        raise StoreError(shown, f"could not {doing} (PermissionError)", remedy=remedy) from error
     except Exception as error:
         raise OSError(f"the store failed ({type(error).__name__})") from error

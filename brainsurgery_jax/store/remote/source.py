@@ -29,6 +29,7 @@ from brainsurgery_jax.store.io.files import CHUNK, File, read_bytes
 from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.remote.file import RemoteFile
 from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, RemotePlace
+from brainsurgery_jax.store.remote.upload_note import NOTE, read_note
 from brainsurgery_jax.store.safetensors.source import SUFFIXES, SafetensorsSource
 from brainsurgery_jax.store.sidecars import MAX_SIDECAR, find_side_files, is_side_name
 from brainsurgery_jax.wording import few
@@ -48,6 +49,7 @@ class RemoteSource(SourceOver):
             executor = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="remote")
             on_failure.callback(executor.shutdown, cancel_futures=True)
             files = {name: RemoteFile(place, item, executor) for name, item in _list(place, url).items()}
+            _refuse_broken_upload(url, files)
             root = _root_of(url, files)
             with _called(folder, root):
                 mirror = _Mirror(folder, files)
@@ -97,6 +99,15 @@ def open_remote(url: str) -> RemoteSource:
 def _list(place: RemotePlace, url: str) -> Mapping[str, RemoteItem]:
     with os_failures(url, "list the files"):
         return place.list()
+
+
+def _refuse_broken_upload(url: str, files: Mapping[str, File]) -> None:
+    """StoreError for a folder that a run still uploads to, or was cut off while it did."""
+    note = read_note(read_bytes(files[NOTE], min(files[NOTE].size, MAX_SIDECAR), 0)) if NOTE in files else None
+    if note is not None and not note.is_complete({name: file.size for name, file in files.items()}):
+        there = sum(name in files for name in note.sizes)
+        problem = f"is an upload that has not ended: {there} of {len(note.sizes)} files are there"
+        raise StoreError(url, problem, remedy="Wait for the run that uploads it; if it was cut off, run it again.")
 
 
 class _Mirror:
