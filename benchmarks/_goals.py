@@ -47,6 +47,19 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Within:
+    """A job takes at most `times` what its peer takes."""
+
+    job: str
+    peer: str
+    times: float
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        found = jobs[self.job]["wall_s"] / jobs[self.peer]["wall_s"]
+        return _at_most(self.job, f"{self.times:g} x ({self.peer})", found, self.times)
+
+
+@dataclass(frozen=True)
 class Faster:
     """A job is at least `times` as fast as its peer."""
 
@@ -162,6 +175,13 @@ GOALS: Mapping[str, list[Goal]] = {
         *(Seconds(job, 5) for job in ("ours, to orbax", "ours, back")),  # 0.5 GB/s
         *(Memory(job, 300, over="check") for job in ("ours, to orbax", "ours, back")),
         Seconds("ours, listing", 0.4),
+    ],
+    "web": [
+        Seconds("first page", 1),
+        Seconds("spectrum", 2),
+        *(Within(f"statistics, {dtype}", f"reading, {dtype}", 3) for dtype in ("float32", "bfloat16")),
+        *(Memory(job, 500 + 300) for job in ("spectrum", "statistics, float32", "statistics, bfloat16")),
+        Seconds("search", 0.3),
     ],
     "sweep": [goal for job in ("rename", "scale", "cast", "low rank") for goal in (Linear(job), Flat(job))],
 }
