@@ -35,15 +35,17 @@ class Goal(Protocol):
 
 @dataclass(frozen=True)
 class Beside:
-    """A job takes at most its start (`check` on the same plan) and `times` what its peer takes."""
+    """A job takes at most its start (`check` on the same plan, if it has one) and `times` what its peer takes."""
 
     job: str
     peer: str
     times: float
+    start: str | None = "check"
 
     def judged(self, jobs: Jobs) -> Verdict:
-        found = (jobs[self.job]["wall_s"] - jobs["check"]["wall_s"]) / jobs[self.peer]["wall_s"]
-        return _at_most(self.job, f"start + {self.times:g} x ({self.peer})", found, self.times)
+        start = jobs[self.start]["wall_s"] if self.start else 0
+        found = (jobs[self.job]["wall_s"] - start) / jobs[self.peer]["wall_s"]
+        return _at_most(self.job, "start + " * bool(self.start) + f"{self.times:g} x ({self.peer})", found, self.times)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,13 @@ GOALS: Mapping[str, list[Goal]] = {
         *(Seconds(job, 5) for job in ("ours, to orbax", "ours, back")),  # 0.5 GB/s
         *(Memory(job, 300, over="check") for job in ("ours, to orbax", "ours, back")),
         Seconds("ours, listing", 0.4),
+    ],
+    "web": [
+        Seconds("first page", 1),
+        Seconds("spectrum", 2),
+        *(Beside(f"statistics, {dtype}", f"reading, {dtype}", 3, start=None) for dtype in ("float32", "bfloat16")),
+        *(Memory(job, 500 + 300) for job in ("spectrum", "statistics, float32", "statistics, bfloat16")),
+        Seconds("search", 0.3),
     ],
     "sweep": [goal for job in ("rename", "scale", "cast", "low rank") for goal in (Linear(job), Flat(job))],
 }

@@ -53,7 +53,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._over.wait(0.005):
-            self.peak = max(self.peak, _anonymous(self._pid))
+            self.peak = max(self.peak, anonymous_memory(self._pid))
 
     def __enter__(self) -> _Watch:
         self._thread.start()
@@ -64,13 +64,13 @@ class _Watch:
         self._thread.join()
 
 
-def _anonymous(pid: int) -> int:
+def anonymous_memory(pid: int) -> int:
     """Bytes of anonymous memory of a process and its descendants; 0 for one that is gone."""
     try:
         with open(f"/proc/{pid}/status") as status:
             own = next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon")), 0)
         with open(f"/proc/{pid}/task/{pid}/children") as children:
-            return own + sum(_anonymous(int(child)) for child in children.read().split())
+            return own + sum(anonymous_memory(int(child)) for child in children.read().split())
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

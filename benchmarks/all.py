@@ -21,7 +21,7 @@ from _table import page
 HERE = Path(__file__).parent
 ROWS = (
     "rename", "scale", "cast", "experts", "compare", "compare_eps", "inspect", "check_20k", "mixture", "phlora",
-    "rewrite", "rewrite_llama", "merge", "orbax", "sweep",
+    "rewrite", "rewrite_llama", "merge", "orbax", "web", "sweep",
 )  # fmt: skip
 EMPTY = "# Performance\n\n<!-- bench: begin -->\n<!-- bench: end -->\n"
 

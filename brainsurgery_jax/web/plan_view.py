@@ -58,7 +58,7 @@ class PlanView:
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
             )
-        self._editor = PlanEditor(key, lambda: self._bench.text, self._typed)
+        self._editor = PlanEditor(key, self._bench.shared, self._typed)
         ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
@@ -121,8 +121,7 @@ class PlanView:
         self._editor.show()
         self._check_later.activate()
 
-    def _typed(self, text: str) -> None:
-        self._bench.write(text, typing=True)
+    def _typed(self) -> None:
         self._check_later.activate()
 
     def _go_back(self) -> None:

@@ -30,6 +30,9 @@ from brainsurgery_jax.web.workbench import Workbench
 MOST_TABS = 32
 """Workbenches that are kept; the one that was opened first goes, unless it runs something."""
 
+PATIENCE = 15
+"""Seconds for which a page whose connection broke may come back: then it is loaded anew."""
+
 
 class Desks:
     """The workbenches by the keys in their URLs: a page that is loaded again finds its own."""
@@ -72,7 +75,7 @@ def build(root: Root, desks: Desks) -> FastAPI:
     _add_plans(app, desks)
     # Without gzip: it takes longer than the way through loopback, and `ssh -C` compresses where that pays.
     ui.run_with(app, title="brainsurgery-jax", dark=None, show_welcome_message=False, language="en-US", tailwind=False,
-                gzip_middleware_factory=None)  # fmt: skip
+                gzip_middleware_factory=None, reconnect_timeout=PATIENCE)  # fmt: skip
     return app
 
 

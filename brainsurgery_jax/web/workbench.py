@@ -9,6 +9,7 @@ import os
 import threading
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import NamedTuple
@@ -42,6 +43,7 @@ from brainsurgery_jax.trial import try_plan
 from brainsurgery_jax.web.confined import ConfinedFiles, Root
 from brainsurgery_jax.web.opened import OpenCheckpoint, Opened, Shelf
 from brainsurgery_jax.web.plan_text import add_input
+from brainsurgery_jax.web.shared_text import SharedText
 
 FILE = "plan.yaml"
 """The name of the plan in places of diagnostics."""
@@ -121,6 +123,7 @@ class Workbench:
         self._scratch: TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._texts, self._at, self._typing = [""], 0, False
+        self.shared = SharedText(lambda: self.text, partial(self.write, typing=True))
         self._parsed: tuple[str, api.Plan | PlanError | StoreError] | None = None
         self.progress = Progress()
         self._stop = threading.Event()

@@ -1,11 +1,8 @@
-// The editor of the plan. The server and the user may change the text at the same time, and no change of either is
-// lost. The editor numbers the user's changes and sends the text with each. The server tells the last number that it
-// knows (`base`) and its text, with a number (`id`) that grows when it changes the text itself. The editor keeps the
-// changes that the server does not know yet (`pending`), and moves those of the server over them, and them over those.
+// The editor of the plan, on a text that the server may change, too: `shared_text` says how the two agree.
 
 export default {
   template: "<div></div>",
-  props: { told: Object, session: String },
+  props: { told: Object, session: String, most: Number },
   watch: {
     told() {
       this.hear();
@@ -13,16 +10,14 @@ export default {
   },
   async mounted() {
     const CM = (this.CM = await import("nicegui-codemirror"));
+    const { SharedText } = await import("brainsurgery-shared-text");
     this.fromServer = CM.Annotation.define();
     this.setMarks = CM.StateEffect.define();
-    this.pending = [];
-    this.number = this.told.base;
-    this.after = this.told.id;
-    this.shadow = this.read(this.told.text);
+    this.shared = new SharedText(this.told, this.takeLeft());
     const language = new CM.Compartment();
     const completion = [{ autocomplete: (context) => this.complete(context) }]; // the same function at each call
     this.view = new CM.EditorView({
-      doc: this.shadow,
+      doc: this.shared.text,
       parent: this.$el,
       extensions: [
         CM.basicSetup,
@@ -31,6 +26,7 @@ export default {
         CM.indentUnit.of("  "),
         CM.EditorView.contentAttributes.of({ "aria-label": "Plan in YAML" }),
         CM.EditorView.theme({ "&": { height: "100%" }, ".cm-scroller": { overflow: "auto" } }),
+        CM.EditorState.changeFilter.of((change) => this.fits(change)),
         CM.EditorView.updateListener.of((update) => this.note(update)),
         CM.EditorState.languageData.of(() => completion),
         language.of([]),
@@ -39,73 +35,74 @@ export default {
     });
     this.hear();
     const yaml = CM.languages.find((one) => one.name === "YAML");
-    yaml.load().then((found) => this.view.dispatch({ effects: language.reconfigure(found) }));
+    yaml.load().then((found) => this.view?.dispatch({ effects: language.reconfigure(found) }));
     // What was sent while the connection broke may not have arrived.
-    window.socket?.on("connect", () => this.pending.length && this.send());
+    this.resend = () => this.shared.pending.length && this.send();
+    window.socket?.on("connect", this.resend);
+    window.addEventListener("pagehide", this.leave);
+    this.resend(); // what the page before this one left
   },
   beforeUnmount() {
-    const element = mounted_app.elements[this.$el.id.slice(1)];
-    if (!this.view || !element) return;
-    const text = this.view.state.doc.toString();
-    element.props.told = { base: this.number, id: this.after, text, marks: this.told.marks };
+    if (!this.view) return;
+    window.socket?.off("connect", this.resend);
+    window.removeEventListener("pagehide", this.leave);
+    this.leave();
     this.view.destroy();
+    this.view = null;
   },
   methods: {
-    read(text) {
-      return this.CM.Text.of(text.split(/\r\n?|\n/));
+    // A page that the server no longer knows loads itself anew: what it has not heard of goes over to the next page.
+    leave() {
+      const key = `plan of ${this.session}`;
+      if (this.shared.pending.length) sessionStorage.setItem(key, JSON.stringify(this.shared.leave()));
+      else sessionStorage.removeItem(key);
+    },
+    takeLeft() {
+      const key = `plan of ${this.session}`;
+      const left = sessionStorage.getItem(key);
+      sessionStorage.removeItem(key);
+      return left && JSON.parse(left);
+    },
+    // Whether the text may become what a change makes of it.
+    fits(change) {
+      const length = change.newDoc.length;
+      if (change.annotation(this.fromServer) || length <= this.most || length < change.startState.doc.length) return true;
+      const most = this.most.toLocaleString("en-US");
+      const message = `A plan may have ${most} characters here. Run a longer one on the command line.`;
+      Quasar.Notify.create({ message, type: "negative" });
+      return false;
     },
     // The user's changes: remember and send them.
     note(update) {
       let typed = false;
       for (const one of update.transactions) {
         if (!one.docChanged || one.annotation(this.fromServer)) continue;
-        this.pending.push({ number: ++this.number, changes: one.changes });
+        this.shared.note(one.changes);
         typed = true;
       }
       if (typed) this.send();
     },
     send() {
-      this.$emit("typed", { number: this.number, after: this.after, text: this.view.state.doc.toString() });
-    },
-    mine() {
-      return this.pending.map((one) => one.changes).reduce((all, one) => (all ? all.compose(one) : one), null);
+      for (const message of this.shared.messages()) this.$emit("typed", message);
     },
     // What the server tells: its text becomes ours, under the changes that it does not know.
     hear() {
       if (!this.view) return;
-      const { base, id, text, marks } = this.told;
-      while (this.pending.length && this.pending[0].number <= base)
-        this.shadow = this.pending.shift().changes.apply(this.shadow);
-      this.after = id;
-      let mine = this.mine();
-      const theirs = this.difference(this.shadow, this.read(text));
+      const { theirs, again } = this.shared.hear(this.told);
       const spec = { annotations: this.fromServer.of(true) };
-      if (theirs) {
-        this.shadow = theirs.apply(this.shadow);
-        spec.changes = mine ? theirs.map(mine) : theirs;
-        mine = mine && mine.map(theirs, true);
-        this.pending = mine ? [{ number: ++this.number, changes: mine }] : [];
-      }
-      if (marks) spec.effects = this.setMarks.of(this.place(marks, mine));
+      if (theirs) spec.changes = theirs;
+      if (this.told.marks) spec.effects = this.setMarks.of(this.place(this.told.marks));
       this.view.dispatch(spec);
-      if (theirs && mine) this.send();
-    },
-    // The change from one text to another: the part between their common beginning and end. None if they are equal.
-    difference(before, after) {
-      const [old, now] = [before.toString(), after.toString()];
-      if (old === now) return null;
-      let [from, end, to] = [0, old.length, now.length];
-      while (from < end && from < to && old[from] === now[from]) from++;
-      while (end > from && to > from && old[end - 1] === now[to - 1]) end--, to--;
-      return this.CM.ChangeSet.of({ from, to: end, insert: this.read(now.slice(from, to)) }, old.length);
+      if (again) this.send();
     },
     // Marks of lines of the server's text, where these lines are now.
-    place(marks, mine) {
+    place(marks) {
       const { Decoration } = this.CM;
+      const { shadow, mine } = this.shared;
       const found = Object.entries(marks)
-        .filter(([line]) => line <= this.shadow.lines)
+        .filter(([line]) => line <= shadow.lines)
         .map(([line, message]) =>
-          Decoration.line({ class: "bs-line-error", message }).range(this.shadow.line(Number(line)).from),
+          Decoration.line({ class: "bs-line-error", message }).range(shadow.line(Number(line)).from),
         );
       const set = Decoration.set(found, true);
       return mine ? set.map(mine) : set;
