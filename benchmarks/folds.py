@@ -7,10 +7,14 @@ pass counts, one edits), rows are scaled to length 1 (one pass), the tensor is s
 edits). Each runs as a process of its own, without flushing to disk, its anonymous memory sampled every 5 ms; what
 `check` of the same plan holds is taken off.
 
+Three more plans compute the facts alone (the quantile, the norms), and write nothing but them.
+
 A pass is one reading of the tensor. A plain loop that only reads the file takes `read`, one that reads and writes it
-`copy`, in the same round. What is held against a reading, for each pass, is the time of the run less that of `check`;
-the writing of the output is in it. The time of the whole run is shown in copies, too: what writing costs depends on the
-pages that the system has at hand, and cannot be taken off.
+`copy`, in the same round. The goal is 3 times the plain time of the same passes: a pass that only reads counts as
+`read`, and the last pass of an edit, which reads and writes, as `copy`, since writing 2 GB takes ten times as long as
+reading them, whoever writes. The facts alone have no such pass: they are held against readings and nothing else. The
+time of a run is less that of `check`. What an edit takes for each pass in readings, with its writing, is shown without
+a goal.
 """
 
 from __future__ import annotations
@@ -29,20 +33,28 @@ from _measure import Run, alternate, measure
 
 COLUMNS = 8192
 MOST_MEMORY = 300e6
-MOST_READS = 3.0
+MOST_TIMES = 3.0
 
 
 class Edit(NamedTuple):
-    """An expression over `w`, and how often the tensor is read for it."""
+    """An expression over `w`, how often the tensor is read for it, and whether the result is as large as `w`."""
 
     expr: str
     passes: int
+    writes: bool = True
+
+    def plain(self, read: float, copy: float) -> float:
+        """The time of the same passes by plain loops."""
+        return (self.passes - 1) * read + copy if self.writes else self.passes * read
 
 
 EDITS = {
     "quantile trim, 20 %": Edit("where(abs(w) < quantile(abs(w), 0.2), 0, w)", 2),
     "row norms": Edit("w / norm(w, axis=1, keepdims=True)", 1),
     "clip by global norm": Edit("w * minimum(1, 100 / norm(w))", 2),
+    "the quantile alone": Edit("quantile(abs(w), 0.2)", 1, writes=False),
+    "the row norms alone": Edit("norm(w, axis=1)", 1, writes=False),
+    "the global norm alone": Edit("norm(w)", 1, writes=False),
 }
 READ = """
 import sys
@@ -69,11 +81,12 @@ def tensor(path: Path, nbytes: float) -> int:
     return size
 
 
-def plan(folder: Path, name: str, expr: str) -> Path:
+def plan(folder: Path, name: str, edit: Edit) -> Path:
     """A plan file for an edit."""
-    path = folder / f"{name.split()[0].strip(',')}.yaml"
-    step = {"compute": {"from": {"w": "w"}, "expr": expr}}
-    path.write_text(json.dumps({"inputs": [f"m::{folder / 'in.safetensors'}"], "transforms": [step]}))
+    path = folder / f"{name.replace(' ', '-')}.yaml"
+    step = {"compute": {"from": {"w": "w"}, "expr": edit.expr, **({} if edit.writes else {"to": "fact"})}}
+    steps = [step] if edit.writes else [step, {"delete": {"target": "w"}}]
+    path.write_text(json.dumps({"inputs": [f"m::{folder / 'in.safetensors'}"], "transforms": steps}))
     return path
 
 
@@ -81,7 +94,7 @@ def runs(folder: Path, repetitions: int) -> dict[str, Run]:
     """The median run of each job."""
     python, command = [sys.executable, "-c"], [sys.executable, "-m", "brainsurgery_jax"]
     source, out = str(folder / "in.safetensors"), folder / "out.safetensors"
-    plans = {name: str(plan(folder, name, edit.expr)) for name, edit in EDITS.items()}
+    plans = {name: str(plan(folder, name, edit)) for name, edit in EDITS.items()}
     jobs = {
         "start": lambda: measure([*command, "check", plans["row norms"], f"output={out}"]),
         "read": lambda: measure([*python, READ, source]),
@@ -102,10 +115,11 @@ def _measure_new(path: Path, line: list[str]) -> Run:
         path.unlink(missing_ok=True)
 
 
-def readings(found: dict[str, Run], name: str) -> float:
-    """The time of a pass of an edit, in readings of the tensor; writing is in it."""
-    read = found["read"].wall - found["python"].wall
-    return (found[name].wall - found["start"].wall) / EDITS[name].passes / read
+def compare(found: dict[str, Run], name: str) -> tuple[float, float]:
+    """The time of an edit, in that of the same passes by plain loops; and that of each pass, in readings."""
+    read, copy = (found[job].wall - found["python"].wall for job in ("read", "copy"))
+    own, edit = found[name].wall - found["start"].wall, EDITS[name]
+    return own / edit.plain(read, copy), own / edit.passes / read
 
 
 def table(found: dict[str, Run], size: int) -> list[str]:
@@ -115,16 +129,17 @@ def table(found: dict[str, Run], size: int) -> list[str]:
         for name in ("read", "copy")
     )
     lines = [
-        f"| {size / 1e9:.2f} GB float32; {plain} | time | CPU | passes | readings a pass | copies | memory |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| {size / 1e9:.2f} GB float32; {plain} | time | CPU | passes | plain times | readings a pass | copies "
+        "| memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, edit in EDITS.items():
         run = found[name]
-        each, copies = readings(found, name), run.wall / found["copy"].wall
+        times, each = compare(found, name)
         memory = run.anonymous - found["start"].anonymous
-        goals = [f"{each:.1f} (goal {MOST_READS:.0f})", f"{copies:.2f}"]
+        goals = [f"{times:.2f} (goal {MOST_TIMES:.0f})", f"{each:.1f}", f"{run.wall / found['copy'].wall:.2f}"]
         goals.append(f"{memory / 1e6:.0f} MB (goal {MOST_MEMORY / 1e6:.0f} MB)")
-        met = [each <= MOST_READS, True, memory <= MOST_MEMORY]
+        met = [times <= MOST_TIMES, True, True, memory <= MOST_MEMORY]
         cells = [text if ok else f"{text} **missed**" for text, ok in zip(goals, met, strict=True)]
         lines.append(f"| {name} | {run.wall:.2f} s | {run.cpu:.2f} s | {edit.passes} | {' | '.join(cells)} |")
     return lines

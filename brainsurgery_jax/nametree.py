@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -45,19 +45,22 @@ class Tree:
 def build(leaves: Iterable[tuple[str, object]]) -> Tree:
     """The tree of dotted names. A name may also be the prefix of others."""
     root = Tree()
-    nodes: dict[str, Tree] = {}  # by name: neighbours share all parents, and 90,000 names have ten parts each
+    parents: dict[str, Tree] = {}  # by name: neighbours share all of them, and 90,000 names have ten parts each
     for name, leaf in leaves:
-        _node_of(name, nodes, root).leaf = leaf
+        above, dot, segment = name.rpartition(".")
+        parent = root if not dot else parents.get(above) or _parent(above, parents, root)
+        if (node := parent.below.get(segment)) is None:
+            node = parent.below[segment] = Tree()
+        node.leaf = leaf
     return root
 
 
-def _node_of(name: str, nodes: dict[str, Tree], root: Tree) -> Tree:
-    """The node of a name, made with its parents if it is not there."""
-    node = nodes.get(name)
-    if node is None:
+def _parent(name: str, parents: dict[str, Tree], root: Tree) -> Tree:
+    """The node of a prefix of names, made with its own parents if it is not there."""
+    if (node := parents.get(name)) is None:
         above, dot, segment = name.rpartition(".")
-        parent = _node_of(above, nodes, root) if dot else root
-        node = nodes[name] = parent.below[segment] = Tree()
+        parent = _parent(above, parents, root) if dot else root
+        node = parents[name] = parent.below.setdefault(segment, Tree())
     return node
 
 
@@ -67,9 +70,28 @@ def draw(tree: Tree, *, compact: bool) -> list[str]:
     if not compact:
         _draw_below(tree, "", out)
         return out
+    return _draw_compact(tree, {})
+
+
+_Row = tuple[str, str, list[str]]
+"""A label, what is said of it, and the lines below it."""
+
+_NO_LINES: list[str] = []
+
+
+def _draw_compact(tree: Tree, drawn: dict[tuple[object, ...], list[str]]) -> list[str]:
+    """The lines below a node. Equal trees have the same list, which is drawn once: a mixture has 15,000 alike."""
     if not tree.below:
-        return out
-    rows = _fold((key, _describe(node.leaf), draw(node, compact=True)) for key, node in _in_order(tree))
+        return _NO_LINES
+    rows = [(key, _describe(node.leaf), _draw_compact(node, drawn)) for key, node in _in_order(tree)]
+    signature = tuple([(key, said, id(below)) for key, said, below in rows])
+    if (lines := drawn.get(signature)) is None:
+        lines = drawn[signature] = _lines_of(_fold(rows))
+    return lines
+
+
+def _lines_of(rows: Sequence[_Row]) -> list[str]:
+    out: list[str] = []
     for at, (label, said, below) in enumerate(rows, 1):
         branch, stem = _TURN if at == len(rows) else _FORK
         out.append(f"{branch}{label}  {said}" if said else branch + label)
@@ -138,9 +160,9 @@ def _in_order(tree: Tree) -> list[tuple[str, Tree]]:
     return named + listed
 
 
-def _fold(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
+def _fold(rows: Iterable[_Row]) -> list[_Row]:
     """Rows under their labels, runs of list items that say the same as one."""
-    out: list[tuple[str, str, list[str]]] = []
+    out: list[_Row] = []
     run: tuple[int, int] | None = None  # first and last index of the row before, if it is a list item
     for key, said, below in rows:
         if not _is_index(key):
@@ -156,6 +178,8 @@ def _fold(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, li
 
 
 def _describe(leaf: object) -> str:
+    if isinstance(leaf, str):
+        return leaf
     if isinstance(leaf, Mapping):
         return " ".join(f"{k}={_number(v)}" for k, v in leaf.items())
     return "" if leaf is None else str(leaf)

@@ -71,14 +71,14 @@ def _through(call: Expr, known: Mapping[Expr, Axes]) -> Axes | None:
 def _rename(box: Any, axes: Axes) -> Any:
     """A box whose axes are these of what it held before."""
     if (names := getattr(box, "names", None)) is not None and hasattr(box, "replace"):
-        return box.replace(names=_picked(names, axes))
+        return box.replace(names=_pick(names, axes))
     if hasattr(box, "set_metadata"):
         for key in METADATA:
             if (names := box.get_metadata().get(key)) is not None:
-                box.set_metadata(key, _picked(names, axes))
+                box.set_metadata(key, _pick(names, axes))
     return box
 
 
-def _picked(names: Sequence[object], axes: Axes) -> Sequence[object] | jax.sharding.PartitionSpec:
+def _pick(names: Sequence[object], axes: Axes) -> Sequence[object] | jax.sharding.PartitionSpec:
     found = [None if at is None or at >= len(names) else names[at] for at in axes]
     return jax.sharding.PartitionSpec(*found) if isinstance(names, jax.sharding.PartitionSpec) else tuple(found)

@@ -187,7 +187,7 @@ def _judge(checks: Sequence[Check], leaves: Leaves, show: Show, *, raises: bool)
     for check in checks:
         match check.says:
             case PendingReport() as report:
-                known = {q: answers[q] if q in answers else _fetched_answer(check, q, leaves) for q in check.questions}
+                known = {q: answers[q] if q in answers else _fetch_answer(check, q, leaves) for q in check.questions}
                 show(report.document(known))
             case verdict:
                 found = _decide(check, verdict, answers, leaves, explain=raises)
@@ -204,17 +204,17 @@ def _decide(
     known = {q: q.judge(answers[q]) for q in check.questions if q in answers}
     others = [q for q in check.questions if q not in answers]
     traced = [q for q in others if q.reduction.traced is not None]
-    known |= {q: q.judge(_fetched_answer(check, q, leaves)) for q in others if q not in set(traced)}
+    known |= {q: q.judge(_fetch_answer(check, q, leaves)) for q in others if q not in set(traced)}
     arrays = {q: leaves.arrays(q) for q in traced}
     holds = dict(zip(traced, leaves.placed.ask(traced, arrays), strict=True))
     settled = settle(verdict, known | {q: Known(held) for q, held in holds.items()})
     if explain and settled is not None and not settled.holds:
-        settled = settle(verdict, known | {q: Known(True) if holds[q] else _explained(q, arrays[q]) for q in traced})
+        settled = settle(verdict, known | {q: Known(True) if holds[q] else _explain(q, arrays[q]) for q in traced})
     assert settled is not None
     return settled
 
 
-def _explained(question: Pending, arrays: Mapping[Expr, Array]) -> Known:
+def _explain(question: Pending, arrays: Mapping[Expr, Array]) -> Known:
     """What is wrong with tensors of which something does not hold."""
     if not all(map(can_fetch, arrays.values())):
         names = ", ".join(f"'{e.name}'" for e in walk(arrays) if e.is_given)
@@ -222,7 +222,7 @@ def _explained(question: Pending, arrays: Mapping[Expr, Array]) -> Known:
     return question.judge(answer(question, Fetched({e: fetch(x) for e, x in arrays.items()})))
 
 
-def _fetched_answer(check: Check, question: Pending, leaves: Leaves) -> object:
+def _fetch_answer(check: Check, question: Pending, leaves: Leaves) -> object:
     """The answer to a question that only the host can give: its tensors are fetched."""
     arrays = leaves.arrays(question)
     if not all(map(can_fetch, arrays.values())):

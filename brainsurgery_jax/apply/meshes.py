@@ -68,7 +68,7 @@ def call_traced(e: Expr, function: Function, operands: Sequence[Array], numbers:
     if e.kernel.elementwise and len({s.spec for s in shardings}) == 1:
         return function(operands, numbers)
     if mesh.manual_axes:
-        raise PlanError([_mixed(e, mesh)])
+        raise PlanError([_mix(e, mesh)])
     results = shardings_of_results(e, shardings, mesh)
     places = tree_of_results(e, results, sharding_of(mesh, ()))
     return jax.sharding.auto_axes(lambda *xs: function(list(xs), numbers), out_sharding=places)(*operands)
@@ -101,7 +101,7 @@ def _tie(value: Any, old: Any) -> Any:
     return jnp.where(never, old.astype(value.dtype), value)
 
 
-def _mixed(e: Expr, mesh: AbstractMesh) -> Diagnostic:
+def _mix(e: Expr, mesh: AbstractMesh) -> Diagnostic:
     assert e.kernel is not None
     manual, explicit = (", ".join(map(repr, names)) for names in (mesh.manual_axes, mesh.explicit_axes))
     text = f"{e.kernel.name}: the mesh has manual axes ({manual}) and explicit ones ({explicit}), which JAX cannot mix"

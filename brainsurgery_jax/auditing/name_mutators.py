@@ -15,12 +15,12 @@ def _in_patterns(edit: Callable[[str, tuple[str, ...]], Iterable[str]]) -> Calla
     def plant(case: Case) -> Iterator[Mutant]:
         for ref in references(case):
             for new in edit(ref.pattern, names_of(case, ref.alias)):
-                yield Mutant(_told(ref, f"{ref.alias}{new}{ref.slice}"), ref.put(case, pattern=new))
+                yield Mutant(_tell(ref, f"{ref.alias}{new}{ref.slice}"), ref.put(case, pattern=new))
 
     return plant
 
 
-def _told(ref: Reference, new: str) -> str:
+def _tell(ref: Reference, new: str) -> str:
     return f"step {ref.step + 1}: `{ref.text}` -> `{new}`"
 
 
@@ -87,7 +87,7 @@ def _slices(move: Callable[[list[int]], list[int]]) -> Callable[[Case], Iterator
                 moved = iter(move(bounds))
                 new = _BOUNDS.sub(lambda _, moved=moved: str(next(moved)), ref.slice)
                 if new != ref.slice:
-                    yield Mutant(_told(ref, f"{ref.alias}{ref.pattern}{new}"), ref.put(case, slice=new))
+                    yield Mutant(_tell(ref, f"{ref.alias}{ref.pattern}{new}"), ref.put(case, slice=new))
 
     return plant
 
@@ -133,7 +133,7 @@ def _confuse_alias(case: Case) -> Iterator[Mutant]:
     for ref in references(case):
         if ref.alias in aliases and len(aliases) > 1:
             other = aliases[(aliases.index(ref.alias) + 1) % len(aliases)]
-            yield Mutant(_told(ref, f"{other}{ref.pattern}{ref.slice}"), ref.put(case, alias=other))
+            yield Mutant(_tell(ref, f"{other}{ref.pattern}{ref.slice}"), ref.put(case, alias=other))
 
 
 def _write_another_alias(case: Case) -> Iterator[Mutant]:

@@ -46,6 +46,10 @@ class NodeKind(StrEnum):
     POISON = "poison"
 
 
+LEAF, POISON = NodeKind.LEAF, NodeKind.POISON
+"""For loops over 90,000 tensors: a name of the module is found faster than a property is called."""
+
+
 class Expr:
     """A node of the graph. Its `kind` says which of the other fields mean something."""
 
@@ -166,14 +170,17 @@ class Graph:
     except that codes and scales that a step made are noted as such (`pair`)."""
 
     def __init__(self) -> None:
-        self._nodes: dict[Hashable, Expr] = {}
+        self._nodes: dict[Hashable, Expr] = {}  # all but leaves
+        self._leaves: dict[int, dict[str, Expr]] = {}  # by source and name, without a key of their own for each
+        self._made = 0  # nodes
         self._recipes: dict[Hashable, Recipe] = {}
         self.span: Span | None = None  # of the step at work, kept in new nodes to say later where a value came from
 
     def fork(self) -> Graph:
         """A graph that knows all of these expressions, and keeps new ones to itself."""
         twin = Graph()
-        twin._nodes, twin._recipes = dict(self._nodes), dict(self._recipes)
+        twin._nodes, twin._recipes, twin._made = dict(self._nodes), dict(self._recipes), self._made
+        twin._leaves = {source: dict(leaves) for source, leaves in self._leaves.items()}
         return twin
 
     def _node(
@@ -186,7 +193,7 @@ class Graph:
     ) -> Expr:
         """A new node; the fields that only nodes of its kind have are set by the caller."""
         e = Expr()
-        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, len(self._nodes), avals[0], avals, srcs, self.span
+        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, self._made, avals[0], avals, srcs, self.span
         e.moves, e.index, e.name, e.source, e.value, e.paired = None, 0, "", None, None, None
         if recipe is None:
             e.kernel, e.static, e.numbers = None, (), ()
@@ -194,22 +201,19 @@ class Graph:
             e.kernel, e.static, e.numbers = recipe.kernel, recipe.static, recipe.numbers
         e.provisional = (recipe is not None and recipe.provisional) or any([s.provisional for s in srcs])
         self._nodes[key] = e
+        self._made += 1
         return e
 
     def leaf(self, source: Any, name: str, aval: Aval) -> Expr:
         """A tensor of an open checkpoint (`source` is compared by identity)."""
-        key = ("leaf", id(source), name)
-        if (known := self._nodes.get(key)) is not None:
+        leaves = self._leaves.get(id(source))
+        if leaves is None:
+            leaves = self._leaves[id(source)] = {}
+        if (known := leaves.get(name)) is not None:
             return known
-        e = self._nodes[key] = Expr()  # as in `_node`, which takes twice as long: there may be 90,000 of them
-        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = (
-            NodeKind.LEAF,
-            len(self._nodes) - 1,
-            aval,
-            (aval,),
-            (),
-            self.span,
-        )
+        e = leaves[name] = Expr()  # as in `_node`, which takes twice as long: there may be 90,000 of them
+        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = LEAF, self._made, aval, (aval,), (), self.span
+        self._made += 1
         e.moves, e.index, e.name, e.source, e.value, e.paired = None, 0, name, source, None, None
         e.kernel, e.static, e.numbers, e.provisional = None, (), (), False
         return e

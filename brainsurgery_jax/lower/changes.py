@@ -84,7 +84,7 @@ class Changes:
         self.view.move(self.moves)
         self._deleted += [f"{alias}::{name}" for alias, name, _, _ in self.moves]
         self._created += [f"{to_alias}::{to_name}" for _, _, to_alias, to_name in self.moves]
-        self.written.update([to_alias for _, _, to_alias, _ in self.moves])
+        self.written.update({to_alias for _, _, to_alias, _ in self.moves})
 
     def effect(self, step: Step, skipped: int) -> Effect:
         """The effect of the step; `skipped` tensors were left out."""

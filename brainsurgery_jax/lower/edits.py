@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import count
+from itertools import count, groupby, repeat
+from operator import itemgetter
 from typing import Any, cast
 
 from brainsurgery_jax.codes import Block, can_hold_codes, find_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.graph.expr import Expr, pair
+from brainsurgery_jax.graph.expr import POISON, Expr, pair
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
@@ -98,7 +99,7 @@ class Drafts:
             message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
             hint = hints.of_destination(self.step.op, key) or hints.where(space)
             raise Refusal("tensor-missing", message, key=key, hint=hint)
-        if expr.is_poison:
+        if expr.kind is POISON:
             raise Unknown
         if expr.provisional:
             self.provisional = True
@@ -227,32 +228,33 @@ class Drafts:
         if self.has_trees:
             self._replant(moves)
             moves = [move for move in moves if move[1] in self.space(move[0]).names]
-        values = [self._value(alias, name) for alias, name, _, _ in moves]
-        writes = {alias: self.space(alias).writes for alias in {move[0] for move in moves}}
         arriving: dict[str, dict[str, Expr]] = defaultdict(dict)  # by alias: values by new name
         written: dict[str, dict[str, int]] = defaultdict(dict)  # by alias: how often what arrives was written
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
-        for (alias, name, to_alias, to_name), value in zip(moves, values, strict=True):
-            arriving[to_alias][to_name] = value
-            if (times := writes[alias].get(name)) is not None:
-                written[to_alias][to_name] = times
-            leaving[alias][name] = to_name if alias == to_alias else None
+        for (alias, to_alias), route in groupby(moves, itemgetter(0, 2)):
+            _, old, _, new = zip(*route, strict=True)
+            arriving[to_alias].update(zip(new, self._values(alias, old), strict=True))
+            if times := self.space(alias).writes:
+                written[to_alias].update((b, times[a]) for a, b in zip(old, new, strict=True) if a in times)
+            leaving[alias].update(zip(old, new if alias == to_alias else repeat(None), strict=False))
         for alias, items in arriving.items():
             if taken := (self.space(alias).names.keys() & items.keys()) - leaving.get(alias, {}).keys():
                 raise self._explain_taken(moves, alias, taken)
         for alias, renamed in leaving.items():
-            space = self.space(alias)
-            named = {renamed.get(n, n): e for n, e in space.names.items()}
-            named.pop(None, None)
-            space.names = cast("dict[str, Expr]", named)
-            for counts in (space.reads, space.writes):
-                for name in counts.keys() & renamed.keys():
-                    del counts[name]
+            self.space(alias).rename(renamed)
         for alias, items in arriving.items():
             space = self.space(alias)
             space.names.update(items)
             space.reads.update(dict.fromkeys(items, 1))
             space.writes.update(written[alias])
+
+    def _values(self, alias: str, names: Sequence[str]) -> list[Expr]:
+        """The values of several tensors. Nearly always they are there and certain, which is quick to see."""
+        values = list(map(self.space(alias).names.get, names))
+        plain = all([e is not None and e.kind is not POISON and not e.provisional for e in values])
+        if plain and not self._verbose:
+            return cast("list[Expr]", values)
+        return [self._value(alias, name) for name in names]
 
     def _replant(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
         """Rename leaves in the trees, all at once."""

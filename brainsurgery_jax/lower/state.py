@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
@@ -125,6 +125,16 @@ class Draft:
     def key_tree(self) -> KeyTree:
         """The current tree."""
         return self.extras.tree if self._tree is None else self._tree.freeze(self.names)
+
+    def rename(self, renamed: Mapping[str, str | None]) -> None:
+        """Give tensors other names, at their places; None removes them. Counts of the old names are forgotten."""
+        named = dict(zip(map(renamed.get, self.names, self.names), self.names.values(), strict=True))
+        named.pop(None, None)
+        self.names = cast("dict[str, Expr]", named)
+        self.reads, self.writes = (
+            {name: times for name, times in counts.items() if name not in renamed}
+            for counts in (self.reads, self.writes)
+        )
 
     def freeze(self) -> Space:
         extras = self.extras if self._tree is None else replace(self.extras, tree=self.key_tree)

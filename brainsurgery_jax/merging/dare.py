@@ -22,13 +22,13 @@ RESCALINGS = ("inverse", "l1", "no")
 def _dare(merging: Merging, *, consensus: bool) -> TensorExpr:
     how = merging.word("rescale", RESCALINGS)
     thinned = [
-        _thinned(merging, model, density, how)
+        _thin(merging, model, density, how)
         for model, density in zip(merging.models, merging.numbers("density"), strict=True)
     ]
     return summed(merging, thinned, consensus=consensus, normalize=merging.flag("normalize"))
 
 
-def _thinned(merging: Merging, model: ModelTensor, density: float, how: str) -> Thinned:
+def _thin(merging: Merging, model: ModelTensor, density: float, how: str) -> Thinned:
     """A task vector of which entries are kept with probability `density`."""
     if density in (0, 1):
         return Thinned(Sparsifier() if density else KeepNone())

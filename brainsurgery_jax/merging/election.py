@@ -47,7 +47,7 @@ def magmax(merging: Merging) -> TensorExpr:
 # --- EMR --------------------------------------------------------------------------------------------------------------
 
 
-def _elected(parts: Sequence[Array]) -> Array:
+def _elect(parts: Sequence[Array]) -> Array:
     """The sign of the sum with the largest magnitude among those of that sign."""
     xp = namespace(parts[0])
     sign = xp.sign(total(parts))
@@ -60,7 +60,7 @@ def _elected(parts: Sequence[Array]) -> Array:
 
 def _task_sums(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
     parts = deltas(xs, static["exact"])
-    own, elected = parts[static["task"]], _elected(parts)
+    own, elected = parts[static["task"]], _elect(parts)
     xp = namespace(own)
     masked = kept_where(own * elected > 0, abs(elected))
     return xp.stack([double(abs(own)).sum(), double(masked).sum()])
@@ -79,7 +79,7 @@ emr_rescaler = sums("emr_rescaler", _task_sums, _quotient, lambda avals, params:
 def add_elected(xs: Sequence[Array], values: Sequence[Array], *, task: int, dtype: DType, exact: bool) -> Array:
     """The base and the elected task vector; of a task what agrees with its sign, times a value."""
     (base,), parts = widened(xs[:1], exact), deltas(xs, exact)
-    elected = _elected(parts)
+    elected = _elect(parts)
     if task < 0:
         return rounded(base + elected, dtype)
     masked = kept_where(parts[task] * elected > 0, elected)

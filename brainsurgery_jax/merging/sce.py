@@ -48,7 +48,7 @@ def _place(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple
 least_variance = order_statistics("sce_threshold", _derive, _place, lambda params: (1, 1), by_nonzero=True)
 
 
-def _selected(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
+def _select(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
     """The task vectors of models, with zeros where they vary less than what comes after them says."""
     parts = deltas(xs[: 1 + count], exact)
     if len(xs) == 1 + count:
@@ -59,7 +59,7 @@ def _selected(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
 
 
 def _energies(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
-    parts = _selected(xs, static["count"], static["exact"])
+    parts = _select(xs, static["count"], static["exact"])
     squares = [double(part) ** 2 if static["exact"] else double(part * part) for part in parts]
     return namespace(xs[0]).stack([square.sum() for square in squares])
 
@@ -80,7 +80,7 @@ def erase_and_add(xs: Sequence[Array], values: Sequence[Array], *, count: int, d
     """The weighted mean of what agrees with the sign of the sum. The values are the weights and, if entries are
     selected, the least variance of these."""
     (base,), weights = widened(xs[:1], exact), values[0].astype(xs[0].dtype if not exact else widen(xs[0]).dtype)
-    parts = _selected([*xs, *(value[0] for value in values[1:])], count, exact)
+    parts = _select([*xs, *(value[0] for value in values[1:])], count, exact)
     majority = total(parts)
     agreeing = [((part > 0) & (majority > 0)) | ((part < 0) & (majority < 0)) | (part != part) for part in parts]
     divisor = total([a.astype(base.dtype) * weights[at] for at, a in enumerate(agreeing)])

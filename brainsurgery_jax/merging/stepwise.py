@@ -50,7 +50,7 @@ def _inner(x: Array, y: Array) -> Array:
     return sum((np.dot(double(one[at]), double(other[at])) for at in slabs), np.zeros(()))
 
 
-def _scaled(x: Array, number: Array) -> Array:
+def _scale(x: Array, number: Array) -> Array:
     """A tensor times a scalar tensor, which PyTorch rounds to the dtype of the tensor before."""
     return x * number.astype(x.dtype)
 
@@ -61,7 +61,7 @@ def _times(x: Array, number: Array) -> Array:
     return (wide * number.astype(wide.dtype)).astype(x.dtype)
 
 
-def _divided(x: Array, number: Array) -> Array:
+def _divide(x: Array, number: Array) -> Array:
     """A tensor by a number that may have more bits, rounded once: so PyTorch divides."""
     wide = widen(x)
     return (wide / number.astype(wide.dtype)).astype(x.dtype)
@@ -100,7 +100,7 @@ def _directions(xs: Sequence[Array], norms: Sequence[Array], tol: float) -> tupl
     xp = namespace(xs[0])
     there = [norm > tol for norm in norms]
     count = sum((one.astype(np.float64) for one in there), np.zeros(()))
-    units = [_divided(x, xp.where(ok, n, np.float64(1))) for x, n, ok in zip(xs, norms, there, strict=True)]
+    units = [_divide(x, xp.where(ok, n, np.float64(1))) for x, n, ok in zip(xs, norms, there, strict=True)]
     return units, [xp.where(ok, 1 / xp.maximum(count, np.float64(1)), 0.0) for ok in there]
 
 
@@ -121,7 +121,7 @@ def karcher_mean(*xs: Array, max_iter: int, tol: float, dtype: DType, exact: boo
     first = units[0]
     for unit, own, before in zip(units[1:], norms[1:], norms, strict=False):
         first = xp.where((before <= tol) & (own > tol), unit, first)
-    mean = xp.where(length < tol, first, _divided(mean, xp.where(length < tol, np.float64(1), length)))
+    mean = xp.where(length < tol, first, _divide(mean, xp.where(length < tol, np.float64(1), length)))
 
     def advance(number: object, state: State) -> State:
         mean, done = state
@@ -135,12 +135,12 @@ def karcher_mean(*xs: Array, max_iter: int, tol: float, dtype: DType, exact: boo
         length = norm(tangent)
         done = done | (length < tol)
         safe = xp.where(length == 0, np.float64(1), length)
-        stepped = _scaled(mean, norm_step(xp.cos(length))) + _scaled(_divided(tangent, safe), norm_step(xp.sin(length)))
+        stepped = _scale(mean, norm_step(xp.cos(length))) + _scale(_divide(tangent, safe), norm_step(xp.sin(length)))
         size = norm(stepped)
-        stepped = _divided(stepped, xp.where(size == 0, np.float64(1), size))
+        stepped = _divide(stepped, xp.where(size == 0, np.float64(1), size))
         return xp.where(done, mean, stepped), done
 
     mean, _ = repeat_until_done(advance, (mean, xp.zeros((), bool)), max_iter)
     scale = norm_step(sum((norm_step(n / len(norms)) for n in norms), np.zeros(())))
     kept = xp.stack([share > 0 for share in shares]).any()
-    return rounded(xp.where(kept, _scaled(mean, scale), xp.zeros_like(mean)), dtype)
+    return rounded(xp.where(kept, _scale(mean, scale), xp.zeros_like(mean)), dtype)

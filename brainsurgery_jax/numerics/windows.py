@@ -77,10 +77,10 @@ def sample_step(size: int) -> int:
 def keys_of(x: np.ndarray) -> np.ndarray:
     """Integers in the order of floats, -0 before 0; NaN is beyond infinity. Of floats without a sign, their bits."""
     keys = x.view(f"i{x.itemsize}")
-    return _turned(keys) if keys.size and keys.min() < 0 else keys
+    return _turn(keys) if keys.size and keys.min() < 0 else keys
 
 
-def _turned(bits: np.ndarray) -> np.ndarray:
+def _turn(bits: np.ndarray) -> np.ndarray:
     """The keys of floats some of which have a sign."""
     return bits ^ ((bits >> np.asarray(8 * bits.itemsize - 1, bits.dtype)) & np.iinfo(bits.dtype).max)
 
@@ -147,7 +147,7 @@ def look_near(x: np.ndarray, windows: Sequence[KeyWindow]) -> Near:
     most = int(keys.view(f"u{x.itemsize}").max())
     least = 0
     if most > np.iinfo(keys.dtype).max:  # some have a sign
-        keys = _turned(keys)
+        keys = _turn(keys)
         least, most = int(keys.min()), int(keys.max())
     made = [(0, _nothing()) if w.found else _look(keys, w) for w in windows]
     return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, most)
@@ -169,10 +169,10 @@ def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     if window.shift:
         numbers >>= np.asarray(window.shift, unsigned)
     few = numbers.size <= keys.size // 8
-    return below, _nothing()._replace(loose=(numbers,)) if few else _counted(numbers)
+    return below, _nothing()._replace(loose=(numbers,)) if few else _count(numbers)
 
 
-def _counted(numbers: np.ndarray) -> Pile:
+def _count(numbers: np.ndarray) -> Pile:
     own, counts = np.unique(numbers, return_counts=True)
     return Pile(own.astype(np.uint64), counts)
 
@@ -189,7 +189,7 @@ def join_near(a: Near, b: Near) -> Near:
 def _together(a: Pile, b: Pile) -> Pile:
     loose = (*a.loose, *b.loose)
     if sum(x.size for x in loose) > LOOSE:
-        b, loose = _add(b, _counted(np.concatenate(loose))), ()
+        b, loose = _add(b, _count(np.concatenate(loose))), ()
     return _add(a, b)._replace(loose=loose)
 
 
@@ -225,5 +225,5 @@ def _number_at(pile: Pile, place: int) -> int:
     """The number at a place of a pile."""
     if not pile.numbers.size:
         return int(np.partition(np.concatenate(pile.loose), place)[place])
-    whole = _add(pile, _counted(np.concatenate(pile.loose))) if pile.loose else pile
+    whole = _add(pile, _count(np.concatenate(pile.loose))) if pile.loose else pile
     return int(whole.numbers[int(np.searchsorted(np.cumsum(whole.counts), place, side="right"))])

@@ -133,7 +133,7 @@ def _tensor(view: View, name: str, key: str) -> TensorExpr:
 def _choose(view: View, chosen: UnitChoice, values: TensorExpr, key: str, *, drops: bool) -> tuple[int, ...]:
     (units,) = values.aval.shape
     if chosen.rule is None:
-        if values.aval.dtype.kind not in ("int", "uint"):
+        if not values.aval.dtype.is_integer:
             raise Refusal("choice-scores", f"'{chosen.tensor}' is {values.aval}, no list of whole numbers", key=key,
                           hint="Write `{scores: TENSOR, smallest: 4}` for a choice by scores.")  # fmt: skip
         return _entries(view, values, units, key)
@@ -154,7 +154,7 @@ def _count(view: View, chosen: UnitChoice, values: TensorExpr, key: str, unknown
     (units,) = values.aval.shape
     if isinstance(chosen.amount, str):
         scalar = _tensor(view, chosen.amount, key)
-        if scalar.aval.size != 1 or scalar.aval.dtype.kind not in ("int", "uint"):
+        if scalar.aval.size != 1 or not scalar.aval.dtype.is_integer:
             raise Refusal("choice-scores", f"'{chosen.amount}' is {scalar.aval}, no whole number", key=key,
                           hint="Name a tensor with one whole number, or write the number.")  # fmt: skip
         return view.number(scalar, unknown)

@@ -114,7 +114,7 @@ def report_differences(
         differing = [*(one.text for one in told), *others]
         names = (f"missing in {titles[0]}", f"missing in {titles[1]}", "differing")
         sections = tuple(zip(names, map(tuple, (*missing, differing)), strict=True))
-        more = tuple(_measured(told, telling))
+        more = tuple(_measure(told, telling))
         none = "" if any(facts for _, facts in sections) else "no difference"
         return Facts(f"diff {titles[0]} {titles[1]}", sections + more, none)
 
@@ -142,7 +142,7 @@ def _differs(one: ComparedPair, decided: float) -> str | None:
     return None if decided <= one.eps else f"'{one.name}' differs by {decided:.6g}, more than {one.eps:.6g}"
 
 
-def _measured(told: Sequence[DescribedDifference], telling: TellingKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _measure(told: Sequence[DescribedDifference], telling: TellingKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The figures, one line a tensor or a group, under a title."""
     known = {one.name: one for one in told if one.figures is not None and one.figures.differing}
     measured = [known[name] for name in in_order(known)]

@@ -309,7 +309,7 @@ def _computable(avals: Avals, params: CastParams) -> None:
 def _truncates(avals: Avals, params: CastParams) -> Refusal | None:
     """What to note of floats that nothing has scaled, where they become integers."""
     source, target = avals[0].dtype, params["dtype"]
-    if not source.is_float or target.kind not in ("int", "uint"):
+    if not source.is_float or not target.is_integer:
         return None
     message = f"{source} becomes {target} by rounding towards zero: every value between -1 and 1 becomes 0"
     return Refusal("cast-truncates", message, hint="Scale weights in an earlier step, or cast to a float dtype.")

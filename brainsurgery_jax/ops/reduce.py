@@ -14,6 +14,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.numerics.squares import PASSING, goes_by_pieces, sum_squares
 from brainsurgery_jax.numerics.sums import Key, Total, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Avals, Form, Passes, build, kernel
 from brainsurgery_jax.ops.shape import axis_of, with_shape
@@ -47,7 +48,10 @@ def _sum(x: Array, mode: str, axes: tuple[int, ...]) -> tuple[Array, Flag]:
     """The sum of a tensor (of its squared magnitudes for "norm") with reduced axes of size 1, and whether 64 bits hold
     it."""
     xp = np if on_host(x) else jnp
-    wide, exact = _widen(x), xp.ones((), dtype=np.bool_)
+    exact = xp.ones((), dtype=np.bool_)
+    if mode == "norm" and on_host(x) and kind(x) == "float":
+        return sum_squares(x, axes), exact
+    wide = _widen(x)
     if mode == "norm":
         wide = xp.real(wide) ** 2 + xp.imag(wide) ** 2 if kind(wide) == "complex" else wide * wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
@@ -102,7 +106,9 @@ def _passes(avals: Avals, params: ReduceParams) -> Passes:
         return value, np.bool_(fits & exact.all() & (size < LIMIT).all())
 
     totals = [add_up(summed), add_up(np.dtype(np.float64)), Total(np.dtype(np.bool_), True, np.logical_and)]
-    return (lambda _: reduce_axes(x.shape, axes, totals, step, finish),)
+    by_pieces = mode == "norm" and x.dtype.is_float and goes_by_pieces(len(x.shape), axes)
+    passing = PASSING if by_pieces else None
+    return (lambda _: reduce_axes(x.shape, axes, totals, step, finish)._replace(passing=passing),)
 
 
 def _fold_extreme(x: Aval, mode: str, axes: tuple[int, ...]) -> Reduction:

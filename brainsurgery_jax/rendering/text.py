@@ -73,7 +73,9 @@ def _grid(grid: Grid) -> Iterator[str]:
 def _branches(found: Branches) -> Iterator[str]:
     """The tree is drawn with tabs between cells, which are then aligned."""
     shown = [(at, column) for at, column in enumerate(found.columns) if column.head]
-    cells = {name: "".join(f"\t{_cell(column, row[at])}" for at, column in shown) for name, row in found.rows.items()}
+    unlike = {id(row): row for row in found.rows.values()}  # many tensors share a row
+    texts = {at: "".join(f"\t{_cell(c, row[i])}" for i, c in shown) for at, row in unlike.items()}
+    cells = {name: texts[id(row)] for name, row in found.rows.items()}
     cells |= {name: f"\t{word}" for name, word in found.others.items()}
     leaves = [(name.replace("\t", "\\t"), cells[name]) for name in sorted(cells)]
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=found.compact)]

@@ -89,7 +89,10 @@ def _table(
 
     columns = (*_COLUMNS, *(Column(key, key.replace("_", " "), "figure") for key in figures),
                *(_HISTOGRAM if histograms else ()))  # fmt: skip
-    return columns, {name: row(name, aval) for name, aval in avals.items()}
+    if types or numbers or histograms:
+        return columns, {name: row(name, aval) for name, aval in avals.items()}
+    alike = {aval: row("", aval) for aval in set(avals.values())}  # of 90,000 tensors few have a shape of their own
+    return columns, {name: alike[aval] for name, aval in avals.items()}
 
 
 _HISTOGRAM = (Column("quantiles", ""), Column("histogram", ""), Column("", "histogram"))

@@ -38,7 +38,8 @@ def _read_weight_map(path: str) -> dict[str, str]:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:
         raise StoreError(path, f"is longer than {MAX_HEADER} bytes, absurd for an index", remedy=_INDEX_AGAIN)
-    weight_map: object = json_object(raw, path, "index").get("weight_map")
+    table = _parse_plain(raw)
+    weight_map: object = (json_object(raw, path, "index") if table is None else table).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         problem = "has no weight_map with tensors in it" if not weight_map else "its weight_map is not an object"
         raise StoreError(path, problem, remedy=_INDEX_AGAIN)
@@ -46,6 +47,23 @@ def _read_weight_map(path: str) -> dict[str, str]:
         if not isinstance(shard, str) or not shard or "\0" in shard:
             raise StoreError(path, f"names no file for it, but {shard!r}", tensor=name, remedy=_INDEX_AGAIN)
     return weight_map
+
+
+def _parse_plain(raw: bytes) -> dict[str, object] | None:
+    """An index of a map of texts beside a map of numbers, as writers make it; None for anything else. That no key is
+    repeated is found by counting strings, as for headers."""
+    try:
+        table = None if b"\\" in raw else json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict) or not all(isinstance(part, dict) for part in table.values()):
+        return None
+    strings = len(table)
+    for part in table.values():
+        strings += len(part) + sum([type(value) is str for value in part.values()])
+        if {dict, list} & set(map(type, part.values())):
+            return None
+    return table if raw.count(b'"') == 2 * strings else None
 
 
 def shard_path(folder: str, shard: str, index: str, lost: str = _SHARD_AGAIN) -> str:
@@ -79,6 +97,11 @@ def place(
     """The tensors of each file that an index lists there. Raises StoreError for one that is not where the index says;
     and, unless the index itself was named as the checkpoint, for tensors and shards that it does not list."""
     holds, weight_map = dict(zip(files, shards, strict=True)), index.weight_map
+    found: dict[str, str] = {}
+    for path, tensors in holds.items():
+        found.update(dict.fromkeys(tensors, path))
+    if found == weight_map and len(found) == sum(map(len, shards)) and not index.unlisted:
+        return list(shards), ()
     for name, path in weight_map.items():
         if name not in holds[path]:
             raise _wrong_shard(index, name, [other for other, tensors in holds.items() if name in tensors])

@@ -40,7 +40,7 @@ def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
             continue
         try:
             spelling, words, added = _READERS[file](content)
-            more = dict(_listed(read)) if file != "tokenizer.json" else {}
+            more = dict(_list(read)) if file != "tokenizer.json" else {}
             return Vocabulary(file, spelling, words, {**added, **more})
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Refusal("structure-words", f"{file} of '{alias}' holds no words that are understood: {error!r}",
@@ -150,7 +150,7 @@ _READERS: Mapping[str, Callable[[bytes], _Words]] = {
 }
 
 
-def _listed(read: Read) -> Iterator[tuple[int, str]]:
+def _list(read: Read) -> Iterator[tuple[int, str]]:
     """The added words that files beside the words list."""
     if (content := read("added_tokens.json")) is not None:
         yield from _turn(parse_json(content)).items()

@@ -18,5 +18,6 @@ def test_each_edit_has_a_row_with_its_passes_and_its_memory() -> None:
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
     assert [(row[0], row[3]) for row in rows] == [
         ("| quantile trim, 20 %", "2"), ("| row norms", "1"), ("| clip by global norm", "2"),
+        ("| the quantile alone", "1"), ("| the row norms alone", "1"), ("| the global norm alone", "1"),
     ]  # fmt: skip
     assert all("MB (goal 300 MB)" in row[-1] for row in rows)

@@ -7,7 +7,8 @@ whose places follow from shapes alone, merged in their order. So threads and bud
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
+from itertools import starmap
 from typing import Any, Protocol, TypeVar
 
 from brainsurgery_jax._lazy import Array, np
@@ -63,7 +64,8 @@ def answer(question: Pending[Answer], reader: Reader) -> Answer:
         )
     else:
         looked_at = ((start, list(reader.blocks(exprs, start, stop))) for start, stop in blocks_to_ask(question))
-    return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
+    # A loop variable would keep each block alive while the next one is read; `starmap` drops it first.
+    return reduction.finish(reduce(reduction.merge, starmap(partial(summarize, reduction), looked_at)))
 
 
 def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, object]]) -> Values:

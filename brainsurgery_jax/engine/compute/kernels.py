@@ -13,7 +13,7 @@ from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jax, np
-from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax.dtypes import BFLOAT16, to_numpy
 from brainsurgery_jax.engine.compute.devices import Accelerators, compiling
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -85,7 +85,7 @@ def _table_for(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray | None:
     x = operands[0]
     if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
         return None
-    if e.srcs[0].aval.dtype.name == "bfloat16" and e.aval.dtype.bits > 16:
+    if e.srcs[0].aval.dtype == BFLOAT16 and e.aval.dtype.bits > 16:
         return None  # numpy widens it faster than it looks up
     if e.aval.dtype.bits > 64:
         return None

@@ -39,7 +39,7 @@ def open_orbax(path: str) -> Source:
     listed = os.path.join(folder, AGGREGATE)
     if not os.path.isfile(listed):
         raise StoreError(path, f"its {AGGREGATE} is missing, which holds some of the leaves", remedy=_LOST)
-    return _joined(path, tree, sort_leaves([_leaves_here(_read(listed))]))
+    return _join(path, tree, sort_leaves([_leaves_here(_read(listed))]))
 
 
 def open_listed(path: str, folder: str, special: Special = lambda node: None, top: Path = ()) -> Source:
@@ -55,7 +55,7 @@ def open_listed(path: str, folder: str, special: Special = lambda node: None, to
     ocdbt = os.path.exists(os.path.join(folder, MANIFEST))
     paths = told({name_of(keys): keys for keys in leaves})
     tree = OrbaxTree(folder, tuple(places), ("zarr", "zarr3"), ocdbt, False, {}, KeyTree(paths, known=True), by_name)
-    return _joined(path, tree, sort_leaves([_leaves_here(leaves)]))
+    return _join(path, tree, sort_leaves([_leaves_here(leaves)]))
 
 
 def _read(path: str, special: Special = lambda node: None) -> dict[Path, Leaf]:
@@ -94,7 +94,7 @@ def _with_leaves(tree: KeyTree, here: Contents) -> KeyTree:
     )
 
 
-def _joined(path: str, tree: OrbaxTree, here: Contents) -> Source:
+def _join(path: str, tree: OrbaxTree, here: Contents) -> Source:
     """A tree whose leaves are partly in the file and partly beside it."""
     with ExitStack() as on_failure:
         beside = OrbaxSource(path, tree)

@@ -24,9 +24,11 @@ METADATA = "__metadata__"
 DATA_ALIGNMENT = 64
 AGAIN = "The file is damaged or incomplete: download or save it again."
 _MAX_RANK = 64  # numpy's
+_INTEGERS = frozenset({int})
 _MAX_ELEMENTS = 1 << 59  # 16-byte elements still have a 63-bit size
 
-_Avals = dict[tuple[object, ...], tuple[Aval, int]]
+Avals = dict[tuple[object, ...], tuple[Aval, int]]
+"""Shapes and dtypes that are checked, by the tag and the numbers of an entry, each with its bytes."""
 
 
 class FileHeader(NamedTuple):
@@ -37,8 +39,9 @@ class FileHeader(NamedTuple):
     plain: PlainFile | None
 
 
-def read_header(source: File, file: int = 0) -> FileHeader:
-    """The checked header of an open file; `file` is the index that its `TensorInfo`s carry."""
+def read_header(source: File, file: int = 0, avals: Avals | None = None) -> FileHeader:
+    """The checked header of an open file; `file` is the index that its `TensorInfo`s carry. `avals`: those of other
+    files of the checkpoint, which mostly has the same shapes in all."""
     path, size = source.name, source.size
     if size < 8:
         raise StoreError(path, f"is {size} bytes long, too short for a safetensors file", remedy=AGAIN)
@@ -51,15 +54,15 @@ def read_header(source: File, file: int = 0) -> FileHeader:
         raise StoreError(path, f"claims a header of {length} bytes (at most {MAX_HEADER} are allowed)", remedy=remedy)
     if length > size - 8:
         raise StoreError(path, f"claims a header of {length} bytes, but only {size - 8} follow", remedy=AGAIN)
-    return parse_header(read_bytes(source, length, 8), path, size, file)
+    return parse_header(read_bytes(source, length, 8), path, size, file, avals)
 
 
-def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHeader:
+def parse_header(raw: bytes, path: str, file_size: int, file: int = 0, avals: Avals | None = None) -> FileHeader:
     """The checked header from its JSON bytes, for a file of `file_size` bytes."""
     plain = _parse_plain(raw)
     table = json_object(raw, path, "header") if plain is None else plain
     metadata = _metadata(table.pop(METADATA, {}), path)
-    avals: _Avals = {}
+    avals = {} if avals is None else avals
     entries = [(*_entry(path, name, entry, avals), name) for name, entry in table.items()]
     entries.sort(key=itemgetter(0, 1))
     tensors: dict[str, TensorInfo] = {}
@@ -95,7 +98,7 @@ def _parse_plain(raw: bytes) -> dict[str, dict[str, object]] | None:
     if isinstance(metadata := table.get(METADATA), dict):
         entries.remove(metadata)
         strings += 1 + 2 * len(metadata) - 5
-    usual = all([type(entry) is dict and len(entry) == 3 for entry in entries])
+    usual = {dict}.issuperset(map(type, entries)) and {3}.issuperset(map(len, entries))
     return table if usual and raw.count(b'"') == 2 * strings else None
 
 
@@ -134,7 +137,7 @@ def _metadata(value: object, path: str) -> dict[str, str]:
     return value
 
 
-def _entry(path: str, name: str, entry: Any, avals: _Avals) -> tuple[int, int, Aval]:
+def _entry(path: str, name: str, entry: Any, avals: Avals) -> tuple[int, int, Aval]:
     """Begin, end and aval of one tensor. Kept short: it runs once a tensor, and models have tens of thousands."""
     try:
         tag, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -142,12 +145,12 @@ def _entry(path: str, name: str, entry: Any, avals: _Avals) -> tuple[int, int, A
             raise ValueError
     except (TypeError, KeyError, ValueError):
         raise _entry_error(path, name, entry) from None
-    if type(tag) is not str or type(shape) is not list or not {int}.issuperset(map(type, shape)):
+    if type(tag) is not str or type(shape) is not list or not _INTEGERS.issuperset(map(type, shape)):
         raise _entry_error(path, name, entry)
-    key = (tag, *shape)
-    if key not in avals:
-        avals[key] = _aval(path, name, tag, tuple(shape))
-    aval, nbytes = avals[key]
+    found = avals.get(key := (tag, *shape))
+    if found is None:
+        found = avals[key] = _aval(path, name, tag, tuple(shape))
+    aval, nbytes = found
     if end - begin != nbytes:
         problem = (
             f"{aval} takes {nbytes} bytes, but its data_offsets [{_int(begin)}, {_int(end)}] span {_int(end - begin)}"

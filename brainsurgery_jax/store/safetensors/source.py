@@ -12,7 +12,7 @@ from brainsurgery_jax.store.index_files import Indexed, merge, place
 from brainsurgery_jax.store.io import local
 from brainsurgery_jax.store.io.byte_source import ByteSource
 from brainsurgery_jax.store.io.files import File
-from brainsurgery_jax.store.safetensors.header import FileHeader, read_header
+from brainsurgery_jax.store.safetensors.header import Avals, FileHeader, read_header
 
 SUFFIXES = frozenset({".safetensors"})
 
@@ -26,7 +26,8 @@ class SafetensorsSource(ByteSource):
         with ExitStack() as on_failure:
             for file in files:
                 on_failure.callback(file.close)
-            headers = [_header_of(number, file) for number, file in enumerate(files)]
+            avals: Avals = {}
+            headers = [_header_of(number, file, avals) for number, file in enumerate(files)]
             shards = [header.tensors for header in headers]
             if listed is not None:
                 shards, more = place(listed, names, shards)
@@ -44,6 +45,6 @@ def open_safetensors(path: str, *, open_files: int = 64) -> SafetensorsSource:
     return SafetensorsSource(path, local.open_files(chosen.files, limit=open_files), chosen.listed, chosen.notes)
 
 
-def _header_of(number: int, file: File) -> FileHeader:
+def _header_of(number: int, file: File, avals: Avals) -> FileHeader:
     with os_failures(file.name, "read the header"):
-        return read_header(file, number)
+        return read_header(file, number, avals)
