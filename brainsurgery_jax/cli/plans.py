@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The options of `run`. `lost` are the given options that have no effect any more."""
+    """The options of `run`. `lost` are the given options that have no effect any more; `process` is which process of a
+    run over several this is: the fields of an `Address`."""
 
     overwrite: bool = False
     dry_run: bool = False
@@ -53,6 +54,7 @@ class Choices:
     sha256: bool = False
     locked: str | None = None
     resume: bool = False
+    process: tuple[str | None, int | None, int | None, float] | None = None
     lost: tuple[str, ...] = ()
 
 
@@ -77,6 +79,10 @@ def run(items: Sequence[str], choices: Choices) -> None:
     ):
         report = api.run_with(plan, stoppable, files)
     show.diagnostics(report.notes)
+    if report.process:
+        if not choices.quiet:
+            show.remark(f"process {report.process}: done", "green")
+        return
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
         show.remark(nothing, "green")
@@ -122,6 +128,8 @@ def publications_as_json(report: api.Report) -> list[dict[str, object]]:
 
 def options_of(choices: Choices) -> RunOptions:
     """How to run, by the options of a command. Raises BadParameter."""
+    from brainsurgery_jax.engine.run.hosts import Address
+
     return RunOptions(
         memory=size_of(choices.memory, "--memory"),
         devices=devices_of(choices.devices),
@@ -132,6 +140,7 @@ def options_of(choices: Choices) -> RunOptions:
         sha256=choices.sha256,
         locked=choices.locked,
         resume=choices.resume,
+        distributed=None if choices.process is None else Address(*choices.process),
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )
 

@@ -90,7 +90,7 @@ def test_the_largest_part_is_at_most_a_tenth_above_the_mean_as_far_as_single_ite
             assert max(loads(items, processes)) <= 1.1 * mean
 
 
-# --- The model of a run over hosts --------------------------------------------------------------------------------------
+# --- The model of a run over hosts ---------------------------------------------------------------------------------
 
 
 def work_of(tensors: dict[str, str], *steps: object) -> tuple[WorkItem, ...]:

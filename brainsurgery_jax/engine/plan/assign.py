@@ -44,6 +44,17 @@ def assign(items: Sequence[WorkItem], processes: int) -> tuple[int, ...]:
     return tuple(homes)
 
 
+def split(items: Iterable[WorkItem]) -> tuple[list[WorkItem], list[WorkItem]]:
+    """The items that only read, and all others. A question that is also answered while something is written belongs to
+    the others as a whole."""
+    items = list(items)
+    late = {question for item in items if item.writes for question in questions_of(item.work)}
+    first = [not item.writes and late.isdisjoint(questions_of(item.work)) for item in items]
+    return [i for i, early in zip(items, first, strict=True) if early], [
+        i for i, early in zip(items, first, strict=True) if not early
+    ]
+
+
 def part_of(items: Sequence[WorkItem], process: int, processes: int) -> list[WorkItem]:
     """The items of one process, in the order of the work."""
     return [item for item, home in zip(items, assign(items, processes), strict=True) if home == process]

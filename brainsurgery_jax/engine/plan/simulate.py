@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.assign import assign
+from brainsurgery_jax.engine.plan.assign import assign, split
 from brainsurgery_jax.engine.plan.projection import projection
 from brainsurgery_jax.engine.plan.work import Copy, Fold, Machine, Whole, WorkItem
 
@@ -114,8 +114,7 @@ def stages_of(items: Iterable[WorkItem]) -> list[tuple[str, list[WorkItem], int]
     folds = [item.work for item in items if isinstance(item.work, Fold)]
     rest = [item for item in items if not isinstance(item.work, Fold)]
     stages = [(f"fold {number}", list(fold.items), fold.passes) for number, fold in enumerate(folds, 1)]
-    asking, writing = [item for item in rest if not item.writes], [item for item in rest if item.writes]
-    stages += [(name, found, 1) for name, found in (("questions", asking), ("outputs", writing)) if found]
+    stages += [(name, found, 1) for name, found in zip(("questions", "outputs"), split(rest), strict=True) if found]
     return stages
 
 
