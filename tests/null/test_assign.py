@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from brainsurgery_jax.engine.plan.assign import GRAIN, assign, part_of
+from brainsurgery_jax.engine.plan.assign import GRAIN, assign, part_of, split
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.schedule import question_of
 from brainsurgery_jax.engine.plan.simulate import CLOSE, Cluster, simulate, stages_of
@@ -136,3 +136,11 @@ def test_a_fold_is_a_phase_for_each_of_its_passes():
     clip = {"compute": {"from": {"x": "w"}, "expr": "x / sqrt(sum(x ** 2))"}}
     fold, outputs = simulate(work_of({"w": "f32[8192,4096]"}, clip), Cluster(2, MACHINE)).phases
     assert (fold.name, outputs.name) == ("fold 1", "outputs")
+
+
+# --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_is_also_answered_while_something_is_written_waits_for_that():
+    early, late, writing = asking(1, 0), asking(1, 1), asking(1, 1)._replace(writes=5)
+    assert split([early, late, writing]) == ([early], [late, writing])
