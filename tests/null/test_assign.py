@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from brainsurgery_jax.engine.plan.assign import GRAIN, assign, part_of, split
+from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, part_of, split
+from brainsurgery_jax.engine.plan.blocks import BLOCK
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.schedule import question_of
 from brainsurgery_jax.engine.plan.simulate import CLOSE, Cluster, simulate, stages_of
@@ -138,9 +139,29 @@ def test_a_fold_is_a_phase_for_each_of_its_passes():
     assert (fold.name, outputs.name) == ("fold 1", "outputs")
 
 
-# --- Stages -----------------------------------------------------------------------------------------------------------
+# --- Stages ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_question_that_is_also_answered_while_something_is_written_waits_for_that():
     early, late, writing = asking(1, 0), asking(1, 1), asking(1, 1)._replace(writes=5)
     assert split([early, late, writing]) == ([early], [late, writing])
+
+
+# --- Long tensors -----------------------------------------------------------------------------------------------------
+
+
+def test_a_long_tensor_that_is_streamed_is_cut_at_blocks_for_several_processes_to_take():
+    (item,) = work_of({"a": f"f32[{40 * BLOCK + 3}]"}, HALF)
+    pieces = cut_long([item])
+    assert [tuple((p.start, p.stop) for p in piece.work.passages) for piece in pieces
+            if isinstance(piece.work, Stream)] == [
+        ((0, 16 * BLOCK),), ((16 * BLOCK, 32 * BLOCK),), ((32 * BLOCK, 40 * BLOCK + 3),)
+    ]  # fmt: skip
+    assert sum(piece.reads for piece in pieces) == item.reads
+    assert sum(piece.writes for piece in pieces) == item.writes
+    assert len({piece.key for piece in pieces}) == 3
+
+
+def test_what_is_short_or_answers_a_question_is_not_cut():
+    items = [*work_of({"a": f"f32[{16 * BLOCK}]"}, HALF), asking(1 << 40, 0)]
+    assert cut_long(items) == items

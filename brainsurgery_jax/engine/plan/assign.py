@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heapreplace
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.work import Whole, WorkItem, questions_of
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.planner import COPY_BYTES
+from brainsurgery_jax.engine.plan.work import Passage, Put, Stream, Whole, WorkItem, item_of, questions_of
 
 GRAIN = 32
 """What is larger than one part in so many of a process's share is placed first, the largest first."""
@@ -42,6 +44,27 @@ def assign(items: Sequence[WorkItem], processes: int) -> tuple[int, ...]:
     for unit, home in _fill(rest, loads):
         _place(unit, home, homes)
     return tuple(homes)
+
+
+def cut_long(items: Iterable[WorkItem]) -> list[WorkItem]:
+    """The items, where long tensors that are streamed and only written are cut as copies are: into items that several
+    processes can take. Cuts are those of blocks, and the same for any number of processes."""
+    return [piece for item in items for piece in _cut(item)]
+
+
+def _cut(item: WorkItem) -> Iterator[WorkItem]:
+    match item.work:
+        case Stream((Passage((Put() as put,), start, stop) as passage,)) if item.writes > COPY_BYTES:
+            step = max(1, COPY_BYTES * 8 // (put.bits * blocks.BLOCK)) * blocks.BLOCK
+            ends = [*range(start - start % blocks.BLOCK + step, stop, step), stop]
+            done = start
+            for end in ends:
+                reads = item.reads * (end - start) // (stop - start) - item.reads * (done - start) // (stop - start)
+                work = Stream((passage._replace(start=done, stop=end),))
+                yield item_of(work, item.host_bytes, reads, item.device_bytes, item.needs)
+                done = end
+        case _:
+            yield item
 
 
 def split(items: Iterable[WorkItem]) -> tuple[list[WorkItem], list[WorkItem]]:

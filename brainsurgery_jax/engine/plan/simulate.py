@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.assign import assign, split
+from brainsurgery_jax.engine.plan.assign import assign, cut_long, split
 from brainsurgery_jax.engine.plan.projection import projection
 from brainsurgery_jax.engine.plan.work import Copy, Fold, Machine, Whole, WorkItem
 
@@ -98,7 +98,7 @@ def simulate(items: Sequence[WorkItem], cluster: Cluster) -> Simulation:
     machine = replace(cluster.machine, processes=cluster.hosts)
     peaks = [0] * cluster.hosts
     phases: list[Phase] = []
-    for name, together, passes in stages_of(items):
+    for name, together, passes in stages_of(cut_long(items)):
         homes = assign(together, cluster.hosts)
         parts: list[list[WorkItem]] = [[] for _ in range(cluster.hosts)]
         for item, home in zip(together, homes, strict=True):

@@ -23,6 +23,7 @@ from brainsurgery_jax.engine.events import (
     StopSignal,
     ignore,
 )
+from brainsurgery_jax.engine.plan.assign import cut_long
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, question_of, roots_of
@@ -67,6 +68,8 @@ def execute(
     roots = list(roots_of(program))
     own, machine = equip(roots, budget)
     items = plan_work(program, machine)
+    if hosts.count > 1:
+        items = cut_long(items)
     refuse_too_large(items, machine)
     agree(hosts, "work", {"items of work": digest_keys(items)})
     moved = {item.key: item.reads + item.writes for item in items}
