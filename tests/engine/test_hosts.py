@@ -118,6 +118,7 @@ def test_the_loss_of_a_process_ends_all_and_another_number_of_processes_complete
     survivor = ended[1 - victim]
     assert ended[victim].code == -9
     assert f"process {victim} of 2 is lost" in survivor.told["error"]
+    assert "Nothing was published. See what that process printed" in survivor.told["error"]
     assert not (tmp_path / "out").exists()
     again = run(plan, 3 if victim else 1)
     assert [e.code for e in again] == [0] * len(again), again

@@ -68,6 +68,11 @@ class Phase(NamedTuple):
     slowest: int
     bound: str
 
+    @property
+    def imbalance(self) -> float:
+        """The largest part over the mean, in bytes read and written."""
+        return imbalance_of([load.reads + load.writes for load in self.loads])
+
 
 class Simulation(NamedTuple):
     """A run on a cluster: its phases, one after the other (the critical path), and the most bytes that each host holds
@@ -90,7 +95,12 @@ class Simulation(NamedTuple):
     @property
     def imbalance(self) -> float:
         """The largest part over the mean, in bytes read and written."""
-        return max(self.moved) * self.cluster.hosts / sum(self.moved) if sum(self.moved) else 1.0
+        return imbalance_of(self.moved)
+
+
+def imbalance_of(parts: Sequence[int]) -> float:
+    """The largest part over the mean."""
+    return max(parts) * len(parts) / sum(parts) if sum(parts) else 1.0
 
 
 def simulate(items: Sequence[WorkItem], cluster: Cluster) -> Simulation:

@@ -2,7 +2,8 @@
 
 Process 0 of a run starts it. It survives the death of process 0 for a while, so that the others hear of that from us:
 a client of the service that loses it aborts its process at once. Run as `python -m ... PORT PROCESSES SECONDS`; it ends
-`SECONDS` after its standard input is closed, and at once when it reads a line.
+`SECONDS` after its standard input is closed, and at once when it reads END. Before it has read CONNECTED, others may
+wait for connections, and it stays until they have given up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ import sys
 import time
 from importlib import import_module
 from typing import Any
+
+CONNECTED, END = "connected\n", "end\n"
+
+FOUND_WITHIN = 300
+"""Seconds in which processes must find each other, as in `jax.distributed`."""
 
 
 def runtime() -> Any:
@@ -24,7 +30,12 @@ def serve(port: int, processes: int, linger: float) -> None:
     # A process that dies is no reason to end the others: they end themselves, with an error that says why.
     service = runtime().get_distributed_runtime_service(f"[::]:{port}", processes, recoverable=True)
     os.write(1, b"ready\n")
-    if not sys.stdin.readline():
+    line = sys.stdin.readline()
+    if line == CONNECTED:
+        line = sys.stdin.readline()
+    elif not line:
+        linger += FOUND_WITHIN
+    if line != END:
         time.sleep(linger)
     service.shutdown()
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from brainsurgery_jax.engine.events import StopSignal
 from brainsurgery_jax.engine.run.budget import Budget
-from brainsurgery_jax.engine.run.coordinator import runtime
+from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
 from brainsurgery_jax.errors import Stopped, StoreError
 
 PULSE = 0.5
@@ -206,7 +206,7 @@ class Connected:
         with suppress(RuntimeError):
             self._client.shutdown()
         with suppress(OSError, subprocess.TimeoutExpired):
-            self._service.communicate(b"end\n", timeout=self._lost_after)
+            self._service.communicate(END.encode(), timeout=self._lost_after)
         if self._service.poll() is None:
             self._service.kill()
 
@@ -228,13 +228,16 @@ def connect(address: Address) -> Connected:
     """Wait for all processes of a run. Raises StoreError if they do not find each other."""
     coordinator, process, processes = find(address)
     port = coordinator.rpartition(":")[2]
-    service = None if process else _start_service(int(port), processes, address.lost_after)
+    service = None if process else start_service(int(port), processes, address.lost_after)
     try:
         client = runtime().get_distributed_runtime_client(
-            coordinator, process, init_timeout=300, heartbeat_timeout=100, shutdown_timeout=5,
+            coordinator, process, init_timeout=FOUND_WITHIN, heartbeat_timeout=100, shutdown_timeout=5,
             shutdown_on_destruction=False, use_compression=True,
         )  # fmt: skip
         client.connect()
+        if service is not None and service.stdin is not None:
+            service.stdin.write(CONNECTED.encode())
+            service.stdin.flush()
     except BaseException as error:
         if service is not None:
             service.kill()
@@ -252,7 +255,9 @@ def find(address: Address) -> tuple[str, int, int]:
     if None in (coordinator, process, processes):
         from jax._src.clusters import ClusterEnv
 
-        found = ClusterEnv.auto_detect_unset_distributed_params(coordinator, processes, process, None, None, 300)
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, processes, process, None, None, FOUND_WITHIN
+        )
         coordinator, processes, process = found[:3]
     if coordinator is None or process is None or processes is None:
         remedy = "Give --coordinator HOST:PORT, --process-id N and --process-count M."
@@ -265,7 +270,7 @@ def find(address: Address) -> tuple[str, int, int]:
     return coordinator, process, processes
 
 
-def _start_service(port: int, processes: int, lost_after: float) -> subprocess.Popen:
+def start_service(port: int, processes: int, lost_after: float) -> subprocess.Popen:
     """The coordinator, ready. Raises StoreError for a port that cannot be used."""
     words = [sys.executable, "-m", "brainsurgery_jax.engine.run.coordinator", str(port), str(processes)]
     service = subprocess.Popen(
@@ -275,7 +280,8 @@ def _start_service(port: int, processes: int, lost_after: float) -> subprocess.P
     assert service.stdout is not None
     if service.stdout.readline() != b"ready\n":
         _, said = service.communicate()
-        why = next((line for line in reversed(said.decode(errors="replace").splitlines()) if line.strip()), "")
+        lines = said.decode(errors="replace").strip().splitlines()
+        why = lines[-1].rpartition("] ")[2] if lines else "it ended"
         remedy = "Give --coordinator another port."
         raise StoreError(f"port {port}", f"the coordinator could not start: {why}", remedy=remedy)
     return service
