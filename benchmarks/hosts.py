@@ -63,7 +63,14 @@ class Ended(NamedTuple):
 
 
 def write_plan(folder: Path, megabytes: int = 72) -> Path:
-    """A model of so many megabytes, and a plan with questions, streams, copies, a fold and calls on whole operands."""
+    """A model with a tensor of so many megabytes, and a plan with questions, streams, copies, a fold and calls on whole
+    operands. Another process makes them: the peak of a child counts what its parent held."""
+    subprocess.run([sys.executable, __file__, "make", str(folder), str(megabytes)], check=True)
+    return folder / "plan.yaml"
+
+
+def make(folder: Path, megabytes: int) -> None:
+    """Write the model and the plan."""
     draw = np.random.default_rng(0)
     tensors = {f"h.{n}.w": draw.standard_normal((512, 512), np.float32) for n in range(24)}
     tensors |= {f"more.{n}": draw.standard_normal((1024, 1024), np.float32) for n in range(48)}
@@ -73,7 +80,6 @@ def write_plan(folder: Path, megabytes: int = 72) -> Path:
     output = {"path": str(folder / "out"), "shard": "8MB"}
     plan = {"inputs": [f"m::{folder / 'm.safetensors'}"], "transforms": STEPS, "output": output}
     (folder / "plan.yaml").write_text(json.dumps(plan))
-    return folder / "plan.yaml"
 
 
 def start(plan: Path, processes: int, *more: str) -> list[subprocess.Popen[bytes]]:
@@ -247,10 +253,12 @@ def write_page() -> None:
     PAGE.write_text(mark.sub(lambda m: f"{m[1]}{tables}\n{m[2]}", text), encoding="utf-8")
 
 
-def main(what: str, number: str = "20") -> None:
+def main(what: str, number: str = "20", megabytes: str = "72") -> None:
     """One of the four."""
     if what == "page":
         return write_page()
+    if what == "make":
+        return make(Path(number), int(megabytes))
     with tempfile.TemporaryDirectory(prefix="hosts-") as folder:
         place = Path(folder)
         for line in {"scale": lambda: scale(place), "kill": lambda: kill(place, int(number)),
