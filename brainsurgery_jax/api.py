@@ -32,7 +32,6 @@ from brainsurgery_jax.world import Files
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
-    from brainsurgery_jax.engine.run.hosts import Hosts
     from brainsurgery_jax.engine.run.resume import Resumption
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.provenance.recording import Recording
@@ -291,7 +290,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
     from brainsurgery_jax.engine.run.execute import execute
-    from brainsurgery_jax.engine.run.hosts import agree, agree_on_budget
+    from brainsurgery_jax.engine.run.hosts import agree, agree_on_budget, find_hosts
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
     reports: list[Document] = []
@@ -311,7 +310,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
 
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     stop = options.stop or NEVER
-    with closing(files), stops_told(published), _hosts(options) as hosts:
+    with closing(files), stops_told(published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
         budget = agree_on_budget(hosts, options.budget())
         recording = _recording(plan, options, budget)
@@ -354,18 +353,6 @@ def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | N
     expected = None if options.locked is None else read_lock(options.locked)
     wish = Wish(options.lock, options.sha256, expected, options.locked or "")
     return Recording(plan.data, plan.document, wish, budget)
-
-
-@contextmanager
-def _hosts(options: RunOptions) -> Iterator[Hosts]:
-    """The processes of a run, found before anything is read."""
-    from brainsurgery_jax.engine.run.hosts import ALONE, connect
-
-    if options.distributed is None:
-        yield ALONE
-        return
-    with connect(options.distributed) as hosts:
-        yield hosts
 
 
 def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions, process: int) -> Resumption | None:

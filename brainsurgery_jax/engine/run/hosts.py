@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -246,6 +246,16 @@ def connect(address: Address) -> Connected:
         remedy = f"Start all {processes} processes, each with the same --coordinator and its own --process-id."
         raise StoreError(coordinator, f"no connection: {str(error).splitlines()[0]}", remedy=remedy) from error
     return Connected(client, process, processes, address.lost_after, service)
+
+
+@contextmanager
+def find_hosts(address: Address | None) -> Iterator[Hosts]:
+    """The processes of a run, for as long as it lasts; this one alone without an address."""
+    if address is None:
+        yield ALONE
+        return
+    with connect(address) as hosts:
+        yield hosts
 
 
 def find(address: Address) -> tuple[str, int, int]:
