@@ -159,10 +159,21 @@ def hollow(path: Path, tensors: int, shape: tuple[int, int] = (64, 64)) -> Path:
 def mixture() -> Path:
     """The headers of DeepSeek-V3 (671B, float8 with scales): about 90,000 tensors in 163 shards with an index, no
     values on disk. Layer 61 is its multi-token prediction."""
-    folder = DATA / "mixture"
+    return _hollow_folder("mixture", _deepseek(4 if SMALL else 256), 688 * 10**9 // 162)
+
+
+def dense() -> Path:
+    """The headers of a Llama 3.1 405B in bfloat16, in shards of about 5 GB, no values on disk."""
+    shapes = llama(2 if SMALL else 126, 16384, 53248, 1024) | {"lm_head.weight": (128256, 16384)}
+    return _hollow_folder("dense", {name: ("BF16", shape) for name, shape in shapes.items()}, 5 * 10**9)
+
+
+def _hollow_folder(kind: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]], largest: int) -> Path:
+    """A folder of headers and holes, with an index."""
+    folder = DATA / kind
     shards: list[dict[str, Any]] = [{}]
-    size, largest = 0, 688 * 10**9 // 162
-    for name, (dtype, shape) in _deepseek(4 if SMALL else 256).items():
+    size = 0
+    for name, (dtype, shape) in tensors.items():
         nbytes = prod(shape) * _WIDTHS[dtype]
         if size + nbytes > largest:
             shards.append({})

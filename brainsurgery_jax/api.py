@@ -272,7 +272,8 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
     each output (`sha256`: with the SHA-256 of its files in it), `locked` names one that the run must agree with;
-    `resume` keeps a journal, and goes on with a run that was interrupted; `stop` is a `threading.Event` that stops
+    `resume` keeps a journal, and goes on with a run that was interrupted; `distributed` tells which process of a run
+    over several this is (`engine.run.hosts.Address`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
@@ -289,7 +290,8 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
     from brainsurgery_jax.engine.run.execute import execute
-    from brainsurgery_jax.engine.run.staging import Handling
+    from brainsurgery_jax.engine.run.hosts import agree, agree_on_budget, find_hosts
+    from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
     reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
@@ -307,9 +309,10 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             options.listen(event)
 
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
-    with closing(files), stops_told(published):
+    stop = options.stop or NEVER
+    with closing(files), stops_told(published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
-        budget, stop = options.budget(), options.stop or NEVER
+        budget = agree_on_budget(hosts, options.budget())
         recording = _recording(plan, options, budget)
         if recording is not None:
             files.watch = recording.watch_source
@@ -323,18 +326,21 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=_choose_output(program.publications, options.only))
         if options.dry_run:
             program = program._replace(publications=())
-        resumption = _resumption(plan, program, files, options)
+        if hosts.count > 1:
+            refuse_to_share(program.publications)
+            agree(hosts, "run", _identity(plan, program, files, options, shared=True))
+        resumption = _resumption(plan, program, files, options, hosts.number)
         handling = Handling(resumption or files.commit, look=options.look)
         if recording is not None:
             recording.begin(program, {i.alias: files.open(i.path) for i in plan.data.inputs})
             handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, tell, handling._replace(resumption=resumption), stop)
+            execute(program, budget, tell, handling._replace(resumption=resumption), stop, hosts)
     steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run
-    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
+    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports), hosts.number)
 
 
 def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
@@ -349,15 +355,24 @@ def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | N
     return Recording(plan.data, plan.document, wish, budget)
 
 
-def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions) -> Resumption | None:
+def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions, process: int) -> Resumption | None:
     """What a run goes on with that can be resumed. Raises StoreError if what was interrupted was another run."""
     if not options.resume or not program.publications:
         return None
     from brainsurgery_jax.engine.run.resume import Resumption
+
+    head = _identity(plan, program, files, options)
+    return Resumption(files.commit, [p.path for p in program.publications], head, process)
+
+
+def _identity(
+    plan: Plan, program: Program, files: Files, options: RunOptions, *, shared: bool = False
+) -> dict[str, str]:
+    """What must be the same for a run that goes on with another, or (`shared`) takes a part in it on another host."""
     from brainsurgery_jax.provenance.identity import identity_of
 
-    head = identity_of(plan.data, plan.document, program, files.sources, plugins.files(), options.devices)
-    return Resumption(files.commit, [p.path for p in program.publications], head)
+    sources = files.sources
+    return identity_of(plan.data, plan.document, program, sources, plugins.files(), options.devices, shared=shared)
 
 
 def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:

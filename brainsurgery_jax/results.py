@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 class Report(NamedTuple):
     """What a run did: the text of its reports, the checkpoints that it published, as (path, bytes, tensors), the steps
-    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data."""
+    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data.
+    `process`: of a run over several, the number of this one; the first has the reports, and publishes."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
@@ -26,6 +27,7 @@ class Report(NamedTuple):
     dry_run: bool = False
     notes: tuple[Diagnostic, ...] = ()
     documents: tuple[Document, ...] = ()
+    process: int = 0
 
     def __repr__(self) -> str:
         wrote = f"{counted(len(self.published), 'checkpoint')} published" if self.published else "nothing published"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.compute.devices import Devices
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
+    from brainsurgery_jax.engine.run.hosts import Address
     from brainsurgery_jax.store.io.files import StagedOutput
 
 
@@ -32,6 +33,7 @@ class RunOptions:
     - `sha256`: with the SHA-256 of its files of weights in it
     - `locked`: the path of a lock that plan, inputs, versions and the output must agree with
     - `resume`: keep a journal, and go on with the run that was interrupted, if there is one
+    - `distributed`: which process of a run over several this is; all of them are started with the same plan
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
 
@@ -48,6 +50,7 @@ class RunOptions:
     sha256: bool = False
     locked: str | None = None
     resume: bool = False
+    distributed: Address | None = None
     stop: StopSignal | None = None
 
     def budget(self) -> Budget:
@@ -73,4 +76,5 @@ class RunKeywords(TypedDict, total=False):
     sha256: bool
     locked: str | None
     resume: bool
+    distributed: Address | None
     stop: StopSignal | None

@@ -149,6 +149,14 @@ class Files:
                 source.close()
 
 
+class Elsewhere(Files):
+    """The file system, for a run that will be on other machines: an output needs no space here."""
+
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
+        """What an output would replace. Refuse what cannot be written."""
+        return super().check_destination(path, 0, overwrite=overwrite, directory=directory)
+
+
 def _key(path: str) -> str:
     if (both := split_sum(path)) is not None:
         return PLUS.join(map(_key, both))

@@ -53,7 +53,7 @@ def demo(keep: str | None, *, json: bool = False) -> None:
         _say("check plan.yaml", "reports every mistake, from headers alone:")
         plans.check(["plan.yaml"], overwrite=False, shard_size="5GB", json=False)
         _say("explain plan.yaml", "shows what each step matches:")
-        plans.explain(["plan.yaml"], overwrite=False, shard_size="5GB", everything=False, json=False)
+        plans.explain(["plan.yaml"], overwrite=False, shard_size="5GB", json=False)
         _say("run plan.yaml", "executes the plan:")
         plans.run(["plan.yaml"], plans.Choices())
         _say("inspect small", "lists the result:")

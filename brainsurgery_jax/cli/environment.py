@@ -21,6 +21,7 @@ def arrange(environment: MutableMapping[str, str], *, compile_cache: bool) -> No
     environment.setdefault(
         "PJRT_NPROC", "1"
     )  # XLA's threads on the CPU, which would only stand in our own threads' way
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # its runtime logs every connection as information
     if compile_cache:
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder(environment))
         environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

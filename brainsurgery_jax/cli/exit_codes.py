@@ -22,7 +22,7 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.WRONG: "the plan is wrong, a check did not hold, or the two checkpoints differ",
     ExitCode.USAGE: "wrong usage: an option, an argument or a comparison that is impossible",
-    ExitCode.FILES: "a file could not be read or written, or results could not be printed",
+    ExitCode.FILES: "a file could not be read or written, results not printed, or another process of the run failed",
     ExitCode.DEFECT: "a defect of this tool",
     ExitCode.HUNG_UP: "hung up (SIGHUP)",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGINT)",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -15,7 +15,7 @@ from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.failures import print_failure_as_json
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
-from brainsurgery_jax.documents import Document, Record
+from brainsurgery_jax.documents import Document, Entry, Record, show_only
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.resolved import resolve as resolve_plan
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
@@ -26,7 +26,7 @@ from brainsurgery_jax.reports.work import report_work
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted
-from brainsurgery_jax.world import Files
+from brainsurgery_jax.world import Elsewhere, Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.compute.devices import Devices
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The options of `run`. `lost` are the given options that have no effect any more."""
+    """The options of `run`. `lost` are the given options that have no effect any more; `process` is which process of a
+    run over several this is: the fields of an `Address`."""
 
     overwrite: bool = False
     dry_run: bool = False
@@ -53,6 +54,7 @@ class Choices:
     sha256: bool = False
     locked: str | None = None
     resume: bool = False
+    process: tuple[str | None, int | None, int | None, float] | None = None
     lost: tuple[str, ...] = ()
 
 
@@ -77,6 +79,10 @@ def run(items: Sequence[str], choices: Choices) -> None:
     ):
         report = api.run_with(plan, stoppable, files)
     show.diagnostics(report.notes)
+    if report.process:
+        if not choices.quiet:
+            show.remark(f"process {report.process}: done", "green")
+        return
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
         show.remark(nothing, "green")
@@ -122,6 +128,8 @@ def publications_as_json(report: api.Report) -> list[dict[str, object]]:
 
 def options_of(choices: Choices) -> RunOptions:
     """How to run, by the options of a command. Raises BadParameter."""
+    from brainsurgery_jax.engine.run.hosts import Address
+
     return RunOptions(
         memory=size_of(choices.memory, "--memory"),
         devices=devices_of(choices.devices),
@@ -132,14 +140,15 @@ def options_of(choices: Choices) -> RunOptions:
         sha256=choices.sha256,
         locked=choices.locked,
         resume=choices.resume,
+        distributed=None if choices.process is None else Address(*choices.process),
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )
 
 
-def files_of(overwrite: bool, shard_size: str) -> Files:
-    """The files that the options of a command select."""
+def files_of(overwrite: bool, shard_size: str, *, elsewhere: bool = False) -> Files:
+    """The files that the options of a command select; `elsewhere`: for a run on other machines."""
     size_of(shard_size, "--shard-size")
-    files = Files(overwrite=overwrite, default_shard=shard_size)
+    files = (Elsewhere if elsewhere else Files)(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())
     return files
 
@@ -225,17 +234,44 @@ def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> 
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 
-def explain(
-    items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool, work: bool = False
-) -> None:
-    """Print what a run would do. Raises PlanError where it could not."""
+class More(NamedTuple):
+    """What an explanation has beside the steps: all names, the items of work, and the run modelled on so many hosts of
+    a cluster."""
+
+    everything: bool = False
+    work: bool = False
+    hosts: int | None = None
+    cluster: str = ""
+
+
+NOTHING = More()
+
+
+def explain(items: Sequence[str], more: More = NOTHING, *, overwrite: bool, shard_size: str, json: bool) -> None:
+    """Print what a run would do. Raises PlanError where it could not, and BadParameter."""
     plan = api.load(*items)
-    found = api.explain(plan, files_of(True, shard_size))
-    most = None if everything else 3
+    elsewhere = more.hosts is not None
+    found = api.explain(plan, files_of(True, shard_size, elsewhere=elsewhere))
+    most = None if more.everything else 3
     told = report_explanation(found, most, overwrite=overwrite).entries
-    report = Record((*told, *(report_work(found, most).entries if work else ())))
+    report = Record((*told, *(report_work(found, most).entries if more.work else ()), *_hosts(found, more)))
     if json:
         show.json(**record_data(report))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
     show.report(report)
+
+
+def _hosts(found: api.Explanation, more: More) -> tuple[Entry, ...]:
+    if more.hosts is None:
+        return ()
+    from brainsurgery_jax.reports.hosts import read_cluster, report_hosts
+
+    try:
+        cluster = read_cluster(more.cluster, found, more.hosts)
+    except ValueError as bad:
+        raise typer.BadParameter(str(bad), param_hint="--cluster") from bad
+    modelled = report_hosts(found, cluster, everything=more.everything)
+    data = tuple(entry for entry in modelled.entries if entry.key)
+    shown = tuple(entry.shown for entry in modelled.entries if entry.shown is not None)
+    return (Entry("cluster", Record(data)), *show_only(*shown))

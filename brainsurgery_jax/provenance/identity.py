@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
 
@@ -27,11 +28,14 @@ def identity_of(
     sources: Iterable[Source],
     ops: Iterable[str],
     devices: Devices,
+    *,
+    shared: bool = False,
 ) -> dict[str, str]:
-    """Digests of the plan, with the files of the user's `ops`, its inputs, its outputs, and of the versions."""
+    """Digests of the plan, with the files of the user's `ops`, its inputs, its outputs, and of the versions. `shared`:
+    as other hosts see them too, which number disks and files in their own way."""
     said = resolve(data, [step.text for step in data.steps]) if document is None else plain(document)
     code = [_content(path) for path in ops]
-    read = [(sorted(s.fingerprint.stamps.items()), s.fingerprint.header) for s in sources]
+    read = [(_stamps(s, shared=shared), s.fingerprint.header) for s in sources]
     outputs = [
         (resolve_path(p.path), p.directory, p.format.name, p.shard_bytes, dict(p.metadata), dict(p.options),
          [(name, str(e.aval)) for name, e in p.tensors.items()])
@@ -40,6 +44,11 @@ def identity_of(
     versions = versions_of(choose_accelerators(list(roots_of(program)), devices).backend)
     found = {"plan": (said, code), "inputs": read, "outputs": outputs, "versions": versions}
     return {kind: _digest(value) for kind, value in found.items()}
+
+
+def _stamps(source: Source, *, shared: bool) -> list[tuple[str, object]]:
+    stamps = sorted(source.fingerprint.stamps.items())
+    return [(os.path.basename(name), stamp.size) for name, stamp in stamps] if shared else list(stamps)
 
 
 def _content(path: str) -> str:

@@ -18,7 +18,16 @@ from brainsurgery_jax.errors import StoreError, worded
 from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.leftovers import JOURNAL, PAUSED, SCRATCH, Leftover, beside, find_journals, remove
+from brainsurgery_jax.store.leftovers import (
+    JOURNAL,
+    PAUSED,
+    SCRATCH,
+    Leftover,
+    beside,
+    find_journals,
+    journals_beside,
+    remove,
+)
 from brainsurgery_jax.store.replacing import resolve
 
 FLUSH_BYTES = 64 << 20
@@ -126,10 +135,11 @@ class Journal:
             self._file.close()
 
     def remove(self) -> None:
-        """Remove the file."""
+        """Remove the file, and those of other processes of the run."""
         self.close()
         with suppress(OSError):
-            os.remove(self._path)
+            for path in (*journals_beside(self._path), self._path):
+                os.remove(path)
 
     def pause(self, destinations: Sequence[str]) -> None:
         """Give journal and staged outputs the names of a run that was interrupted and can be continued."""
@@ -137,7 +147,9 @@ class Journal:
         for staging, destination in zip(self.stagings, destinations, strict=False):
             for suffix in ("", SCRATCH):
                 _rename(staging + suffix, beside(resolve(destination), PAUSED) + suffix)
-        _rename(self._path, beside(resolve(destinations[0]), PAUSED) + JOURNAL)
+        paused = beside(resolve(destinations[0]), PAUSED) + JOURNAL
+        for path in (self._path, *journals_beside(self._path)):
+            _rename(path, paused + path[len(self._path) :])
 
 
 def _length(numbered: tuple[int, str]) -> int:
@@ -162,15 +174,16 @@ def _line_of(key: str, entry: WrittenItem) -> bytes:
 
 
 class Interrupted(NamedTuple):
-    """What an interrupted run left: its staged outputs, its journal, and what of it is as the journal says."""
+    """What an interrupted run left: its staged outputs, the journals of its processes, and what of the outputs is as
+    these say."""
 
     stagings: tuple[str, ...]
-    journal: str
+    journals: tuple[str, ...]
     entries: Mapping[str, WrittenItem]
 
     def kept(self) -> frozenset[str]:
         """The paths that are gone on with."""
-        return frozenset({self.journal, *(s + suffix for s in self.stagings for suffix in ("", SCRATCH))})
+        return frozenset({*self.journals, *(s + suffix for s in self.stagings for suffix in ("", SCRATCH))})
 
     def move(self, number: int, staging: str) -> None:
         """Take over a staged output. Files of which nothing is known to be right go first."""
@@ -201,17 +214,17 @@ def find_interrupted(destinations: Sequence[str], head: Mapping[str, str]) -> In
     if not found:
         return None
     journal = max(found, key=lambda left: os.lstat(left.path).st_mtime_ns)
-    lines = _read_lines(journal.path)
-    seen = next(lines, {}).get("head", {})
+    journals = (journal.path, *journals_beside(journal.path))
+    seen = next(_read_lines(journal.path), {}).get("head", {})
     if differing := [kind for kind in head if seen.get(kind) != head[kind]]:
         problem = f"the interrupted run cannot be resumed: {' and '.join(differing)} differ from what it had"
         without = worded(shell="without `--resume`", python="without `resume=True`")
         remedy = f"Go back to what it had, or run {without}: then its partial output is removed."
         raise StoreError(first, problem, remedy=remedy)
     stagings = tuple(_staging_of(journal, destination) for destination in destinations)
-    read = map(_item, lines)
+    read = (_item(line) for path in journals for line in _read_lines(path) if "item" in line)
     entries = {key: entry for key, entry in read if all(_is_right(part, stagings) for part in entry.parts)}
-    return Interrupted(stagings, journal.path, entries)
+    return Interrupted(stagings, journals, entries)
 
 
 def _staging_of(journal: Leftover, destination: str) -> str:

@@ -30,7 +30,8 @@ SCRATCH = ".scratch"
 """Ends the name of what an output is made from, while it is made."""
 
 JOURNAL = ".journal"
-"""Ends the name of the journal of a run, which lies beside its first output."""
+"""Ends the name of the journal of a run, which lies beside its first output; those of the other processes of a run over
+several hosts have a dot and their numbers behind it."""
 
 PARTIAL, PAUSED, OLD, STALE = "partial", "paused", "old", "stale"
 
@@ -134,6 +135,13 @@ def find_journals(destination: str) -> tuple[Leftover, ...]:
                  and (left.kind == PAUSED or not left.is_alive(ours)))  # fmt: skip
 
 
+def journals_beside(journal: str) -> list[str]:
+    """The journals that other processes of the same run kept."""
+    folder, name = os.path.split(journal)
+    others = re.compile(re.escape(name) + r"\.[0-9]+")
+    return [os.path.join(folder, found) for found in sorted(os.listdir(folder)) if others.fullmatch(found)]
+
+
 def recover(path: str, run: RunId | None = None) -> None:
     """Puts back what a run of this host that was killed between the two renames of a swap had set aside, at a path that
     is not there or at a folder above it. So a run can be repeated even if it reads what it replaces."""
@@ -152,7 +160,7 @@ def recover(path: str, run: RunId | None = None) -> None:
 def _leftovers(folder: str, name: str) -> list[Leftover]:
     pattern = re.compile(
         rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{PAUSED}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
-        rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|{re.escape(JOURNAL)}|-[0-9]+)?"
+        rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|{re.escape(JOURNAL)}(?:\.[0-9]+)?|-[0-9]+)?"
     )
     found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder))))
     return [

@@ -122,7 +122,7 @@ MAY_IMPORT = {
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
     "prefixes",
     "world": "errors regular_files graph store",
-    "run_options": "protocol engine.run.budget engine.compute.devices engine.events store.io.files",
+    "run_options": "protocol engine.run.budget engine.run.hosts engine.compute.devices engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "results documents rendering wording "
@@ -134,12 +134,13 @@ MAY_IMPORT = {
     "cli": "documents rendering reports wording desk "
     "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.resolved plan.schema "
     "plan.source "
-    "engine.compute.devices engine.events store.failures store.sizes protocol",
+    "engine.compute.devices engine.run.hosts engine.events store.failures store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
     "reports": "",
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
+    "reports.hosts": "documents wording api engine.plan.simulate store.sizes",
     "reports.codes": "documents packaged",
     "cli.codes": "errors rendering reports.codes cli.show",
     "cli.commands.explain": "reports.codes cli",

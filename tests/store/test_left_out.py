@@ -138,7 +138,7 @@ def test_explain_names_the_header_metadata_that_an_output_takes_over(
 
     write(here / "in.safetensors", {"w": W}, {"format": "pt", "ss_dataset_dirs": "/home/me", "ss_network_dim": "8"})
     (here / "plan.yaml").write_text("inputs: [in.safetensors]\noutput: {path: out/, metadata: {ss_dataset_dirs: ''}}\n")
-    plans.explain(["plan.yaml"], overwrite=False, shard_size="5GB", everything=False, json=False)
+    plans.explain(["plan.yaml"], overwrite=False, shard_size="5GB", json=False)
     assert "    header metadata: ss_network_dim\n" in capsys.readouterr().out
     bs.load("plan.yaml").run()
     assert bs.open("out").metadata == {"format": "pt", "ss_network_dim": "8"}

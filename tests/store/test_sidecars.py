@@ -261,8 +261,8 @@ def test_what_was_copied_is_told_at_the_end_of_a_run_and_by_explain(
     for name in ("few", "many"):
         (here / f"{name}.yaml").write_text(f"inputs: [{name}]\noutput: out-{name}/\n")
         plans.run([f"{name}.yaml"], plans.Choices())
-        plans.explain([f"{name}.yaml"], overwrite=False, shard_size="5GB", everything=False, json=False)
-    plans.explain(["many.yaml"], overwrite=False, shard_size="5GB", everything=False, json=True)
+        plans.explain([f"{name}.yaml"], overwrite=False, shard_size="5GB", json=False)
+    plans.explain(["many.yaml"], overwrite=False, shard_size="5GB", json=True)
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         "wrote out-few/: 1 tensor, 12 B, with config.json and tokenizer.json",

@@ -32,6 +32,12 @@ def explain(
     work: Annotated[
         bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")
     ] = False,
+    hosts: Annotated[
+        int | None, typer.Option("--hosts", metavar="N", min=1, help="Model the run on N hosts: time, bytes, memory.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", metavar="KEY=VALUE,...", help="What the hosts are: reads=2GB,writes=1GB,...")
+    ] = "",
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="Show only which inputs and steps make this tensor.")
     ] = None,
@@ -51,4 +57,7 @@ def explain(
         raise typer.Exit(provenance.print_tensor(items, tensor, json=json))
     from brainsurgery_jax.cli import plans
 
-    plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json, work=work)
+    if cluster and hosts is None:
+        raise typer.BadParameter("needs --hosts", param_hint="--cluster")
+    more = plans.More(everything, work, hosts, cluster)
+    plans.explain(items, more, overwrite=overwrite, shard_size=shard_size, json=json)

@@ -52,6 +52,17 @@ Interactive = Annotated[
 Lock = Annotated[
     bool, typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors.")
 ]
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="Run on several processes, each started with this plan.")
+]
+Coordinator = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens (default: as SLURM and others say).")
+]
+ProcessId = Annotated[int | None, typer.Option(metavar="N", min=0, help="The number of this process, from 0.")]
+ProcessCount = Annotated[int | None, typer.Option(metavar="N", min=1, help="The number of processes.")]
+LostAfter = Annotated[
+    float, typer.Option(metavar="SECONDS", min=2.0, help="Take a process for lost after this long without a sign.")
+]
 CompileCache = Annotated[
     bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
 ]
@@ -79,6 +90,11 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
     ] = False,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    process_id: ProcessId = None,
+    process_count: ProcessCount = None,
+    lost_after: LostAfter = 30.0,
     interactive: Interactive = False,
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
     verbose: Verbose = False,
@@ -92,6 +108,7 @@ def run(
     log_level: Lost = None,
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless every step succeeds."""
+    _refuse_parts(distributed, interactive, coordinator, process_id, process_count)
     arrange(os.environ, compile_cache=compile_cache)
     know(ops)
     from brainsurgery_jax.cli import plans
@@ -101,6 +118,7 @@ def run(
         preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
         lock=lock, sha256=sha256, locked=locked, resume=resume,
+        process=(coordinator, process_id, process_count, lost_after) if distributed else None,
         lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
                       num_workers=num_workers, log_level=log_level),
     )  # fmt: skip
@@ -109,6 +127,14 @@ def run(
     from brainsurgery_jax.cli.prompt import repl as prompt
 
     return prompt.repl(items, choices)
+
+
+def _refuse_parts(distributed: bool, interactive: bool, *parts: object) -> None:
+    """Raise BadParameter for options of a run over several processes without it, or with the prompt."""
+    if not distributed and any(part is not None for part in parts):
+        raise typer.BadParameter("needs --distributed", param_hint="--coordinator, --process-id, --process-count")
+    if distributed and interactive:
+        raise typer.BadParameter("a prompt has one process; leave out --interactive", param_hint="--distributed")
 
 
 def _options(**given: str | None) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from brainsurgery_jax.engine.events import (
     StopSignal,
     ignore,
 )
+from brainsurgery_jax.engine.plan.assign import cut_long
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, question_of, roots_of
@@ -38,9 +39,11 @@ from brainsurgery_jax.engine.plan.work import (
     parts_of,
 )
 from brainsurgery_jax.engine.run.budget import Budget
+from brainsurgery_jax.engine.run.hosts import ALONE, Hosts, agree
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
+from brainsurgery_jax.engine.run.together import agree_on_kept, digest_keys, exchange, stages
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
 from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
@@ -56,35 +59,48 @@ def execute(
     tell: Listener,
     handling: Handling = PLAINLY,
     stop: StopSignal = NEVER,
+    hosts: Hosts = ALONE,
 ) -> None:
     """Run a program: checks, outputs, publication. Raises PlanError, StoreError or Stopped; then nothing was published.
 
-    `stop` is looked at between items.
+    `stop` is looked at between items. `hosts`: the processes that run it together; the first publishes.
     """
     roots = list(roots_of(program))
     own, machine = equip(roots, budget)
     items = plan_work(program, machine)
+    if hosts.count > 1:
+        items = cut_long(items)
     refuse_too_large(items, machine)
+    agree(hosts, "work", {"items of work": digest_keys(items)})
     moved = {item.key: item.reads + item.writes for item in items}
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
-    verdicts = Verdicts(program.checks, tell)
-    with Staging(program.publications, handling, durable=budget.durable) as staging:
+    verdicts = Verdicts(program.checks, ignore if hosts.number else tell, together=hosts.count > 1)
+    with Staging(program.publications, handling, durable=budget.durable, hosts=hosts) as staging:
         for note in staging.notes:
             tell(Noted(note))
         bench = Bench(
-            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)), stop,
-            handling.resumption,
+            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)),
+            hosts.stop(stop), handling.resumption, hosts,
         )  # fmt: skip
-        _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))))
+        _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))), roots)
         assert verdicts.settled
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
             source.verify_unchanged()
-        staging.complete()
-        with defer_signals():  # what is published is reported, whatever comes then
-            left = staging.publish()
-            for p in program.publications:
-                tell(Published(p.path, p.nbytes, len(p.written), p.side_names))
+        if hosts.number:
+            staging.leave()
+        hosts.gather("written")
+        if not hosts.number:
+            _publish(program, staging, tell)
+        hosts.gather("published")
+
+
+def _publish(program: Program, staging: Staging, tell: Listener) -> None:
+    staging.complete()
+    with defer_signals():  # what is published is reported, whatever comes then
+        left = staging.publish()
+        for p in program.publications:
+            tell(Published(p.path, p.nbytes, len(p.written), p.side_names))
     for old in left:
         tell(Noted(_note_left(old)))
 
@@ -124,7 +140,7 @@ def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known
     roots, verdicts = list(asked(questions)), Verdicts((), ignore)
     compiles = _compiles(roots, accelerated=bool(machine.devices))
     own = replace(bench, verdicts=verdicts, tell=ignore, known=known, compiles=compiles)
-    _run(plan_stage(roots, machine, known), machine, own)
+    _run(plan_stage(roots, machine, known), machine, own, roots)
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
@@ -175,9 +191,21 @@ def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
 # --- Items ------------------------------------------------------------------------------------------------------------
 
 
-def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
-    """All items but folds, which are in `bench.known`."""
+def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench, roots: Sequence[Root]) -> None:
+    """All items but folds, which are in `bench.known`: those of this process, stage by stage, and the answers of the
+    others."""
     items = _without_kept([item for item in items if not isinstance(item.work, Fold)], bench)
+    for mine, others in stages(items, bench.hosts):
+        if bench.resumption is not None:
+            bench.resumption.begin(mine)
+        _run_own(mine, machine, bench)
+        exchange(mine, roots, bench)
+        if not bench.hosts.number:  # who publishes counts what all have written
+            for item in others:
+                keep(item, bench)
+
+
+def _run_own(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
         for item, part, moved in _parts_in_turn(items, bench, pool.drain):
@@ -192,7 +220,7 @@ def _without_kept(items: Sequence[WorkItem], bench: Bench) -> Sequence[WorkItem]
     """The items that are left to do, when those are reported that an interrupted run has done."""
     if bench.resumption is None:
         return items
-    kept = bench.resumption.begin(items)
+    kept = agree_on_kept(bench.resumption.kept(items), bench.hosts)
     if (note := bench.resumption.note(kept, items)) is not None:
         bench.tell(Noted(note))
     for item in items:

@@ -29,6 +29,7 @@ from brainsurgery_jax.engine.plan.work import (
     Whole,
     WorkItem,
 )
+from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
 from brainsurgery_jax.engine.run.resume import Resumption, outputs_of, row_starts
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.index.boxes import Box, flat_range
@@ -39,7 +40,7 @@ from brainsurgery_jax.store.journal import WrittenPart
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    whether anything is compiled, the signal that stops it, and what keeps its journal."""
+    whether anything is compiled, the signal that stops it, what keeps its journal, and the processes of the run."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -49,6 +50,7 @@ class Bench:
     compiles: bool
     stop: StopSignal = NEVER
     resumption: Resumption | None = None
+    hosts: Hosts = ALONE
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]

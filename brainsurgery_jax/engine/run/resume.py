@@ -27,6 +27,7 @@ from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, flat_r
 from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged, stage
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.joining import Join
 from brainsurgery_jax.store.journal import Interrupted, Journal, WrittenPart, find_interrupted
 from brainsurgery_jax.store.leftovers import JOURNAL
 
@@ -43,12 +44,13 @@ class KeptElements(NamedTuple):
 
 class Resumption:
     """A run that can be continued; it is also the commit of its outputs. `head`: what must be the same in a run that
-    goes on, by kinds.
+    goes on, by kinds. `process`: the number of this process in a run of several; all but the first only add what they
+    write.
 
     Raises StoreError for an interrupted run of these destinations that had another head.
     """
 
-    def __init__(self, commit: Commit, destinations: Sequence[str], head: Mapping[str, str]):
+    def __init__(self, commit: Commit, destinations: Sequence[str], head: Mapping[str, str], process: int = 0):
         for destination in filter(is_remote, destinations):
             remedy = "Write to a folder, or run without it."
             raise StoreError(
@@ -56,7 +58,8 @@ class Resumption:
             )
         self._commit, self._destinations = commit, destinations
         self._journal = Journal(head)
-        self._before: Interrupted | None = find_interrupted(destinations, head)
+        self._process = process
+        self._before: Interrupted | None = None if process else find_interrupted(destinations, head)
         self._waiting: dict[str, tuple[int, list[WrittenPart]]] = {}
 
     # --- Outputs ------------------------------------------------------------------------------------------------------
@@ -72,12 +75,19 @@ class Resumption:
         if not number:
             self._journal.open(staged.staging + JOURNAL, {} if before is None else before.entries)
             if before is not None:
-                os.remove(before.journal)
+                for path in before.journals:
+                    os.remove(path)
         return staged._replace(again=before is not None, log=self._journal)
 
     def prepare(self, staged: Sequence[StagedOutput]) -> None:
         """Does what may take long before outputs can appear."""
         self._commit.prepare(staged)
+
+    def join(self, stagings: Sequence[str]) -> Join:
+        """The commit of outputs that process 0 has staged at these paths, in order."""
+        self._journal.stagings += stagings
+        self._journal.open(f"{stagings[0]}{JOURNAL}.{self._process}", {})
+        return Join(stagings, self._journal)
 
     def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
         """Renames all outputs into place, and ends the journal."""
@@ -87,27 +97,33 @@ class Resumption:
 
     def pause(self) -> None:
         """Keep what was written for a run that goes on."""
-        if self._journal.stagings:
+        if self._process:
+            self._journal.close()
+        elif self._journal.stagings:
             self._journal.pause(self._destinations)
 
     def abandon(self) -> None:
         """Remove the journal."""
-        self._journal.remove()
+        if self._process:
+            self._journal.close()
+        else:
+            self._journal.remove()
 
     # --- Items --------------------------------------------------------------------------------------------------------
 
-    def begin(self, items: Iterable[WorkItem]) -> frozenset[str]:
+    def kept(self, items: Iterable[WorkItem]) -> frozenset[str]:
         """The keys of the items that are done. Items that also answer questions are always done again."""
         entries = {} if self._before is None else self._before.entries
-        kept = set[str]()
+        return frozenset(
+            item.key for item in items
+            if _is_noted(item) and item.writes and item.key in entries and entries[item.key].nbytes == item.writes
+        )  # fmt: skip
+
+    def begin(self, items: Iterable[WorkItem]) -> None:
+        """Note these items from now on, each when it is done."""
         for item in items:
-            if isinstance(item.work, Fold) or questions_of(item.work):
-                continue
-            if item.writes and (entry := entries.get(item.key)) is not None and entry.nbytes == item.writes:
-                kept.add(item.key)
-            else:
+            if _is_noted(item):
                 self._waiting[item.key] = (len(parts_of(item.work)), [])
-        return frozenset(kept)
 
     def part(self) -> AbstractContextManager[list[WrittenPart]]:
         """A block that does a part of an item; the list that it yields then holds what was written."""
@@ -129,6 +145,10 @@ class Resumption:
         nbytes = sum(item.writes for item in items if item.key in kept)
         message = f"an interrupted run is continued: {len(kept)} of {len(items)} items were done"
         return Diagnostic("io-resumed", f"{message}, {nbytes:,} bytes", severity="note")
+
+
+def _is_noted(item: WorkItem) -> bool:
+    return not (isinstance(item.work, Fold) or questions_of(item.work))
 
 
 def outputs_of(work: Work) -> Iterator[KeptElements]:

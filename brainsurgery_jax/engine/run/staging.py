@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
 from brainsurgery_jax.engine.run.resume import Resumption
-from brainsurgery_jax.errors import Diagnostic, PlanError, worded
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.store.address import is_remote
+from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
+from brainsurgery_jax.store.formats import SAFETENSORS
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.joining import Join
 from brainsurgery_jax.store.publishing import BY_PLACE
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import defer_signals
@@ -51,8 +57,8 @@ PLAINLY = Handling()
 class Staging:
     """One writer per publication. Leaving the context without `publish` removes everything that was written."""
 
-    def __init__(self, publications: Sequence[Publication], handling: Handling, *, durable: bool):
-        self.publications, self._handling, self._durable = publications, handling, durable
+    def __init__(self, publications: Sequence[Publication], handling: Handling, *, durable: bool, hosts: Hosts = ALONE):
+        self.publications, self._handling, self._durable, self._hosts = publications, handling, durable, hosts
         self.writers: list[Writer] = []
         self._staged: list[StagedOutput] = []
         self._published = False
@@ -60,17 +66,26 @@ class Staging:
     def __enter__(self) -> Staging:
         with ExitStack() as on_failure:
             on_failure.push(self.__exit__)
+            commit = self._join() if self._hosts.number else self._handling.commit
             for number, p in enumerate(self.publications):
                 own = p.replaces.own if p.replaces else ()
-                staged = self._handling.commit.stage(p.path, overwrite=p.overwrite, own=own)
+                staged = commit.stage(p.path, overwrite=p.overwrite, own=own)
                 self._staged.append(staged)
                 writer = p.format.write(staged, *_content(p, durable=self._durable))
                 self.writers.append(self._handling.watch(number, writer))
-                if p.sidecars is not None:
-                    copy_side_files(p.sidecars, staged.place)
-                put_sidecars(staged.place, p.side_files)
+                if not self._hosts.number:
+                    _put_side_files(p, staged)
+            if not self._hosts.number:
+                paths = [staged.staging for staged in self._staged if isinstance(staged, Staged)]
+                self._hosts.gather("staged", json.dumps(paths).encode())
             on_failure.pop_all()
         return self
+
+    def _join(self) -> Commit:
+        """The commit of outputs that process 0 has staged."""
+        paths = json.loads(self._hosts.gather("staged")[0])
+        resumption = self._handling.resumption
+        return Join(paths) if resumption is None or not paths else resumption.join(paths)
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
@@ -89,6 +104,16 @@ class Staging:
             if (more := self._handling.seal(number, staged)) is not None:
                 self._staged.append(more)
         self._handling.commit.prepare(self._staged)
+
+    def leave(self) -> None:
+        """Complete the part of this process in outputs that process 0 publishes."""
+        self._abort()
+        if self._durable:
+            for staged in self._staged:
+                staged.place.flush()
+        if self._handling.resumption is not None:
+            self._handling.resumption.pause()
+        self._published = True
 
     def publish(self) -> tuple[Left, ...]:
         """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""
@@ -125,6 +150,24 @@ def _note_pause(error: BaseException | None) -> None:
         told = f"nothing was published; {told}"
     if error is not None:
         error.add_note(told)
+
+
+def _put_side_files(p: Publication, staged: StagedOutput) -> None:
+    if p.sidecars is not None:
+        copy_side_files(p.sidecars, staged.place)
+    put_sidecars(staged.place, p.side_files)
+
+
+def refuse_to_share(publications: Sequence[Publication]) -> None:
+    """Raise StoreError for an output that several processes cannot write together."""
+    for p in publications:
+        if p.format is not SAFETENSORS or p.kept:
+            what = "a delta" if p.kept else f"{p.format.name}"
+            remedy = "Write `format: safetensors`, or run without --distributed."
+            raise StoreError(p.path, f"is {what}, which one process must write alone", remedy=remedy)
+        if is_remote(p.path):
+            remedy = "Write to a folder that all processes share, or run without --distributed."
+            raise StoreError(p.path, "does not lie in a file system, where several processes can write", remedy=remedy)
 
 
 def cut(p: Publication) -> FileCounts | None:

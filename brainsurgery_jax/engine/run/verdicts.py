@@ -3,7 +3,7 @@ order of the plan as their answers arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.engine.compute.folds import summarize
@@ -51,15 +51,16 @@ class Verdicts:
     """Holds each check of a program until its answers, and those of all earlier checks, have arrived.
 
     The error is therefore the first failing assert of the plan, whatever was computed first, and reports keep the order
-    of the plan.
+    of the plan. `together`: other processes have answers, too, and nothing is settled until `learn` brings them.
     """
 
-    def __init__(self, checks: Sequence[Check], tell: Listener):
-        self._waiting, self._tell = list(checks), tell
+    def __init__(self, checks: Sequence[Check], tell: Listener, *, together: bool = False):
+        self._waiting, self._tell, self._together = list(checks), tell, together
         self._tallies: dict[int, Tally] = {}
         questions = (q for check in checks for q in check.questions)
         self.answers: dict[Pending, object] = {q: q.reduction.empty for q in questions if is_empty(q)}
-        self._deliver()
+        if not together:
+            self._deliver()
 
     @property
     def settled(self) -> bool:
@@ -75,7 +76,14 @@ class Verdicts:
         fails whose turn has come."""
         if (tally := self.tally(ask)).add(part):
             self.answers[ask.question] = tally.answer()
-            self._deliver()
+            if not self._together:
+                self._deliver()
+
+    def learn(self, answers: Mapping[Pending, object]) -> None:
+        """Take the answers of all processes. Raises PlanError if an assert fails whose turn has come: on all processes
+        the same."""
+        self.answers |= answers
+        self._deliver()
 
     def _deliver(self) -> None:
         while self._waiting and all(q in self.answers for q in self._waiting[0].questions):

@@ -1,0 +1,44 @@
+"""The process that coordinates the others of a run: JAX's own distributed service, in a process of its own.
+
+Process 0 of a run starts it. It survives the death of process 0 for a while, so that the others hear of that from us:
+a client of the service that loses it aborts its process at once. Run as `python -m ... PORT PROCESSES SECONDS`; it ends
+`SECONDS` after its standard input is closed, and at once when it reads END. Before it has read CONNECTED, others may
+wait for connections, and it stays until they have given up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib import import_module
+from typing import Any
+
+CONNECTED, END = "connected\n", "end\n"
+
+FOUND_WITHIN = 300
+"""Seconds in which processes must find each other, as in `jax.distributed`."""
+
+
+def runtime() -> Any:
+    """JAX's distributed runtime, without JAX: it has no public name of its own."""
+    return import_module("jaxlib._jax")
+
+
+def serve(port: int, processes: int, linger: float) -> None:
+    """Serve until standard input ends. Prints a line when it is ready."""
+    # A process that dies is no reason to end the others: they end themselves, with an error that says why.
+    service = runtime().get_distributed_runtime_service(f"[::]:{port}", processes, recoverable=True)
+    os.write(1, b"ready\n")
+    line = sys.stdin.readline()
+    if line == CONNECTED:
+        line = sys.stdin.readline()
+    elif not line:
+        linger += FOUND_WITHIN
+    if line != END:
+        time.sleep(linger)
+    service.shutdown()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

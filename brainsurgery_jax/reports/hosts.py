@@ -1,0 +1,84 @@
+"""A run over several hosts, as the model of `engine.plan.simulate` has it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import get_type_hints
+
+from brainsurgery_jax.api import Explanation
+from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, show_only
+from brainsurgery_jax.engine.plan.simulate import Cluster, Simulation, simulate
+from brainsurgery_jax.store.sizes import parse_size, show_size
+from brainsurgery_jax.wording import counted
+
+_PHASES = (
+    Column("name", "phase"), Column("seconds", ""), Column("", "seconds"), Column("slowest", "slowest host", "count"),
+    Column("bound", "waits for"), Column("bytes_read", "reads", "traffic"),
+    Column("bytes_written", "writes", "traffic"),
+)  # fmt: skip
+_HOSTS = (
+    Column("host", "host", "count"), Column("items", "items", "count"), Column("bytes_read", "reads", "traffic"),
+    Column("bytes_written", "writes", "traffic"), Column("peak_bytes", "peak", "traffic"),
+)  # fmt: skip
+
+SHOWN = 16
+"""Hosts that text shows unless all names are."""
+
+OF_THE_MACHINE = {"memory": "host_bytes", "threads": "threads", "devices": "devices", "device_memory": "bytes_each"}
+"""What a description says of each host, beside the fields of `Cluster`."""
+
+
+def read_cluster(text: str, found: Explanation, hosts: int) -> Cluster:
+    """The cluster that a description such as `reads=2GB,shared=40GB,threads=64` stands for, each host else as this one.
+    Bandwidths are bytes a second. Raises ValueError."""
+    assert found.machine is not None
+    kinds = {f.name: get_type_hints(Cluster)[f.name] for f in fields(Cluster) if f.name not in ("hosts", "machine")}
+    rates, machine = dict[str, float](), dict[str, int]()
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key in OF_THE_MACHINE:
+            machine[OF_THE_MACHINE[key]] = int(_number(part, value))
+        elif key in kinds:
+            rates[key] = _number(part, value)
+        else:
+            known = ", ".join((*kinds, *OF_THE_MACHINE))
+            raise ValueError(f"'{part}' is no part of a cluster; write KEY=VALUE of: {known}")
+    return Cluster(hosts, replace(found.machine, **machine), **rates)
+
+
+def _number(part: str, text: str) -> float:
+    try:
+        number = parse_size(text) if text[-1:] in "bB" and text else float(text)
+    except ValueError as bad:
+        raise ValueError(f"'{part}': {bad}") from bad
+    if number is None or not number > 0:
+        raise ValueError(f"'{part}': expected a number above 0")
+    return number
+
+
+def report_hosts(found: Explanation, cluster: Cluster, *, everything: bool) -> Record:
+    """Phases, which are the critical path, and hosts of a run on a cluster."""
+    simulation = simulate(found.items, cluster)
+    phases = tuple(
+        (p.name, p.seconds, f"{p.seconds:.1f}", p.slowest, p.bound, sum(load.reads for load in p.loads),
+         sum(load.writes for load in p.loads)) for p in simulation.phases
+    )  # fmt: skip
+    hosts = tuple(
+        (host, *(sum(getattr(p.loads[host], what) for p in simulation.phases) for what in ("items", "reads", "writes")),
+         simulation.peaks[host]) for host in range(cluster.hosts)
+    )  # fmt: skip
+    left = 0 if everything else max(cluster.hosts - SHOWN, 0)
+    by_host = Grid(_HOSTS, hosts, None if everything else SHOWN)
+    return Record((
+        *show_only(Text(f"\n{counted(cluster.hosts, 'host')}: {_headline(simulation)}")),
+        Entry("seconds", simulation.seconds), Entry("imbalance", simulation.imbalance),
+        Entry("phases", Grid(_PHASES, phases), Grid(_PHASES, phases) if phases else None),
+        Entry("hosts", by_host, by_host),
+        *show_only(Text(f"and {counted(left, 'more host')}: --all shows them") if left else None),
+    ))  # fmt: skip
+
+
+def _headline(simulation: Simulation) -> str:
+    seconds, most = simulation.seconds, max(simulation.peaks, default=0)
+    time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{time} by the model, largest part {simulation.imbalance:.2f} x the mean, peak {show_size(most)} on a host"

@@ -1,0 +1,134 @@
+"""What processes tell each other: values come as they were, and nothing but values is taken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax import api
+from brainsurgery_jax.engine.run import hosts
+from brainsurgery_jax.engine.run.answers import pack, unpack
+from brainsurgery_jax.engine.run.hosts import Address, agree, find
+from brainsurgery_jax.engine.run.staging import refuse_to_share
+from brainsurgery_jax.numerics.agreement import Gap
+from brainsurgery_jax.reduction import Again
+from brainsurgery_jax.store.formats import SAFETENSORS
+from brainsurgery_jax.store.joining import Join
+from tests.checkpoints import write
+
+
+class Saying:
+    """Process 0 of two, of which the other says this."""
+
+    number, count = 0, 2
+
+    def __init__(self, other: bytes):
+        self._other = other
+
+    def gather(self, about: str, own: bytes = b"") -> tuple[bytes, bytes]:
+        return own, self._other
+
+    def stop(self, signal: Any) -> Any:
+        return signal
+
+
+def test_answers_come_as_they_were_to_the_last_bit():
+    values = {0: np.float64(1) / 3, 1: np.array([np.nan, -0.0]), 2: Again((1, 2.5)), 3: [np.arange(3, dtype="i8")]}
+    found: Any = unpack(pack(values))
+    assert found[0] == values[0] and found[2] == Again((1, 2.5))
+    assert found[1].tobytes() == np.array([np.nan, -0.0]).tobytes()
+    assert found[3][0].tolist() == [0, 1, 2]
+
+
+def test_values_of_our_own_types_are_answers_too():
+    assert unpack(pack({7: Gap(0)})) == {7: Gap(0)}
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("value", [Hostile(), {0: bs.load}])
+def test_functions_are_no_values(value: object):
+    with pytest.raises(pickle.UnpicklingError, match="is no value of an answer"):
+        unpack(pickle.dumps(value))
+
+
+def test_processes_that_would_do_something_else_are_refused_by_kind():
+    told = "(?s)process 1 has other plan and versions than process 0.*Give all processes the same plan"
+    with pytest.raises(bs.StoreError, match=told):
+        agree(Saying(b'{"plan": "b", "inputs": "x", "versions": "2"}'), "run",
+              {"plan": "a", "inputs": "x", "versions": "1"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (Address("host", 0, 2), "(?s)is no address of a coordinator.*Write HOST:PORT"),
+        (Address("host:1", 2, 2), "(?s)there is no process 2 of 2.*Number the processes from 0 to 1"),
+    ],
+)
+def test_an_impossible_address_is_refused_before_anything_is_read(address: Address, told: str):
+    with pytest.raises(bs.StoreError, match=told):
+        find(address)
+
+
+def test_where_the_environment_tells_nothing_the_options_are_named(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(bs.StoreError, match="Give --coordinator HOST:PORT, --process-id N and --process-count M"):
+        find(Address())
+
+
+def test_a_port_in_use_is_refused_and_another_one_works():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with pytest.raises(bs.StoreError, match=r"(?s)could not start: .*Give --coordinator another port"):
+            hosts.start_service(taken.getsockname()[1], 1, 1.0)
+        port = taken.getsockname()[1]
+    hosts.start_service(port, 1, 1.0).communicate(b"end\n")
+
+
+def test_processes_that_do_not_find_each_other_are_told_how_to_be_started(monkeypatch: pytest.MonkeyPatch):
+    class Runtime:
+        def get_distributed_runtime_client(self, *where: object, **how: object) -> Any:
+            return self
+
+        def connect(self) -> None:
+            raise RuntimeError("DEADLINE_EXCEEDED: nobody answers")
+
+    monkeypatch.setattr(hosts, "runtime", Runtime)
+    told = "Start all 2 processes, each with the same --coordinator and its own --process-id"
+    with pytest.raises(bs.StoreError, match=told):
+        hosts.connect(Address("localhost:1", 1, 2))
+
+
+def test_files_that_a_process_cannot_see_are_refused(tmp_path: Path):
+    with pytest.raises(bs.StoreError, match="Write to a file system that all processes share"):
+        Join([str(tmp_path / "away")]).stage(str(tmp_path / "out"), overwrite=False, own=())
+    (tmp_path / "here").mkdir()
+    assert Join([str(tmp_path / "here")]).stage(str(tmp_path / "out"), overwrite=False, own=()).staging
+
+
+def test_an_output_that_one_process_must_write_alone_is_refused_in_words(tmp_path: Path):
+    write(tmp_path / "m.safetensors", {"w": np.zeros(2, np.float32)})
+    steps = [{"scale_": {"target": "w", "by": 2}}]
+    output = {"path": str(tmp_path / "out"), "format": "orbax"}
+    plan = bs.load({"inputs": [f"m::{tmp_path / 'm.safetensors'}"], "transforms": steps, "output": output})
+    (publication,) = api.lower_plan(plan).publications
+    assert publication.format is not SAFETENSORS
+    told = "(?s)which one process must write alone.*Write `format: safetensors`, or run without --distributed"
+    with pytest.raises(bs.StoreError, match=told):
+        refuse_to_share([publication])
+    refuse_to_share([publication._replace(format=SAFETENSORS)])
+    with pytest.raises(bs.StoreError, match="Write to a folder that all processes share, or run without --distributed"):
+        refuse_to_share([publication._replace(format=SAFETENSORS, path="s3://bucket/out")])
