@@ -17,11 +17,10 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.origins import Origins
 from brainsurgery_jax.lower.program import Program, Publication
-from brainsurgery_jax.numerics.digest import LOCKED
 from brainsurgery_jax.plan.model import PlanData
 from brainsurgery_jax.plan.resolved import resolve
 from brainsurgery_jax.plan.source import Map, get, public
-from brainsurgery_jax.provenance.digests import digests_of
+from brainsurgery_jax.provenance.digests import locked_digests
 from brainsurgery_jax.provenance.lock import (
     Lock,
     LockedFile,
@@ -184,7 +183,7 @@ class Recording:
         if missing := [name for name in p.tensors if name not in found]:
             with closing(p.format.open(staged.staging)) as written:
                 there = [name for name in missing if name in written.header.tensors]
-                found |= digests_of(written, there, LOCKED, self._budget)
+                found |= locked_digests(written, there, self._budget)
         return found
 
     def _digest_inputs(self, p: Publication, digests: Mapping[str, bytes]) -> None:
@@ -202,7 +201,7 @@ class Recording:
             else:
                 missing.setdefault(leaf.source, {})[leaf.name] = None
         for source, names in missing.items():
-            for name, digest in digests_of(source.inner, list(names), LOCKED, self._budget).items():
+            for name, digest in locked_digests(source.inner, list(names), self._budget).items():
                 self._digests[source, name] = digest
 
     # --- Inputs -------------------------------------------------------------------------------------------------------

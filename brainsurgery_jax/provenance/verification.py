@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
-from brainsurgery_jax.numerics.digest import LOCKED
-from brainsurgery_jax.provenance.digests import digests_of
+from brainsurgery_jax.provenance.digests import locked_digests
 from brainsurgery_jax.provenance.lock import Lock, LockedTensor, differing_tensors, find_lock, read_lock, sha256_of
 from brainsurgery_jax.provenance.paths import hides_environment, locate, map_step_path
 from brainsurgery_jax.regular_files import open_regular
@@ -68,7 +67,7 @@ def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory:
     with closing(open_source(path)) as source:
         found = {name: LockedTensor(str(info.aval)) for name, info in source.header.tensors.items()}
         wanted = [n for n, t in locked.items() if t.digest is not None and n in found and found[n].aval == t.aval]
-        digests = digests_of(source, wanted, LOCKED, default_budget(host_bytes=memory))
+        digests = locked_digests(source, wanted, default_budget(host_bytes=memory))
     found |= {name: LockedTensor(locked[name].aval, digest.hex()) for name, digest in digests.items()}
     yield from differing_tensors(locked, found)
 
