@@ -51,7 +51,7 @@ class Choices:
     json: bool = False
     lock: bool = False
     sha256: bool = False
-    locked: str | None = None
+    locked: tuple[str, ...] = ()
     resume: bool = False
     lost: tuple[str, ...] = ()
 

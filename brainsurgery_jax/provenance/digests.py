@@ -53,4 +53,4 @@ def locked_digests(source: Source, names: Collection[str], budget: Budget) -> Ma
         pool.drain()
     found = {name: digest for name in names if (digest := passing.digest(name)) is not None}
     source.verify_unchanged()
-    return found | digests_of(source, [name for name in names if name not in found], LOCKED, budget)
+    return {**found, **digests_of(source, [name for name in names if name not in found], LOCKED, budget)}
