@@ -108,16 +108,18 @@ def run_with_few(plan: str, limit: int) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("output", ["out.safetensors", "{path: out, shard: 64B}", "out.pt"])
-def test_a_process_that_may_open_few_files_reads_and_writes_many(here: Path, output: str) -> None:
+def test_a_process_that_may_open_few_files_reads_and_writes_many(here: Path, output: str, factor: int) -> None:
     Path("in").mkdir()
     for i in range(SHARDS):
         write(f"in/model-{i + 1:05d}-of-{SHARDS:05d}.safetensors", {f"w{i}": np.full((4, 4), i, np.float32)})
-    plan = f"inputs: [in]\ntransforms: [{{scale_: {{target: '.*', by: 2}}}}]\noutput: {output}\n"
+    steps = f"[{{scale_: {{target: '.*', by: {factor}}}}}]" if factor > 1 else "[]"
+    plan = f"inputs: [in]\ntransforms: {steps}\noutput: {output}\n"
     assert run_with_few(plan, 24) == (0, "")
     path = "out" if "{" in output else output
     found = bs.open(path)
-    assert all(np.all(np.asarray(found[f"w{i}"]) == 2 * i) for i in range(SHARDS)) and bs.verify(path).ok
+    assert all(np.all(np.asarray(found[f"w{i}"]) == factor * i) for i in range(SHARDS)) and bs.verify(path).ok
 
 
 def test_many_inputs_may_be_open_one_after_the_other(here: Path) -> None:

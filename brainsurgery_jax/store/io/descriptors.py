@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,6 +154,16 @@ def make_room(open_one: Callable[[], int], locked: Descriptors | None = None) ->
     for each in list(Descriptors.everywhere):
         each.keep_none(locked=each is locked)
     return open_one()
+
+
+def most_open() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def check_room(count: int) -> None:
