@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 from _checkpoints import DATA, SMALL, files, nbytes
-from _measure import Run, measure
+from _measure import Run, measure, touch_memory
 
 HERE = Path(__file__).parent
 PLANS = HERE / "plans"
@@ -54,18 +53,13 @@ class Job:
         return {"JAX_COMPILATION_CACHE_DIR": cache, "XDG_CACHE_HOME": cache, "PYTHONPATH": os.pathsep.join(paths)}
 
     def prepare(self) -> None:
-        """Remove outputs, flush, and touch memory.
-
-        On a virtual machine, memory that was freed is given back to the host, and the next to touch it pays for it
-        anew, several seconds for a few gigabytes. Touching it first takes that out of every measurement alike.
-        """
+        """Remove outputs, flush, and touch memory."""
         clear()
         if self.first:
             shutil.rmtree(_cache(first=True), ignore_errors=True)
         DATA.mkdir(parents=True, exist_ok=True)
         subprocess.run(["sync"], check=True)
-        touched = np.empty(self.touched, np.uint8)
-        touched[:: 1 << 12] = 1
+        touch_memory(self.touched)
 
 
 def compile_package() -> None:

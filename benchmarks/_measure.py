@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Run(NamedTuple):
     """One run of a command: seconds, bytes of anonymous memory at the worst moment (mapped files left out), and the
@@ -73,6 +75,16 @@ def anonymous_memory(pid: int) -> int:
             return own + sum(anonymous_memory(int(child)) for child in children.read().split())
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def touch_memory(nbytes: int) -> None:
+    """Touch memory, and give it back.
+
+    On a virtual machine, memory that was freed is given back to the host, and the next to touch it pays for it anew,
+    several seconds for a few gigabytes. Touching it first takes that out of every measurement alike.
+    """
+    touched = np.empty(nbytes, np.uint8)
+    touched[:: 1 << 12] = 1
 
 
 def alternate(jobs: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, Run]:

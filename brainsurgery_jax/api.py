@@ -271,7 +271,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     the budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
     ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
-    each output (`sha256`: with the SHA-256 of its files in it), `locked` names one that the run must agree with;
+    each output (`sha256`: with the SHA-256 of its files in it), `locked` names those that the run must agree with;
     `resume` keeps a journal, and goes on with a run that was interrupted; `distributed` tells which process of a run
     over several this is (`engine.run.hosts.Address`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
@@ -350,8 +350,8 @@ def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | N
     from brainsurgery_jax.provenance.lock import read_lock
     from brainsurgery_jax.provenance.recording import Recording, Wish
 
-    expected = None if options.locked is None else read_lock(options.locked)
-    wish = Wish(options.lock, options.sha256, expected, options.locked or "")
+    places = [options.locked] if isinstance(options.locked, str) else options.locked or ()
+    wish = Wish(options.lock, options.sha256, {place: read_lock(place) for place in places})
     return Recording(plan.data, plan.document, wish, budget)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -31,7 +31,8 @@ class RunOptions:
     - `look`: called with each complete output before any is published; may raise
     - `lock`: write the lock of each output: what it was made of, and the digests of its tensors
     - `sha256`: with the SHA-256 of its files of weights in it
-    - `locked`: the path of a lock that plan, inputs, versions and the output must agree with
+    - `locked`: the path of a lock that plan, inputs, versions and the output must agree with; of several outputs the
+      paths of all their locks
     - `resume`: keep a journal, and go on with the run that was interrupted, if there is one
     - `distributed`: which process of a run over several this is; all of them are started with the same plan
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
@@ -48,7 +49,7 @@ class RunOptions:
     look: Callable[[StagedOutput], None] | None = None
     lock: bool = False
     sha256: bool = False
-    locked: str | None = None
+    locked: str | Sequence[str] | None = None
     resume: bool = False
     distributed: Address | None = None
     stop: StopSignal | None = None
@@ -74,7 +75,7 @@ class RunKeywords(TypedDict, total=False):
     look: Callable[[StagedOutput], None] | None
     lock: bool
     sha256: bool
-    locked: str | None
+    locked: str | Sequence[str] | None
     resume: bool
     distributed: Address | None
     stop: StopSignal | None

@@ -52,7 +52,7 @@ class Choices:
     json: bool = False
     lock: bool = False
     sha256: bool = False
-    locked: str | None = None
+    locked: tuple[str, ...] = ()
     resume: bool = False
     process: tuple[str | None, int | None, int | None, float] | None = None
     lost: tuple[str, ...] = ()

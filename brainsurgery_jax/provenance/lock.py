@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.json_text import parse_json
+from brainsurgery_jax.provenance.paths import written_paths
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import LOCKFILE
@@ -63,6 +64,13 @@ class Lock(NamedTuple):
     output: str
     tensors: Mapping[str, LockedTensor]
     files: Mapping[str, LockedFile]
+
+    @property
+    def number(self) -> int:
+        """Which output of the plan it is of, from 0: as they are published, `save` steps first."""
+        written = list(map(os.path.normpath, written_paths(self.plan)))
+        own = os.path.normpath(self.output)
+        return written.index(own) if own in written else 0
 
     def to_json(self) -> bytes:
         """The text of the lock file: the same for equal locks."""

@@ -45,6 +45,29 @@ def hides_environment(data: Any) -> bool:
     return False
 
 
+def written_paths(plan: Mapping[str, Any]) -> list[str]:
+    """The paths of the checkpoints that a resolved plan writes, in the order in which they are published: those of
+    `save` steps, then those of outputs. One that is written twice counts once."""
+    found: dict[str, None] = {}
+
+    def note(path: str) -> str:
+        found[path] = None
+        return path
+
+    for step in plan.get("transforms", ()):
+        if is_save(step):
+            map_step_path(step, note)
+    outputs = plan.get("outputs", [plan["output"]] if "output" in plan else [])
+    for output in outputs if isinstance(outputs, list) else ():
+        note(output["path"] if isinstance(output, Mapping) else output)
+    return list(found)
+
+
+def is_save(step: Any) -> bool:
+    """Whether a step writes a checkpoint."""
+    return isinstance(step, Mapping) and "save" in step
+
+
 def map_step_path(step: Any, change: Callable[[str], str]) -> Any:
     """A step with another path of the checkpoint that it loads or saves, if it does."""
     if not isinstance(step, Mapping) or len(step) != 1:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.engine.plan.schedule import roots_of
@@ -17,11 +18,10 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.origins import Origins
 from brainsurgery_jax.lower.program import Program, Publication
-from brainsurgery_jax.numerics.digest import LOCKED
 from brainsurgery_jax.plan.model import PlanData
 from brainsurgery_jax.plan.resolved import resolve
 from brainsurgery_jax.plan.source import Map, get, public
-from brainsurgery_jax.provenance.digests import digests_of
+from brainsurgery_jax.provenance.digests import locked_digests
 from brainsurgery_jax.provenance.lock import (
     Lock,
     LockedFile,
@@ -50,12 +50,11 @@ SHOWN = 5
 
 class Wish(NamedTuple):
     """What a run is recorded for: `write` locks, with `sha256` the SHA-256 of files of weights in them; `expected`: the
-    lock that it must agree with, and `place`, the path of that."""
+    locks that its outputs must agree with, by path."""
 
     write: bool
     sha256: bool = False
-    expected: Lock | None = None
-    place: str = ""
+    expected: Mapping[str, Lock] = MappingProxyType({})
 
 
 class Recording:
@@ -67,6 +66,7 @@ class Recording:
         self._sources: list[WatchedSource] = []
         self._digests: dict[tuple[WatchedSource, str], bytes] = {}
         self._writers: dict[int, WatchedWriter] = {}
+        self._expected: Mapping[int, tuple[str, Lock]] = {}
         self._program: Program | None = None
         self._aliases: Mapping[int, str] = {}
         self._versions: Mapping[str, str] = {}
@@ -93,13 +93,11 @@ class Recording:
             if self._wish.write and not p.directory:
                 path = lock_path(p.path, directory=False)
                 check_replacement(path, p.overwrite or is_lock(path), directory=False)
-        if (lock := self._wish.expected) is not None:
-            if len(program.publications) != 1:
-                self._refuse([f"the plan has {len(program.publications)} outputs, and a lock is of one"])
-            (p,) = program.publications
-            own = self._header_of(p)
+        self._expected = _assign(self._wish.expected, program.publications)
+        for number, (place, lock) in self._expected.items():
+            own = self._header_of(program.publications[number])
             differing = [*_differing_plans(lock, own), *differing_versions(lock.versions, own.versions)]
-            self._refuse([*differing, *_differing_inputs(lock, own)])
+            _refuse(place, [*differing, *_differing_inputs(lock, own)])
 
     def handle(self, commit: Commit, look: Any) -> Handling:
         """How the run is to handle its outputs."""
@@ -111,15 +109,6 @@ class Recording:
         self._writers[number] = WatchedWriter(writer, {name: e.aval for name, e in p.tensors.items()})
         return self._writers[number]
 
-    def _refuse(self, differing: Sequence[str]) -> None:
-        """Raise PlanError if anything differs from the lock."""
-        if differing:
-            more = [f"and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
-            told = "; ".join((*differing[:SHOWN], *more))
-            without = worded(shell="without `--locked`", python="without `locked=`")
-            hint = f"Go back to what the lock names, or run {without}."
-            raise PlanError([Diagnostic("lock-differs", f"{self._wish.place}: {told}", hint=hint)])
-
     # --- The lock of an output ----------------------------------------------------------------------------------------
 
     def _seal(self, commit: Commit, number: int, staged: StagedOutput) -> StagedOutput | None:
@@ -129,9 +118,10 @@ class Recording:
         if not isinstance(staged, Staged):
             raise StoreError(p.path, "a lock can be written of outputs in a file system only")
         lock = self._lock_of(number, p, staged)
-        if (expected := self._wish.expected) is not None:
+        if number in self._expected:
+            place, expected = self._expected[number]
             found = differing_tensors(expected.tensors, lock.tensors)
-            self._refuse([*_differing_inputs(expected, lock), *(f"output: {text}" for text in found)])
+            _refuse(place, [*_differing_inputs(expected, lock), *(f"output: {text}" for text in found)])
         if not self._wish.write:
             return None
         if os.path.isdir(staged.staging):
@@ -188,7 +178,7 @@ class Recording:
         if missing := [name for name in p.tensors if name not in found]:
             with closing(p.format.open(staged.staging)) as written:
                 there = [name for name in missing if name in written.header.tensors]
-                found |= digests_of(written, there, LOCKED, self._budget)
+                found |= locked_digests(written, there, self._budget)
         return found
 
     def _digest_inputs(self, p: Publication, digests: Mapping[str, bytes]) -> None:
@@ -206,7 +196,7 @@ class Recording:
             else:
                 missing.setdefault(leaf.source, {})[leaf.name] = None
         for source, names in missing.items():
-            for name, digest in digests_of(source.inner, list(names), LOCKED, self._budget).items():
+            for name, digest in locked_digests(source.inner, list(names), self._budget).items():
                 self._digests[source, name] = digest
 
     # --- Inputs -------------------------------------------------------------------------------------------------------
@@ -226,6 +216,35 @@ class Recording:
                        for name, info in source.header.tensors.items()}  # fmt: skip
             found[label] = LockedInput(relate(source.header.path, folder), tensors)
         return found
+
+
+def _assign(locks: Mapping[str, Lock], publications: Sequence[Publication]) -> dict[int, tuple[str, Lock]]:
+    """The lock of each output that is published, with its path. Raises PlanError unless each has one."""
+    found: dict[int, tuple[str, Lock]] = {}
+    for place, lock in locks.items():
+        number = 0 if len(publications) == 1 else lock.number
+        if number in found or number >= len(publications):
+            others = f"that of {found[number][0]}" if number in found else f"none of the {len(publications)} outputs"
+            _refuse(place, [f"it is of output {number + 1}, which is {others} of this run"])
+        found[number] = place, lock
+    for number, p in enumerate(publications if found else ()):
+        if number not in found:
+            remedy = worded(
+                shell="`--locked LOCK` once for each output", python="`locked=[...]` with one for each output"
+            )
+            message = f"the plan also writes {p.path}, and none of the locks is of it"
+            raise PlanError([Diagnostic("lock-differs", message, hint=f"Name the lock of every output: {remedy}.")])
+    return found
+
+
+def _refuse(place: str, differing: Sequence[str]) -> None:
+    """Raise PlanError if anything differs from the lock at a path."""
+    if differing:
+        more = [f"and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+        told = "; ".join((*differing[:SHOWN], *more))
+        without = worded(shell="without `--locked`", python="without `locked=`")
+        hint = f"Go back to what the lock names, or run {without}."
+        raise PlanError([Diagnostic("lock-differs", f"{place}: {told}", hint=hint)])
 
 
 def _folder_of(p: Publication) -> str:

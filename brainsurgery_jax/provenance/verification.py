@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.engine.run.budget import default_budget
-from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
-from brainsurgery_jax.numerics.digest import LOCKED
-from brainsurgery_jax.provenance.digests import digests_of
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.provenance.digests import locked_digests
 from brainsurgery_jax.provenance.lock import Lock, LockedTensor, differing_tensors, find_lock, read_lock, sha256_of
-from brainsurgery_jax.provenance.paths import hides_environment, locate, map_step_path
+from brainsurgery_jax.provenance.paths import hides_environment, is_save, locate, map_step_path
 from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.detect import open_source
@@ -68,7 +66,7 @@ def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory:
     with closing(open_source(path)) as source:
         found = {name: LockedTensor(str(info.aval)) for name, info in source.header.tensors.items()}
         wanted = [n for n, t in locked.items() if t.digest is not None and n in found and found[n].aval == t.aval]
-        digests = digests_of(source, wanted, LOCKED, default_budget(host_bytes=memory))
+        digests = locked_digests(source, wanted, default_budget(host_bytes=memory))
     found |= {name: LockedTensor(locked[name].aval, digest.hex()) for name, digest in digests.items()}
     yield from differing_tensors(locked, found)
 
@@ -115,8 +113,11 @@ def replay(
     place = find_lock(path)
     lock = read_lock(place)
     made = locate(lock.output, os.path.dirname(place)) if to is None else to
-    with _destination(lock, os.path.dirname(os.path.abspath(place)), to) as target:
-        plan = _plan_again(place, lock, inputs or {}, target)
+    folder = os.path.dirname(os.path.abspath(place))
+    with _folder_aside(lock, folder, to) as aside:
+        name = "output" if lock.output == "." else os.path.basename(lock.output)
+        target = os.path.join(aside, name) if to is None else to
+        plan = _plan_again(lock, inputs or {}, _Places(folder, aside, locate(lock.output, folder), target))
         chosen = replace(options or RunOptions(durable=to is not None), locked=place, only=target, lock=to is not None)
         try:
             api.run_with(plan, chosen, Files(overwrite=chosen.overwrite))
@@ -129,37 +130,59 @@ def replay(
 
 
 @contextmanager
-def _destination(lock: Lock, folder: str, to: str | None) -> Iterator[str]:
-    """Where an output is made again: at `to`, or in a folder that goes."""
-    if to is not None:
-        yield to
-        return
-    above = os.path.dirname(folder) if lock.output == "." else folder
+def _folder_aside(lock: Lock, folder: str, to: str | None) -> Iterator[str]:
+    """A folder that goes, for an output that is made again without a place `to` keep it: beside the old one."""
+    beside = os.path.dirname(folder) if lock.output == "." else folder
+    above = beside if to is None else tempfile.gettempdir()
     with os_failures(above, "create a folder for the replay"):
         aside = tempfile.mkdtemp(prefix=".brainsurgery-replay-", dir=above)
     try:
-        yield os.path.join(aside, "output" if lock.output == "." else os.path.basename(lock.output))
+        yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _plan_again(place: str, lock: Lock, inputs: Mapping[str, str], target: str) -> api.Plan:
+class _Places:
+    """Where a plan of a lock in `folder` reads and writes when it is run again: the checkpoint `output` goes to
+    `target`, what else it writes into the folder `aside`."""
+
+    def __init__(self, folder: str, aside: str, output: str, target: str):
+        self._folder, self._aside, self._output, self._target = folder, aside, output, target
+        self._written: dict[str, str] = {}
+
+    def read(self, path: str) -> str:
+        """What the plan reads: what it wrote before, or what is here."""
+        here = locate(path, self._folder)
+        return self._written.get(here, here)
+
+    def write(self, path: str) -> str:
+        """The new place of what the plan writes."""
+        here = locate(path, self._folder)
+        other = os.path.join(self._aside, f"{len(self._written)}-{os.path.basename(here)}")
+        return self._written.setdefault(here, self._target if here == self._output else other)
+
+
+def _plan_again(lock: Lock, inputs: Mapping[str, str], places: _Places) -> api.Plan:
     """The plan of a lock, with its paths as they are here, that writes to another place."""
     plan: dict[str, Any] = dict(lock.plan)
-    own = partial(locate, folder=os.path.dirname(os.path.abspath(place)))
     if unknown := [alias for alias in inputs if alias not in lock.inputs]:
         known = ", ".join(lock.inputs)
         raise PlanError([Diagnostic("alias-unknown", f"the lock has no input '{unknown[0]}', but: {known}")])
     if not hides_environment(plan.get("inputs")):
-        plan["inputs"] = [_input_again(text, inputs, own) for text in plan.get("inputs", ())]
-    plan["transforms"] = [map_step_path(step, own) for step in plan["transforms"]]
-    if "outputs" in plan or any("save" in step for step in plan["transforms"]):
-        raise StoreError(place, "its plan writes several checkpoints, and only a plan with one is made again")
-    output = plan.get("output")
-    plan["output"] = {**output, "path": target} if isinstance(output, dict) else target
+        plan["inputs"] = [_input_again(text, inputs, places.read) for text in plan.get("inputs", ())]
+    changes = ((step, places.write if is_save(step) else places.read) for step in plan["transforms"])
+    plan["transforms"] = [map_step_path(step, change) for step, change in changes]
+    if "output" in plan:
+        plan["output"] = _output_again(plan["output"], places.write)
+    elif isinstance(outputs := plan.get("outputs"), list):
+        plan["outputs"] = [_output_again(output, places.write) for output in outputs]
     return api.load(plan)
 
 
-def _input_again(text: str, inputs: Mapping[str, str], own: Any) -> str:
+def _output_again(output: Any, write: Callable[[str], str]) -> Any:
+    return {**output, "path": write(output["path"])} if isinstance(output, dict) else write(output)
+
+
+def _input_again(text: str, inputs: Mapping[str, str], read: Callable[[str], str]) -> str:
     alias, _, path = text.partition("::")
-    return f"{alias}::{inputs[alias] if alias in inputs else own(path)}"
+    return f"{alias}::{inputs[alias] if alias in inputs else read(path)}"

@@ -9,9 +9,11 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.numerics.digest import LOCKED, PIECE, begin_xxh3, digest_xxh3
 from brainsurgery_jax.store.base import FileRun, Source, Writer
+from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import byte_view
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.forwarding import SourceOver
+from brainsurgery_jax.store.io.local import LocalFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +47,8 @@ class PassingDigests:
             found, at, end = begin_xxh3(), (first - start) * bits // 8, (last - start) * bits // 8
             for offset in range(at, end, READ):
                 part = buffer[: end - offset]
-                run.file.read_into(part, run.offset + offset, tensor=name)
+                with os_failures(run.file.name, f"read tensor '{name}'"):
+                    run.file.read_into(part, run.offset + offset, tensor=name)
                 found.update(part)
             self._pieces[name][number] = found.digest()
 
@@ -118,9 +121,11 @@ class WatchedWriter:
         self._writer.put_rows(name, starts, rows)
 
     def copy(self, name: str, start: int, run: FileRun) -> None:
-        """Copies the bytes of `run`, and reads them once more for their digest."""
+        """Copies the bytes of `run`, and reads them once more for their digest; those of another machine are digested
+        from the output."""
         self._writer.copy(name, start, run)
-        self.digests.look_at_file(name, start, run)
+        if isinstance(run.file, LocalFile):
+            self.digests.look_at_file(name, start, run)
 
     def keep(self, name: str, start: int, count: int) -> None:
         """Counts elements that are where they belong already; they are digested from the output."""

@@ -74,6 +74,18 @@ class Nesting:
     base: Path = ()
 
 
+class ReadingMemory(NamedTuple):
+    """Bytes that reading a checkpoint takes besides the tensors that are read: `held` as long as it is open, and `each`
+    for each thread that reads."""
+
+    held: int = 0
+    each: int = 0
+
+
+READS_ALONE = ReadingMemory()
+"""What is read needs no other memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Everything known about a checkpoint before a tensor byte is read.
@@ -88,6 +100,7 @@ class Header:
     - `parts`: the default entry if no part is named; several if that is ambiguous, none if the whole is meant.
     - `notes`, and `nesting` if the format has containers.
     - `tree`: the tree of the tensors; in a format without trees, the one that notes in the metadata describe.
+    - `reading`: the memory that reading takes.
     - `side_folder`: of a remote checkpoint, the local folder with its side files; empty for a local checkpoint.
     """
 
@@ -103,6 +116,7 @@ class Header:
     nesting: Nesting | None = None
     tree: KeyTree = NO_TREE
     side_folder: str = ""
+    reading: ReadingMemory = READS_ALONE
 
     def __post_init__(self) -> None:
         if self.tree is NO_TREE and NOTES in self.metadata:

@@ -304,11 +304,48 @@ def test_a_replay_takes_inputs_from_elsewhere():
     assert bs.replay("out", inputs={"base": "moved"}).ok
 
 
-def test_a_replay_of_a_plan_with_several_outputs_is_refused():
-    bs.load({"inputs": ["base::in"], "outputs": ["a/", "b/"]}).run(lock=True)
-    assert bs.verify("a").ok and bs.verify("b").ok
-    with pytest.raises(bs.StoreError, match="writes several checkpoints"):
-        bs.replay("a")
+SEVERAL = {
+    "two outputs": {"transforms": STEPS[:1], "outputs": ["a/", "b.npz"]},
+    "a step that saves": {"transforms": [{"save": "a"}, *STEPS[:1]], "output": "b.npz"},
+    "what was saved is loaded": {
+        "transforms": [
+            {"save": "a"},
+            {"load": {"path": "a", "alias": "l"}},
+            {"copy": {"from": "l::s0", "to": "base::more"}},
+        ],
+        "output": {"path": "b.npz", "alias": "base"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(SEVERAL))
+def test_each_of_several_outputs_is_made_again(name: str):
+    bs.load({"inputs": ["base::in"], **SEVERAL[name]}).run(lock=True)
+    before = sorted(os.listdir())
+    assert bs.replay("a").ok and bs.replay("b.npz").ok
+    assert sorted(os.listdir()) == before
+    assert bs.replay("b.npz", to="c.npz").ok and Path("c.npz").read_bytes() == Path("b.npz").read_bytes()
+
+
+def test_several_outputs_must_agree_with_a_lock_each():
+    several = {"inputs": ["base::in"], **SEVERAL["a step that saves"]}
+    bs.load(several).run(lock=True)
+    told = r"the plan also writes b.npz, and none of the locks is of it.*\n.*`locked=\[...\]` with one for each output"
+    with pytest.raises(bs.PlanError, match=told):
+        bs.load(several).run(locked="a", overwrite=True)
+    with pytest.raises(bs.PlanError, match=r"it is of output 1, which is that of a of this run"):
+        bs.load(several).run(locked=["a", "a/brainsurgery.lock.json"], overwrite=True)
+    assert len(bs.load(several).run(locked=["b.npz", "a"], overwrite=True).published) == 2
+
+
+def test_a_run_of_several_outputs_names_the_lock_that_differs():
+    several = {"inputs": ["base::in"], **SEVERAL["two outputs"]}
+    bs.load(several).run(lock=True)
+    lock = lock_of("b.npz")
+    lock["output"]["tensors"]["s1"]["digest"] = "0" * 32
+    Path("b.npz.lock.json").write_text(json.dumps(lock))
+    with pytest.raises(bs.PlanError, match=r"b.npz: output: tensor 's1' .* has other elements"):
+        bs.load(several).run(locked=["a", "b.npz"], overwrite=True)
 
 
 def test_a_replay_loads_what_the_plan_loads():

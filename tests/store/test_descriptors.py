@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io.descriptors import Descriptors
+from tests.checkpoints import write
 
 
 @pytest.fixture
@@ -82,3 +87,54 @@ def test_files_that_nobody_closes_are_closed_when_nobody_has_them(paths: list[st
     del files
     gc.collect()
     assert not is_open(fd)
+
+
+SHARDS = 60
+MANY = """
+import sys
+import resource
+from brainsurgery_jax.cli import app
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv.pop(1)),) * 2)
+app.main()
+"""
+
+
+def run_with_few(plan: str, limit: int) -> tuple[int, str]:
+    """The exit code and the words of a run that may have so many files open."""
+    Path("plan.yaml").write_text(plan)
+    command = [sys.executable, "-c", MANY, str(limit), "plan.yaml", "--no-fsync", "--lock", "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("output", ["out.safetensors", "{path: out, shard: 64B}", "out.pt"])
+def test_a_process_that_may_open_few_files_reads_and_writes_many(here: Path, output: str, factor: int) -> None:
+    Path("in").mkdir()
+    for i in range(SHARDS):
+        write(f"in/model-{i + 1:05d}-of-{SHARDS:05d}.safetensors", {f"w{i}": np.full((4, 4), i, np.float32)})
+    steps = f"[{{scale_: {{target: '.*', by: {factor}}}}}]" if factor > 1 else "[]"
+    plan = f"inputs: [in]\ntransforms: {steps}\noutput: {output}\n"
+    assert run_with_few(plan, 24) == (0, "")
+    path = "out" if "{" in output else output
+    found = bs.open(path)
+    assert all(np.all(np.asarray(found[f"w{i}"]) == factor * i) for i in range(SHARDS)) and bs.verify(path).ok
+
+
+def test_many_inputs_may_be_open_one_after_the_other(here: Path) -> None:
+    for i in range(SHARDS):
+        write(f"i{i}.safetensors", {f"w{i}": np.full((4, 4), i, np.float32)})
+    inputs = ", ".join(f"a{i}::i{i}.safetensors" for i in range(SHARDS))
+    moves = ", ".join(f"{{move: {{from: 'a{i}::w{i}', to: 'a0::w{i}'}}}}" for i in range(1, SHARDS))
+    plan = f"inputs: [{inputs}]\ntransforms: [{moves}]\noutput: {{path: out.safetensors, alias: a0}}\n"
+    assert run_with_few(plan, 24) == (0, "")
+    assert len(bs.open("out.safetensors")) == SHARDS
+
+
+def test_orbax_without_room_for_its_files_is_refused_before_the_work(here: Path) -> None:
+    write("in.safetensors", {"w": np.ones((4, 4), np.float32)})
+    code, told = run_with_few("inputs: [in.safetensors]\noutput: {path: out, format: orbax}\n", 22)
+    assert code == 3 and "out: could not open 24 files, which orbax needs: Too many open files" in told
+    assert "Traceback" not in told and sorted(os.listdir()) == ["in.safetensors", "plan.yaml"]
+    assert run_with_few("inputs: [in.safetensors]\noutput: {path: out, format: orbax}\n", 64)[0] == 0

@@ -85,7 +85,8 @@ def run(
         bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")
     ] = False,
     locked: Annotated[
-        str | None, typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock.")
+        list[str] | None,
+        typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock; one for each output."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
@@ -117,7 +118,7 @@ def run(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
         preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
-        lock=lock, sha256=sha256, locked=locked, resume=resume,
+        lock=lock, sha256=sha256, locked=tuple(locked or ()), resume=resume,
         process=(coordinator, process_id, process_count, lost_after) if distributed else None,
         lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
                       num_workers=num_workers, log_level=log_level),

@@ -1,9 +1,9 @@
 """Projected memory: an upper bound of the bytes that a run holds.
 
 Each thread performs one part of an item at a time, and the pool keeps the sum of their peaks within the budget. The
-projection is therefore the sum of the largest peaks, one for each thread, but at most the budget. It counts tensors and
-intermediate arrays. The process itself is not counted: JAX and compiled code where a step needs them, and freed memory
-that a thread keeps for its next block (`cli/environment.py`).
+projection is therefore the sum of the largest peaks, one for each thread, but at most the budget. It counts tensors,
+intermediate arrays, and what it takes to read checkpoints that are decoded. The process itself is not counted: JAX and
+compiled code where a step needs them, and freed memory that a thread keeps for its next block (`cli/environment.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,21 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.work import Copy, Fold, Light, Machine, Whole, Work, WorkItem, parts_of, results_held
+from brainsurgery_jax.engine.plan.work import (
+    Copy,
+    Fold,
+    Light,
+    Machine,
+    Transfer,
+    Whole,
+    Work,
+    WorkItem,
+    deliveries,
+    parts_of,
+    results_held,
+)
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
+from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -28,12 +41,12 @@ class Projection(NamedTuple):
 def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
     """The projection of these items: the larger of the fold stages and the stage after them.
 
-    The results of folds are held to the end.
+    The results of folds are held to the end, and so is what sources keep.
     """
     folds = [item.work for item in items if isinstance(item.work, Fold)]
     stages = [_stage([item for item in items if not isinstance(item.work, Fold)], machine)]
     stages += [_stage(fold.items, machine) for fold in folds]
-    held = sum(map(results_held, folds))
+    held = sum(map(results_held, folds)) + _reading(items, machine)
     return Projection(max(p.largest for p in stages) + held, max(p.in_all for p in stages) + held)
 
 
@@ -43,6 +56,22 @@ def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
     largest = nlargest(machine.threads, peaks)
     most = max(largest, default=0)
     return Projection(most, max(most, min(sum(largest), machine.host_bytes)))
+
+
+def _reading(items: Iterable[WorkItem], machine: Machine) -> int:
+    """The bytes that the sources of these items take to be read."""
+    sources = dict.fromkeys(e.source for e in walk(_exprs(items)) if e.is_leaf)
+    needed = [source.header.reading for source in sources]
+    return sum(reading.held + machine.threads * reading.each for reading in needed)
+
+
+def _exprs(items: Iterable[WorkItem]) -> Iterator[Expr]:
+    for item in items:
+        if isinstance(item.work, Fold):
+            yield from _exprs(item.work.items)
+        else:
+            ends = (delivery.end for delivery in deliveries(item.work))
+            yield from (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
 
 
 def refuse_too_large(items: Sequence[WorkItem], machine: Machine) -> None:

@@ -33,7 +33,15 @@ class DeltaSource:
             info = held[own or name]
             tensors[name] = info._replace(file=info.file + ahead) if own is None else info
         files = (*base.header.files, *delta.header.files)
-        self.header = Header(path, files, tensors, delta.header.metadata, notes=base.header.notes, side_folder=folder)
+        self.header = Header(
+            path,
+            files,
+            tensors,
+            delta.header.metadata,
+            notes=base.header.notes,
+            side_folder=folder,
+            reading=base.header.reading,
+        )
 
     def _find(self, name: str) -> tuple[Source, str]:
         if name not in self._manifest.tensors:

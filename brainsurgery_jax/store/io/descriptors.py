@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import Lock
+from typing import ClassVar
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.regular_files import open_descriptor
@@ -46,8 +49,11 @@ def _stamp(status: os.stat_result) -> Stamp:
 class Descriptors:
     """Descriptors of `paths`, at most `limit` open beside those in use; the least recently used is closed first.
 
-    With `watch`, a file must be the same each time it is reopened.
+    With `watch`, a file must be the same each time it is reopened. Once the process may open no more, all of them close
+    every file after its use.
     """
+
+    everywhere: ClassVar[weakref.WeakSet[Descriptors]] = weakref.WeakSet()
 
     def __init__(self, paths: Sequence[str], flags: int, *, watch: bool, limit: int = 64):
         self._paths, self._flags, self._watch, self._limit = list(paths), flags, watch, limit
@@ -56,6 +62,7 @@ class Descriptors:
         self._seen: dict[int, Stamp] = {}
         self._lock = Lock()
         self._closed: set[int] = set()
+        Descriptors.everywhere.add(self)
         # A checkpoint that is never closed releases its descriptors once it is no longer referenced.
         weakref.finalize(self, _close_all, self._open).atexit = False
 
@@ -77,7 +84,7 @@ class Descriptors:
         finally:
             with self._lock:
                 self._leases[file] -= 1
-                if file in self._closed:
+                if file in self._closed or not self._limit:
                     self._close_if_idle(file)
 
     def _descriptor(self, file: int) -> int:
@@ -91,11 +98,21 @@ class Descriptors:
     def _open_file(self, file: int) -> int:
         path = self._paths[file]
         with os_failures(path, "open the file"):
-            fd = open_descriptor(path, self._flags)
+            fd = make_room(lambda: open_descriptor(path, self._flags), self)
         if self._watch and self._seen.setdefault(file, found := _stamp(os.fstat(fd))) != found:
             os.close(fd)
             raise _change_error(path)
         return fd
+
+    def keep_none(self, *, locked: bool) -> None:
+        """Keep no idle file open any more. What the caller has not `locked` is left alone while a thread uses it."""
+        if locked or self._lock.acquire(blocking=False):
+            try:
+                self._limit = 0
+                self._close_idle(0)
+            finally:
+                if not locked:
+                    self._lock.release()
 
     def _close_idle(self, limit: int) -> None:
         idle = [file for file in self._open if not self._leases[file]] if len(self._open) > limit else []
@@ -124,6 +141,36 @@ class Descriptors:
             for number in range(len(self._paths)) if file is None else (file,):
                 self._closed.add(number)
                 self._close_if_idle(number)
+
+
+def make_room(open_one: Callable[[], int], locked: Descriptors | None = None) -> int:
+    """The descriptor that a function opens. If the process may open no more, all that is idle is closed first.
+    `locked`: the descriptors that call this."""
+    try:
+        return open_one()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    for each in list(Descriptors.everywhere):
+        each.keep_none(locked=each is locked)
+    return open_one()
+
+
+def most_open() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def check_room(count: int) -> None:
+    """Raises OSError if the process cannot open so many more files."""
+    with ExitStack() as opened:
+        for _ in range(count):
+            opened.callback(os.close, make_room(lambda: os.open(os.devnull, os.O_RDONLY)))
 
 
 def _close_all(descriptors: Mapping[int, int]) -> None:

@@ -21,6 +21,7 @@ from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.byte_sink import ByteSink
+from brainsurgery_jax.store.io.descriptors import most_open
 from brainsurgery_jax.store.io.file_maps import FileMap, guard
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, LocalPlace
@@ -44,11 +45,7 @@ class EncodedWriter:
     def __init__(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
         self._staged, self._avals, self._options, self._encode = staged, dict(avals), options, encode
         self._scratch = _scratch(staged)
-        self._mapped = {
-            name: found
-            for name, held in options.unchanged.items()
-            if (found := _usable_place(held, avals[name])) is not None
-        }
+        self._mapped = _usable_places(options.unchanged, avals)
         self._places, size = _layout({name: aval for name, aval in avals.items() if name not in self._mapped})
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
             on_failure.callback(staged.abandon)
@@ -169,6 +166,20 @@ def open_encoded(
 def _verify(maps: Mapping[int, FileMap]) -> None:
     for each in maps.values():
         each.verify()
+
+
+def _usable_places(unchanged: Mapping[str, Held], avals: Mapping[str, Aval]) -> dict[str, tuple[LocalFile, int]]:
+    """The file and offset of each tensor that can be used in place. A map holds a descriptor: of more files than a
+    process may well have open, the tensors are gathered like others."""
+    found: dict[str, tuple[LocalFile, int]] = {}
+    files: set[int] = set()
+    room = most_open() // 2
+    for name, held in unchanged.items():
+        place = _usable_place(held, avals[name])
+        if place is not None and (id(place[0]) in files or len(files) < room):
+            files.add(id(place[0]))
+            found[name] = place
+    return found
 
 
 def _usable_place(held: Held, aval: Aval) -> tuple[LocalFile, int] | None:

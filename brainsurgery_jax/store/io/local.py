@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Protocol
 
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.io.descriptors import Descriptors
+from brainsurgery_jax.store.io.descriptors import Descriptors, make_room
 from brainsurgery_jax.store.io.files import CHUNK, File, NewFile, Stamp, copy_through_memory
 from brainsurgery_jax.store.io.positioned import (
     allocate,
@@ -189,7 +189,8 @@ class LocalPlace:
     def _create_file(self, name: str) -> Iterator[int]:
         """A descriptor of a file that was not there, which goes again if its block fails."""
         mode = _FILE_MODE & _PRIVATE if self._private and not name else _FILE_MODE
-        fd = os.open(self.path_of(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        fd = make_room(lambda: os.open(self.path_of(name), flags, mode))
         try:
             yield fd
         except BaseException:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.index.boxes import Box, box_shape, cover, whole
-from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
+from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, ReadingMemory, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.box_reads import read_box
@@ -44,6 +44,9 @@ PIECE = 8 << 20
 
 AHEAD = 1
 """Pieces that are being read while one is taken over."""
+
+AT_ONCE = 4
+"""Chunks that are being read at a time, each by a thread of tensorstore, which keeps some memory that it frees."""
 
 _NODES = 16 << 20
 """Bytes kept of the tables that say where chunks lie."""
@@ -69,7 +72,8 @@ class OrbaxSource:
         self._tables: dict[tuple[str, str], Sequence[int]] = {}
         self._context: Any = None
         infos = {name: TensorInfo(array.aval, 0, 0) for name, array in self._arrays.items()}
-        self.header = Header(path, files, infos, tree.metadata, tree=_with_stored(tree.tree, self._arrays))
+        with_stored, reading = _with_stored(tree.tree, self._arrays), self._reading()
+        self.header = Header(path, files, infos, tree.metadata, tree=with_stored, reading=reading)
 
     @property
     def bytes_read(self) -> int:
@@ -124,6 +128,22 @@ class OrbaxSource:
             file.close()
         self._open.clear()
         self._context = None
+
+    def _reading(self) -> ReadingMemory:
+        """The memory that tensorstore takes: tables, pieces of plain arrays, decoded chunks that are kept. Of what is
+        decoded, each thread waits for a chunk as it is stored, or for the small chunks of a block, and gets a copy."""
+        arrays = self._arrays.values()
+        decoded = [array for array in arrays if not array.plain]
+        pieces = any(array.plain for array in arrays) and (self._tree.ocdbt or any(array.indexed for array in arrays))
+        kept = min(sum(array.stored_bytes for array in decoded), self._cache_bytes) if decoded else 0
+        chunk = max((array.chunk_bytes for array in decoded), default=0)
+        return ReadingMemory(
+            _NODES + kept, max((AHEAD + 2) * PIECE if pieces else 0, chunk + 2 * PIECE if decoded else 0)
+        )
+
+    @property
+    def _cache_bytes(self) -> int:
+        return CACHE + max(array.row_bytes for array in self._arrays.values() if not array.plain)
 
     def _array(self, name: str) -> ZarrArray:
         array = self._arrays.get(name)
@@ -202,8 +222,8 @@ class OrbaxSource:
 
         with self._lock:
             if self._context is None:
-                rows = [array.row_bytes for array in self._arrays.values() if not array.plain]
-                self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE + max(rows)}})
+                cache = {"total_bytes_limit": self._cache_bytes}
+                self._context = ts.Context({"cache_pool": cache, "file_io_concurrency": {"limit": AT_ONCE}})
             if name not in self._open:
                 array = self._arrays[name]
                 spec = {

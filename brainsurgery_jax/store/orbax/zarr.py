@@ -64,6 +64,17 @@ class ZarrArray(NamedTuple):
         return prod(self.outer[:1]) * prod(self.aval.shape[1:]) * self.aval.dtype.bits // 8
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk that is decoded as a whole."""
+        return prod(self.inner) * self.aval.dtype.bits // 8
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all chunks; those at an edge reach beyond the array."""
+        counts = (-(-n // size) for n, size in zip(self.aval.shape, self.inner, strict=True))
+        return prod(counts) * self.chunk_bytes
+
+    @property
     def inner_chunks(self) -> int:
         """How many chunks a value holds."""
         return prod(-(-a // b) for a, b in zip(self.outer, self.inner, strict=True))
