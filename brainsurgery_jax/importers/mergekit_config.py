@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
+from brainsurgery_jax.importers.mergekit_words import Tokenizer, read_tokenizer
 from brainsurgery_jax.plan.overrides import read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 
@@ -115,6 +114,7 @@ class Config:
     parameters: Parameters
     dtype: str | None
     out_dtype: str | None
+    tokenizer: Tokenizer | None
     notes: tuple[str, ...]
     spans: Mapping[str, Span]
 
@@ -170,14 +170,6 @@ def _with_base(models: MergeSlice, base: str, span: Span) -> MergeSlice:
     return models._replace(sources=(*models.sources, MergeSource(base, span, {})))
 
 
-def _have_one_tokenizer(models: Sequence[str]) -> bool:
-    """Whether the folders of all models hold the same tokenizer.json, byte by byte."""
-    files = [Path(model.partition("+")[0]).expanduser() / "tokenizer.json" for model in models]
-    if not files or not all(file.is_file() for file in files):
-        return False
-    return len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1
-
-
 class _ConfigReader:
     """Reads one configuration and collects its mistakes in `problems`."""
 
@@ -199,11 +191,9 @@ class _ConfigReader:
             slices = (_with_base(slices[0], base_path, base.span),)
         if self.method in NEEDS_BASE and base is None:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
-        listed = [source.model for piece in slices for source in piece.sources]
-        self.tokenizer(root, [base_path, *listed] if base_path else listed)
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
-            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), tuple(self.notes),
+            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), tuple(self.notes),
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
 
@@ -316,27 +306,6 @@ class _ConfigReader:
             return str(node.value)
         self.complain(f"{key}: expected one of {', '.join(_DTYPES)}, got {describe(node)}", node)
         return None
-
-    def tokenizer(self, root: Map, paths: Sequence[str]) -> None:
-        kept = next(iter(paths), "")
-        node = get(root, "tokenizer_source")
-        if (table := get(root, "tokenizer")) is not None:
-            if not isinstance(table, Map) or node is not None:
-                self.complain("expected a mapping under `tokenizer`, and no `tokenizer_source` beside it", table)
-                return
-            self.check_keys(table, ("source",), "tokenizer")
-            node = get(table, "source")
-        if node is None:
-            return
-        wanted = node.value if isinstance(node, Scalar) else None
-        if wanted in ("base", kept):
-            self.notes.append(f"The tokenizer files are copied from {kept.partition('+')[0]}.")
-            return
-        if wanted == "union" and _have_one_tokenizer(paths):
-            self.notes.append("The models have one tokenizer, which is their union. Rows of tables beyond it are kept.")
-            return
-        hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
-        self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)
 
     # --- Parameters ---
 
