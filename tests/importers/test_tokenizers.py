@@ -13,6 +13,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.importers.mergekit import plan_of
 from tests.checkpoints import read
+from tests.hints.test_structure import hints
 from tests.importers.merges import CONFIG, WORDS, models, put_config, put_models
 
 SPECIAL = ["<s>", "</s>"]
@@ -169,3 +170,41 @@ def test_tokenizers_of_other_kinds_have_no_union(here: Path, held: Mapping[str, 
     assert hint in str(refused.value)
     if "b" not in hint:
         assert len(merge(here, {**LINEAR, "tokenizer_source": "base"})[TABLES[0]]) == len(OWN["a"])
+
+
+def union(**more: Any) -> dict[str, Any]:
+    return {"vocab": {"models": ["a", "b"], "tokenizer": "union", **more}}
+
+
+@pytest.mark.parametrize(("wrong", "says", "mended"), [
+    ([{"vocab": {"tokenizer": "b", "alias": "a", "base": "b"}}], "List them: `models: [a, b]`.", [union(base="b")]),
+    ([union(size=64)], "Leave size out; with `models` go tokenizer, base, words and multiple_of.",
+     [union(multiple_of=64)]),
+    ([{"vocab": {"models": ["a", "b"]}}], "Add `tokenizer: union`, or the alias of a model.", [union()]),
+    ([union(base="c")], "Name one of them (a, b), or add it to `models`.", [union(base="a")]),
+    ([union(words={" dog": "b"})], "Write it as tokenizer.json spells it (`Ġ` or `▁` for a space).",
+     [union(words={"Ġdog": "b"})]),
+    ([union(words={"Ġdog": "a"})], "Name a word of 'a': `{from: a, word: TEXT}`, or `zero`.",
+     [union(words={"Ġdog": {"from": "a", "word": "Ġcat"}})]),
+    ([{"vocab": {"models": ["a"], "tokenizer": "b"}}], "Their rows hold zeros; name better ones by `words`.",
+     [{"vocab": {"models": ["a"], "tokenizer": "b", "words": dict.fromkeys(["Ġdog", "<|end|>"], "zero")}}]),
+    ([{"tie": {"alias": "b", "replace": True}}, union()], "Give it one, a copy of its other table: `untie: {alias: b}`.",
+     [{"tie": {"alias": "b", "replace": True}}, {"untie": {"alias": "b"}}, union()]),
+])  # fmt: skip
+def test_what_a_hint_on_words_says_mends_the_plan(
+    here: Path, held: Mapping[str, Any], wrong: Any, says: str, mended: Any
+):
+    def asked(steps: Any) -> bs.Plan:
+        return bs.load({"inputs": ["a::a", "b::b", "c::c"], "transforms": steps,
+                        "output": {"path": "out/", "alias": "a"}})  # fmt: skip
+
+    assert any(says in hint for hint in hints(asked(wrong)))
+    assert not any(says in hint for hint in hints(asked(mended)))
+    asked(mended).run(durable=False)
+
+
+@pytest.mark.parametrize("tokens", [{"x": {"source": "c"}}, {"x": 3}, {"x": {"source": "a", "force": 3}}])
+def test_what_is_said_of_words_is_checked(here: Path, held: Mapping[str, Any], tokens: Any):
+    config = {"merge_method": "linear", "models": models(a=1, b=1), "tokenizer": {"source": "union", "tokens": tokens}}
+    with pytest.raises(bs.PlanError, match="which is not merged|expected"):
+        plan_of(put_config(here, config).name)
