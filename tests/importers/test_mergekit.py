@@ -489,3 +489,27 @@ def test_names_are_chosen_by_the_simplest_filter_that_will_do():
     assert choose(["a.mlp.w"], names, ["mlp"]) == ".*mlp.*"
     assert choose(["a.attn.w", "norm"], names, ["mlp"]) == "(?!.*mlp).*"
     assert choose(["norm"], names, ["mlp"]) is None
+
+
+def test_a_single_module_is_the_model(here: Path):
+    held = put_models(here)
+    inner = {"models": models(a=None, b=None), "parameters": {"weight": [{"filter": "mlp", "value": 3}, {"value": 1}]}}
+    inner["models"][0]["parameters"] = {"weight": 1}
+    found = merged(here, {"merge_method": "linear", "modules": {"default": inner}, "dtype": "float32"})
+    for name, x in found.items():
+        weights = (1, 3 if "mlp" in name else 1)
+        close(x, (held["a"][name] * weights[0] + held["b"][name] * weights[1]) / sum(weights))
+
+
+def test_several_modules_are_refused_with_what_to_write(here: Path):
+    put_models(here)
+    pieces = {name: {"models": models(a=1, b=1)} for name in ("text", "vision")}
+    with pytest.raises(bs.PlanError, match="expected one module") as told:
+        plan_of(put_config(here, {"merge_method": "linear", "modules": pieces}).name)
+    assert "a step `merge` for each, whose key `of` has the pattern" in str(told.value)
+
+
+def test_a_model_may_be_written_as_a_mapping(here: Path):
+    put_models(here)
+    listed = [{"model": {"model": {"path": x}}, "parameters": {"weight": 1}} for x in "ab"]
+    assert "- a::a\n  - b::b\n" in plan_of(put_config(here, {"merge_method": "linear", "models": listed}).name)

@@ -172,6 +172,9 @@ def test_tokenizers_of_other_kinds_have_no_union(here: Path, held: Mapping[str, 
         assert len(merge(here, {**LINEAR, "tokenizer_source": "base"})[TABLES[0]]) == len(OWN["a"])
 
 
+TIE = {"tie": {"alias": "b", "replace": True}}
+
+
 def union(**more: Any) -> dict[str, Any]:
     return {"vocab": {"models": ["a", "b"], "tokenizer": "union", **more}}
 
@@ -188,8 +191,8 @@ def union(**more: Any) -> dict[str, Any]:
      [union(words={"Ġdog": {"from": "a", "word": "Ġcat"}})]),
     ([{"vocab": {"models": ["a"], "tokenizer": "b"}}], "Their rows hold zeros; name better ones by `words`.",
      [{"vocab": {"models": ["a"], "tokenizer": "b", "words": dict.fromkeys(["Ġdog", "<|end|>"], "zero")}}]),
-    ([{"tie": {"alias": "b", "replace": True}}, union()], "Give it one, a copy of its other table: `untie: {alias: b}`.",
-     [{"tie": {"alias": "b", "replace": True}}, {"untie": {"alias": "b"}}, union()]),
+    ([TIE, union()], "Give it one, a copy of its other table: `untie: {alias: b}`.",
+     [TIE, {"untie": {"alias": "b"}}, union()]),
 ])  # fmt: skip
 def test_what_a_hint_on_words_says_mends_the_plan(
     here: Path, held: Mapping[str, Any], wrong: Any, says: str, mended: Any
@@ -206,5 +209,5 @@ def test_what_a_hint_on_words_says_mends_the_plan(
 @pytest.mark.parametrize("tokens", [{"x": {"source": "c"}}, {"x": 3}, {"x": {"source": "a", "force": 3}}])
 def test_what_is_said_of_words_is_checked(here: Path, held: Mapping[str, Any], tokens: Any):
     config = {"merge_method": "linear", "models": models(a=1, b=1), "tokenizer": {"source": "union", "tokens": tokens}}
-    with pytest.raises(bs.PlanError, match="which is not merged|expected"):
+    with pytest.raises(bs.PlanError, match=r"which is not merged|expected"):
         plan_of(put_config(here, config).name)
