@@ -31,14 +31,14 @@ def build(kind: str, folder: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_config(CONFIGS[kind], torch_dtype=torch.float32).eval()
     (folder / "base").mkdir()
     save_file({n: x.clone() for n, x in model.state_dict().items()}, folder / "base/model.safetensors")
-    model.config.save_pretrained(folder / "base")
+    model.config.save_pretrained(str(folder / "base"))
     return model
 
 
 def adapt(model: PreTrainedModel, folder: Path, **config: Any) -> dict[str, torch.Tensor]:
     """An adapter of these parameters in a folder `lora`, and what PEFT merges."""
     adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, init_lora_weights=False, **config))
-    adapted.save_pretrained(folder / "lora")
+    adapted.save_pretrained(str(folder / "lora"))
     merged: Any = adapted
     return merged.merge_and_unload().state_dict()
 
@@ -71,7 +71,7 @@ def test_a_rank_stabilized_scale_is_that_of_one_expert(tmp_path: Path):
 
 def test_experts_in_tensors_of_their_own_are_refused_with_the_step_that_stacks_them(tmp_path: Path):
     model = build("mixtral", tmp_path)
-    model.save_pretrained(tmp_path / "base")
+    model.save_pretrained(str(tmp_path / "base"))
     expected = adapt(model, tmp_path, target_modules=["q_proj"], target_parameters=BOTH)
     with pytest.raises(bs.PlanError, match=r"'base' has no 'model.layers.0.mlp.experts.\w+', which 'lora'") as told:
         merge(tmp_path)
