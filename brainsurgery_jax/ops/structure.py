@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
-from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
 from brainsurgery_jax.ops._chosen import FORM, SCHEMA, UnitChoice, choose_by_layer, read_chosen
@@ -203,31 +202,24 @@ def vocab(
     Example: `vocab: {multiple_of: 64, rows: zero}`
     Example: `vocab: {models: [a, b], tokenizer: union}`
     """
+    from brainsurgery_jax.structure.alignment import refuse_shared
     from brainsurgery_jax.structure.vocab import AskedWords, change_words
 
     if shared.models is not None:
         yield from _align(view, asked, shared, model)
         return
-    if strange := next((key for key in ("base", "words") if getattr(shared, key) is not None), None):
-        raise Refusal("structure-words", f"{strange} is about several models", key=strange,
-                      hint="List them: `models: [a, b]`.")  # fmt: skip
+    refuse_shared({"base": shared.base, "words": shared.words})
     words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows)
     yield from change_words(view, model.alias, model.part, words, prove=model.prove)
 
 
 def _align(view: View, asked: WordKeys, shared: AlignmentKeys, model: ProvenKeys) -> Iterator[Edit]:
     """`vocab` of several models."""
-    from brainsurgery_jax.structure.alignment import AskedAlignment, AskedRow, align
+    from brainsurgery_jax.structure.alignment import AskedAlignment, AskedRow, align, refuse_single
 
     alone = {"size": asked.size, "order": asked.order, "alias": model.alias, "part": model.part,
              "prove": model.prove or None}  # fmt: skip
-    if strange := next((key for key, value in alone.items() if value is not None), None):
-        why = f"{strange} is about one model, and `models` lists several"
-        hint = f"Leave {strange} out; with `models` go tokenizer, base, words and multiple_of."
-        raise Refusal("structure-words", why, key=strange, hint=hint)
-    if asked.tokenizer is None:
-        raise Refusal("structure-words", "whose words are the models to get?", key="models",
-                      hint="Add `tokenizer: union`, or the alias of a model.")  # fmt: skip
+    refuse_single(alone)
     assert shared.models is not None and isinstance(shared.words, Mapping | None)
     words = {text: AskedRow(*row) for text, row in (shared.words or {}).items()}
     yield from align(view, AskedAlignment(shared.models, asked.tokenizer, shared.base, words, asked.multiple_of))

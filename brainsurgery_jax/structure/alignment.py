@@ -35,7 +35,7 @@ class AskedAlignment(NamedTuple):
     """The models, whose words they get (an alias, or `union`), and where rows come from."""
 
     models: Sequence[str]
-    tokenizer: str
+    tokenizer: str | None
     base: str | None
     words: Mapping[str, AskedRow]
     multiple_of: int | None
@@ -52,8 +52,26 @@ Rows = tuple[Row, ...]
 """Rows whose mean is taken; none for zeros."""
 
 
+def refuse_shared(given: Mapping[str, object]) -> None:
+    """Refuse keys that are about several models where a step is about one."""
+    if strange := next((key for key, value in given.items() if value is not None), None):
+        hint = "List them: `models: [a, b]`."
+        raise Refusal("structure-words", f"{strange} is about several models", key=strange, hint=hint)
+
+
+def refuse_single(given: Mapping[str, object]) -> None:
+    """Refuse keys that are about one model where a step is about several."""
+    if strange := next((key for key, value in given.items() if value is not None), None):
+        why = f"{strange} is about one model, and `models` lists several"
+        hint = f"Leave {strange} out; with `models` go tokenizer, base, words and multiple_of."
+        raise Refusal("structure-words", why, key=strange, hint=hint)
+
+
 def align(view: View, asked: AskedAlignment) -> Iterator[Edit]:
     """What the op `vocab` does with several models."""
+    if asked.tokenizer is None:
+        hint = "Add `tokenizer: union`, or the alias of a model."
+        raise Refusal("structure-words", "whose words are the models to get?", key="models", hint=hint)
     yield from _Alignment(view, asked).edits()
 
 
@@ -128,6 +146,7 @@ class _Alignment:
         """The words that all models get."""
         if self.files:
             return read_vocabulary(self.files.get, UNION, "tokenizer")
+        assert self.asked.tokenizer is not None
         return self._read(self.asked.tokenizer, "tokenizer")
 
     @cached_property
@@ -196,7 +215,7 @@ class _Alignment:
     @property
     def _source(self) -> str:
         """The alias whose special words the models get."""
-        return self.asked.models[0] if self.files else self.asked.tokenizer
+        return self.asked.models[0] if self.files or self.asked.tokenizer is None else self.asked.tokenizer
 
     def _kept(self, model: Described) -> KeptWords:
         places = self.places[model.alias]
