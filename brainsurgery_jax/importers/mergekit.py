@@ -92,8 +92,6 @@ class _Writer:
         inputs = (*(each for model in self.models.values() for each in model.inputs), *words.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
 
-    # --- The result as a whole ---
-
     @cached_property
     def whole(self) -> bool:
         """Whether the result has the tensors of whole models, with their names."""
@@ -167,8 +165,6 @@ class _Writer:
         """A list in a source's config.json; empty if there is none."""
         value = self.models[source.model].config.get(key)
         return value if isinstance(value, list) else []
-
-    # --- Steps ---
 
     def steps(self, words: Iterable[Substep]) -> Iterator[Substep | StepComment]:
         for model in self.models.values():
