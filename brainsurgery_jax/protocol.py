@@ -204,6 +204,13 @@ class TakeTokenizer(NamedTuple):
     source: str
 
 
+class MakeTokenizer(NamedTuple):
+    """Give an alias a tokenizer that the step made, in place of its own: the files, by name."""
+
+    alias: str
+    files: Mapping[str, bytes]
+
+
 class PairCodes(NamedTuple):
     """Keep in mind that a tensor holds codes that the step made, whose scales stand beside it under the usual names.
     `block`: how many rows and columns share one, if the step says so."""
@@ -271,6 +278,7 @@ Edit = (
     | RenameAlias
     | SetConfig
     | TakeTokenizer
+    | MakeTokenizer
     | PairCodes
     | Publish
     | Stop

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, read_modules
+from brainsurgery_jax.adapters.stacked import StackedBase, StackedFactors, read_stacked
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, value_for
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, Expand, Substep, View
@@ -28,7 +29,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Ways to start factors after which an adapter belongs to its base as it is."""
 
-_OTHERS = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens", "target_parameters")
+_OTHERS = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens")
 """Settings under which an adapter is no product that is added to the weights of modules."""
 
 Numbers = Mapping[str, float]
@@ -41,6 +42,7 @@ class AdapterToMerge(NamedTuple):
     weight: float
     config: Mapping[str, object]
     modules: Mapping[str, AdaptedModule]
+    stacked: Sequence[StackedFactors] = ()
 
     def pattern(self, key: str) -> Mapping[str, float]:
         """A rank_pattern or alpha_pattern."""
@@ -109,13 +111,25 @@ class FoldStep:
         config = dict(own) if isinstance(own, Mapping) else {}
         config |= self.config or {}
         self._check_kind(alias, config)
-        adapter = AdapterToMerge(alias, weight, config, read_modules(alias, names))
+        shapes = {name: self._shape(alias, name) for name in names}
+        stacked = read_stacked(StackedBase(self.base, self.model, self.finder), alias, shapes, config)
+        taken = {name for factors in stacked for name in (factors.a, factors.b)}
+        modules = read_modules(alias, [name for name in names if name not in taken])
+        adapter = AdapterToMerge(alias, weight, config, modules, stacked)
         scaled = any("alpha" in own.parts for own in adapter.modules.values())
         if not config and not scaled and any(name.startswith(HEAD) for name in names):
             hint = "Open the folder that holds it, or write what it says: `config: {lora_alpha: 16}`."
             message = f"'{alias}' came without an {ADAPTER_CONFIG}, so by how much its product counts is not known"
             raise Refusal("adapter-merge", message, key="adapters", hint=hint)
         return adapter
+
+    def _stacked_term(self, adapter: AdapterToMerge, own: StackedFactors, number: int) -> Term:
+        """What an adapter does to stacked experts."""
+        rank = own.rank(self._shape(adapter.alias, own.a)[0])
+        scale = self._scale_of(adapter, f"{own.module}.{own.parameter}", rank)
+        operands = {f"a{number}": Ref(adapter.alias, own.a), f"b{number}": Ref(adapter.alias, own.b)}
+        change = f"{scale} * {own.product(f'a{number}', f'b{number}', rank)}"
+        return Term(operands, change=change, weight=adapter.weight)
 
     def _check_kind(self, alias: str, config: Mapping[str, object]) -> None:
         """Refuse adapters of which it is not known what they do to a base."""
@@ -141,6 +155,9 @@ class FoldStep:
                 found, known = self._find(adapter, module, own)
                 for name, term in self._terms(adapter, module, own, known, number):
                     terms.setdefault(f"{found}.{name}", []).append(term)
+            for own in adapter.stacked:
+                term = self._stacked_term(adapter, own, number)
+                terms.setdefault(f"{own.module}.{own.parameter}", []).append(term)
         for name, found in terms.items():
             yield self._compute(name, found)
         for adapter in self.loaded:
@@ -201,10 +218,15 @@ class FoldStep:
         rank = self._shape(adapter.alias, own.factors[0])[0]
         if (name := own.parts.get("alpha")) is not None:
             return f"reshape(s{number}, (1,)) / {rank}", {f"s{number}": Ref(adapter.alias, name)}
+        return self._scale_of(adapter, module, rank), {}
+
+    @staticmethod
+    def _scale_of(adapter: AdapterToMerge, name: str, rank: int) -> str:
+        """The factor that a config says for a module or parameter."""
         usual = adapter.config.get("lora_alpha", 8 if adapter.config else rank)
         assert isinstance(usual, int | float)
-        alpha = value_for(module, adapter.pattern("alpha_pattern"), usual)
-        return repr(alpha / (sqrt(rank) if adapter.config.get("use_rslora") else rank)), {}
+        alpha = value_for(name, adapter.pattern("alpha_pattern"), usual)
+        return repr(alpha / (sqrt(rank) if adapter.config.get("use_rslora") else rank))
 
     def _product(
         self, adapter: AdapterToMerge, module: str, own: AdaptedModule, known: str, number: int

@@ -20,6 +20,7 @@ from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_slices import SliceMerges, SlicePart
 from brainsurgery_jax.importers.merge_steps import StepParts
+from brainsurgery_jax.importers.merge_words import share_words
 from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
 from brainsurgery_jax.importers.mergekit_config import (
     BY_EXPRESSION,
@@ -84,13 +85,12 @@ class _Writer:
     models: Mapping[str, Model]
 
     def write(self) -> Imported:
-        steps = tuple(self.steps())
+        words = share_words(self.config, self.models)
+        steps = tuple(self.steps(words.steps))
         head = f"From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
-        notes = (head, *dict.fromkeys(self.config.notes))
-        inputs = tuple(each for model in self.models.values() for each in model.inputs)
+        notes = (head, *dict.fromkeys((*words.notes, *self.config.notes)))
+        inputs = (*(each for model in self.models.values() for each in model.inputs), *words.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
-
-    # --- The result as a whole ---
 
     @cached_property
     def whole(self) -> bool:
@@ -166,13 +166,12 @@ class _Writer:
         value = self.models[source.model].config.get(key)
         return value if isinstance(value, list) else []
 
-    # --- Steps ---
-
-    def steps(self) -> Iterator[Substep | StepComment]:
+    def steps(self, words: Iterable[Substep]) -> Iterator[Substep | StepComment]:
         for model in self.models.values():
             yield from model.folds
             if not self.whole:
                 model.refuse_new_head()
+        yield from words
         if not self.by_expression:
             if self.whole:
                 yield Substep("merge", StepParts(self.config, self.models, self.config.slices[0]).payload(_MERGED))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
+from brainsurgery_jax.importers.mergekit_words import Tokenizer, read_tokenizer
 from brainsurgery_jax.plan.overrides import read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 
@@ -44,8 +43,8 @@ NEEDS_BASE = (
     "task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties",
     "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
 )  # fmt: skip
-_KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-         "tokenizer")  # fmt: skip
+_KEYS = ("merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
+         "tokenizer_source", "tokenizer")  # fmt: skip
 _PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
 _MOST = 1e30
@@ -115,6 +114,7 @@ class Config:
     parameters: Parameters
     dtype: str | None
     out_dtype: str | None
+    tokenizer: Tokenizer | None
     notes: tuple[str, ...]
     spans: Mapping[str, Span]
 
@@ -170,14 +170,6 @@ def _with_base(models: MergeSlice, base: str, span: Span) -> MergeSlice:
     return models._replace(sources=(*models.sources, MergeSource(base, span, {})))
 
 
-def _have_one_tokenizer(models: Sequence[str]) -> bool:
-    """Whether the folders of all models hold the same tokenizer.json, byte by byte."""
-    files = [Path(model.partition("+")[0]).expanduser() / "tokenizer.json" for model in models]
-    if not files or not all(file.is_file() for file in files):
-        return False
-    return len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1
-
-
 class _ConfigReader:
     """Reads one configuration and collects its mistakes in `problems`."""
 
@@ -194,16 +186,14 @@ class _ConfigReader:
         self.method = self.method_of(root)
         base = _value_of(root, "base_model")
         base_path = None if base is None else self.model(base)
-        slices, sliced = self.slices(root)
+        slices, sliced = self.slices(self.only_module(root))
         if base is not None and base_path and slices and not sliced and self.method == "linear":
             slices = (_with_base(slices[0], base_path, base.span),)
         if self.method in NEEDS_BASE and base is None:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
-        listed = [source.model for piece in slices for source in piece.sources]
-        self.tokenizer(root, [base_path, *listed] if base_path else listed)
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
-            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), tuple(self.notes),
+            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), tuple(self.notes),
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
 
@@ -237,6 +227,28 @@ class _ConfigReader:
             self.complain(f"unknown merge method: {describe(node)}.{near}", node, hint)
         return ""
 
+    def only_module(self, root: Map) -> Map:
+        """What has `models` or `slices`: the configuration, or the only entry of its `modules`."""
+        if (modules := get(root, "modules")) is None:
+            return root
+        entries = modules.entries if isinstance(modules, Map) else ()
+        if len(entries) != 1 or not isinstance(entries[0][1], Map):
+            hint = (
+                "Import each module by a configuration of its own, and put the plans together by hand: a step `merge` "
+                "for each, whose key `of` has the pattern of its tensors."
+            )
+            self.complain(f"expected one module, got {describe(modules)}", modules, hint, UNSUPPORTED)
+            return root
+        ((_, module),) = entries
+        assert isinstance(module, Map)
+        self.check_keys(module, ("models", "slices", "parameters"), "module")
+        return module
+
+    def within_module(self, module: Map, own: Parameters) -> Parameters:
+        """The parameters of a slice, and behind them those of its module."""
+        outer = self.parameters(get(module, "parameters")) if get(module, "merge_method") is None else {}
+        return {name: (*own.get(name, ()), *outer.get(name, ())) for name in dict.fromkeys((*own, *outer))}
+
     def slices(self, root: Map) -> tuple[tuple[MergeSlice, ...], bool]:
         models, slices = get(root, "models"), get(root, "slices")
         if (models is None) == (slices is None):
@@ -246,9 +258,10 @@ class _ConfigReader:
         if models is not None:
             sources = tuple(self.source(n, ranged=False) for n in self.items(models, "models"))
             self.distinct(sources)
-            return (MergeSlice(sources, {}),), False
+            return (MergeSlice(sources, self.within_module(root, {})),), False
         assert slices is not None
-        return tuple(self.slice(n) for n in self.items(slices, "slices")), True
+        found = (self.slice(n) for n in self.items(slices, "slices"))
+        return tuple(s._replace(parameters=self.within_module(root, s.parameters)) for s in found), True
 
     def items(self, node: Node, where: str) -> Iterator[Map]:
         if not isinstance(node, List) or not node.items:
@@ -299,14 +312,26 @@ class _ConfigReader:
         return None
 
     def model(self, node: Node) -> str:
+        """The path of a model, with `+` and that of an adapter."""
+        if isinstance(node, Map):
+            parts = [self.path_within(node, key) for key in ("model", "lora") if get(node, key) is not None]
+            if parts and all(parts) and {key.text for key, _ in node.entries} <= {"model", "lora"}:
+                return "+".join(parts)
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
-            hint = "Only paths can be imported: no revisions, no overrides."
+            hint = "Only paths can be imported: no revisions, no overrides. Download the revision, and name its folder."
             self.complain(f"expected the path of a model, got {describe(node)}", node, hint, UNSUPPORTED)
             return ""
         if not all(node.value.split("+")) or node.value.count("+") > 1:
             hint = "Write `MODEL`, or `MODEL+ADAPTER` with one adapter."
             self.complain(f"expected a model and at most one adapter, got {describe(node)}", node, hint)
         return node.value
+
+    @staticmethod
+    def path_within(node: Map, key: str) -> str:
+        """The text of `{KEY: {path: TEXT}}`; empty if it says more, such as a revision."""
+        inner = get(node, key)
+        path = get(inner, "path") if isinstance(inner, Map) and len(inner.entries) == 1 else None
+        return path.value if isinstance(path, Scalar) and isinstance(path.value, str) else ""
 
     def dtype(self, root: Map, key: str) -> str | None:
         node = get(root, key)
@@ -316,27 +341,6 @@ class _ConfigReader:
             return str(node.value)
         self.complain(f"{key}: expected one of {', '.join(_DTYPES)}, got {describe(node)}", node)
         return None
-
-    def tokenizer(self, root: Map, paths: Sequence[str]) -> None:
-        kept = next(iter(paths), "")
-        node = get(root, "tokenizer_source")
-        if (table := get(root, "tokenizer")) is not None:
-            if not isinstance(table, Map) or node is not None:
-                self.complain("expected a mapping under `tokenizer`, and no `tokenizer_source` beside it", table)
-                return
-            self.check_keys(table, ("source",), "tokenizer")
-            node = get(table, "source")
-        if node is None:
-            return
-        wanted = node.value if isinstance(node, Scalar) else None
-        if wanted in ("base", kept):
-            self.notes.append(f"The tokenizer files are copied from {kept.partition('+')[0]}.")
-            return
-        if wanted == "union" and _have_one_tokenizer(paths):
-            self.notes.append("The models have one tokenizer, which is their union. Rows of tables beyond it are kept.")
-            return
-        hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
-        self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)
 
     # --- Parameters ---
 

@@ -13,6 +13,7 @@ from brainsurgery_jax.protocol import (
     Drop,
     DropAlias,
     Edit,
+    MakeTokenizer,
     Move,
     PairCodes,
     Plant,
@@ -70,6 +71,9 @@ class Changes:
                 self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config, file))
             case TakeTokenizer(alias, source):
                 view.take_tokenizer(alias, source)
+                self._configured.append(f"{alias}::tokenizer")
+            case MakeTokenizer(alias, files):
+                view.make_tokenizer(alias, files)
                 self._configured.append(f"{alias}::tokenizer")
             case PairCodes(alias, name, block):
                 view.pair_codes(alias, name, block)

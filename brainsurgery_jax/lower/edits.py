@@ -345,7 +345,13 @@ class Drafts:
         """Give an alias the tokenizer of another one."""
         theirs = self.extras(source)
         draft = self.space(alias, "alias")
-        draft.extras = replace(draft.extras, tokenizer=theirs.tokenizer or theirs.origin)
+        draft.extras = replace(draft.extras, tokenizer=theirs.tokenizer or theirs.origin,
+                               made_tokenizer=theirs.made_tokenizer)  # fmt: skip
+
+    def make_tokenizer(self, alias: str, files: Mapping[str, bytes]) -> None:
+        """Give an alias a tokenizer that a step made."""
+        draft = self.space(alias, "alias")
+        draft.extras = replace(draft.extras, made_tokenizer=files)
 
     def pair_codes(self, alias: str, name: str, block: Block | None) -> None:
         """Keep in mind which scales belong to codes that the step made."""

@@ -242,7 +242,7 @@ def _copy_side_files(extras: Extras, kind: OutputKind, tensors: Mapping[str, Exp
         return None
     try:
         found = world.side_files(origin)
-        if found is not None and extras.tokenizer is not None:
+        if found is not None and extras.has_new_tokenizer:
             found = found._replace(copied=tuple(name for name in found.copied if not is_of_tokenizer(name)))
         if found is not None and found.of_floats != found:
             now = {name: expr.aval for name, expr in tensors.items()}
@@ -265,8 +265,8 @@ def _side_files(
     made = {} if config is None else {CONFIG: config}
     if kind.directory and GENERATION_CONFIG in extras.configs:
         made[GENERATION_CONFIG] = dump_config(extras.configs[GENERATION_CONFIG])
-    if kind.directory and output.sidecars and extras.tokenizer is not None:
-        made |= _tokenizer_files(extras.tokenizer, world)
+    if kind.directory and output.sidecars and extras.has_new_tokenizer:
+        made |= extras.made_tokenizer or dict(_tokenizer_files(extras.tokenizer, world))
     if kind.directory and ADAPTER_CONFIG in extras.configs:
         made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
     if adapter:
@@ -276,9 +276,9 @@ def _side_files(
     return made
 
 
-def _tokenizer_files(origin: str, world: World) -> Iterator[tuple[str, bytes]]:
+def _tokenizer_files(origin: str | None, world: World) -> Iterator[tuple[str, bytes]]:
     """The files of the tokenizer beside a checkpoint. Raises Refusal."""
-    found = world.side_files(origin)
+    found = world.side_files(origin) if origin is not None else None
     for name in filter(is_of_tokenizer, found.copied if found is not None else ()):
         if (content := side_file(origin, name, world)) is not None:
             yield name, content

@@ -32,6 +32,7 @@ class Extras:
       read when they are asked for.
     - `doubtful`: a step that changes configs failed, so their values are unknown.
     - `tokenizer`: the checkpoint whose tokenizer the alias has; None: that of `origin`.
+    - `made_tokenizer`: the files of a tokenizer that a step made, in place of any other.
     """
 
     origin: str | None = None
@@ -40,9 +41,17 @@ class Extras:
     doubtful: bool = False
     tree: KeyTree = NO_TREE
     tokenizer: str | None = None
+    made_tokenizer: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def has_new_tokenizer(self) -> bool:
+        """Whether its tokenizer is not the one beside `origin`."""
+        return self.tokenizer is not None or bool(self.made_tokenizer)
 
     def home_of(self, name: str) -> str | None:
         """The checkpoint beside which a side file of that name lies."""
+        if self.made_tokenizer and is_of_tokenizer(name):
+            return None
         return self.tokenizer if self.tokenizer is not None and is_of_tokenizer(name) else self.origin
 
     def borrow(self, others: Iterable[Extras]) -> Extras:
@@ -57,6 +66,7 @@ class Extras:
             configs={**donor.configs, **self.configs},
             doubtful=self.doubtful or donor.doubtful,
             tokenizer=self.tokenizer or donor.tokenizer,
+            made_tokenizer=self.made_tokenizer or donor.made_tokenizer,
         )
 
 

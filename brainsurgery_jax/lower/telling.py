@@ -15,6 +15,7 @@ from brainsurgery_jax.protocol import (
     Edit,
     Expand,
     Inline,
+    MakeTokenizer,
     Move,
     Plant,
     Publish,
@@ -86,6 +87,8 @@ class Lines:
                 self.others.append(f"config of {alias}")
             case TakeTokenizer(alias, source):
                 self.others.append(f"tokenizer of {source} -> {alias}")
+            case MakeTokenizer(alias):
+                self.others.append(f"new tokenizer -> {alias}")
             case Publish(path=path, alias=alias, names=names):
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):

@@ -286,6 +286,8 @@ class StepView(Drafts):
         extras = self.extras(alias, key)
         if name in extras.configs:
             return dump_config(extras.configs[name])
+        if name in extras.made_tokenizer:
+            return extras.made_tokenizer[name]
         with at_key(key):
             return side_file(extras.home_of(name), name, self.world)
 

@@ -86,6 +86,47 @@ class UnitKeys(KeyGroup):
     neurons: Taken | None = None
 
 
+def read_rows(value: object) -> object:
+    """Where the rows of some words come from: an alias, `zero`, or a mapping of `from`, `word` and `force`."""
+    wanted = "expected a mapping of words to an alias, to zero, or to {from: ALIAS, word: TEXT or NUMBER, force: true}"
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{wanted}, got {value!r}")
+    made: dict[str, tuple[str | None, str | int | None, bool]] = {}
+    for text, given in value.items():
+        own = {"from": given} if isinstance(given, str) else given
+        match {"from": None, "word": None, "force": False, **own} if isinstance(own, Mapping) and own else None:
+            case {"from": str() | None as source, "word": str() | int() | None as word, "force": bool() as force} if (
+                len(own.keys() | {"from", "word", "force"}) == 3
+                and not isinstance(word, bool)
+                and (word is None or source is not None)
+            ):
+                made[str(text)] = (source, word, force)
+            case _:
+                raise ValueError(f"{wanted}, got {given!r} for {text!r}")
+    return made
+
+
+_ROW = {"type": ["string", "object"]}
+Rows = Annotated[
+    object,
+    AfterValidator(read_rows),
+    WithJsonSchema({"type": "object", "additionalProperties": _ROW}),
+    Field(description="of words that are not in all models: whose row they get, an alias or zero"),
+]
+
+
+@dataclass(frozen=True)
+class AlignmentKeys(KeyGroup):
+    """Several models that get the same words."""
+
+    models: (
+        Annotated[tuple[Text, ...], Field(min_length=1, description="aliases that all get the words of `tokenizer`")]
+        | None
+    ) = None
+    base: Annotated[Text, Field(description="the model whose rows the others get for words they lack")] | None = None
+    words: Rows | None = None
+
+
 @dataclass(frozen=True)
 class WordKeys(KeyGroup):
     """Which words there are afterwards."""
@@ -95,9 +136,13 @@ class WordKeys(KeyGroup):
     order: (
         Annotated[tuple[StrictInt, ...], Field(min_length=1, description="old numbers, in their new order")] | None
     ) = None
-    tokenizer: Annotated[Text, Field(description="the alias beside whose checkpoint the new tokenizer lies")] | None = (
-        None
-    )
+    tokenizer: (
+        Annotated[
+            Text,
+            Field(description="the alias of the new tokenizer; or union"),
+        ]
+        | None
+    ) = None
 
 
 @control(configures=True)
@@ -139,6 +184,7 @@ def vocab(
     rows: Annotated[
         Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
     ] = "mean",
+    shared: AlignmentKeys,
     model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
@@ -150,12 +196,33 @@ def vocab(
     tensors of the same names in another alias (with `tokenizer`: by the new numbers). `order` and `tokenizer` change
     the numbers of special words in config.json and generation_config.json; otherwise files stay as they are.
     The logits of the words that stay are what they were; `prove: true` asserts that, for 32 of these words.
+    `models` lists several models that all get the words of `tokenizer`, one of them or their `union`, so that they can
+    be merged. A word that a model lacks gets the row of `base` if that has it, else the mean of the rows of those that
+    do; `words` names another one, or zeros.
     Example: `vocab: {multiple_of: 64, rows: zero}`
+    Example: `vocab: {models: [a, b], tokenizer: union}`
     """
+    from brainsurgery_jax.structure.alignment import refuse_shared
     from brainsurgery_jax.structure.vocab import AskedWords, change_words
 
+    if shared.models is not None:
+        yield from _align(view, asked, shared, model)
+        return
+    refuse_shared({"base": shared.base, "words": shared.words})
     words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows)
     yield from change_words(view, model.alias, model.part, words, prove=model.prove)
+
+
+def _align(view: View, asked: WordKeys, shared: AlignmentKeys, model: ProvenKeys) -> Iterator[Edit]:
+    """`vocab` of several models."""
+    from brainsurgery_jax.structure.alignment import AskedAlignment, AskedRow, align, refuse_single
+
+    alone = {"size": asked.size, "order": asked.order, "alias": model.alias, "part": model.part,
+             "prove": model.prove or None}  # fmt: skip
+    refuse_single(alone)
+    assert shared.models is not None and isinstance(shared.words, Mapping | None)
+    words = {text: AskedRow(*row) for text, row in (shared.words or {}).items()}
+    yield from align(view, AskedAlignment(shared.models, asked.tokenizer, shared.base, words, asked.multiple_of))
 
 
 @control(configures=True)

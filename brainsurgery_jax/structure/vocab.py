@@ -68,7 +68,8 @@ def _refuse_unknown(model: Described, count: int) -> None:
                       hint="Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
 
 
-def _axis(part: TensorPart) -> int:
+def axis_of_words(part: TensorPart) -> int:
+    """The axis of a table along which its words lie."""
     axis = part.axis_with({WORDS})
     assert axis is not None and names_in(part.axes[axis]) == {WORDS}
     return axis
@@ -76,7 +77,7 @@ def _axis(part: TensorPart) -> int:
 
 def _take(alias: str, part: TensorPart, rows: Sequence[int]) -> Substep:
     target = to(alias, captured(part.starred))
-    return Substep("take_", {"target": target, "indices": list(rows), "dim": _axis(part)})
+    return Substep("take_", {"target": target, "indices": list(rows), "dim": axis_of_words(part)})
 
 
 def _choose(model: Described, tables: Sequence[TensorPart], alias: str, rows: Sequence[int]) -> Iterator[Substep]:
@@ -120,7 +121,7 @@ def _round(size: int, asked: AskedWords) -> int:
 
 def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
     """The steps that give a table so many rows."""
-    axis, (first, *_) = _axis(part), part.kin.first
+    axis, (first, *_) = axis_of_words(part), part.kin.first
     count = first.shape[axis]
     shape = [size if at == axis else -1 for at in range(len(first.shape))]
     if size < count:
@@ -145,7 +146,7 @@ def _join(model: Described, part: TensorPart, work: str, rows: str) -> Iterator[
     yield Substep("move", {"from": model.ref(part.starred), "to": to(work, r"\g<0>")})
     (name,) = part.kin.numbers.values()
     joined = [{"alias": of, "name": captured(name)} for of in (work, rows)]
-    yield Substep("concat", {"from": joined, "to": {"alias": model.alias, "name": name}, "dim": _axis(part)})
+    yield Substep("concat", {"from": joined, "to": {"alias": model.alias, "name": name}, "dim": axis_of_words(part)})
 
 
 # --- Those of another tokenizer ---------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def _gather(
 ) -> Iterator[Substep]:
     """The steps that give a table a row for each word: an old one, or one that is put behind the old ones for all that
     are new; or that of the new number in another alias."""
-    (rows, numbers), axis, (first, *_) = wanted, _axis(part), part.kin.first
+    (rows, numbers), axis, (first, *_) = wanted, axis_of_words(part), part.kin.first
     count = first.shape[axis]
     if rows == ZERO:
         shape = [count + 1 if at == axis else -1 for at in range(len(first.shape))]

@@ -162,9 +162,9 @@ def test_entries_that_are_dropped_at_random_are_made_up_for_as_mergekit_does(
 def test_the_side_files_are_those_of_the_base(here: Path):
     put_models(here)
     for letter in "abc":
-        (here / letter / "tokenizer.json").write_text(letter)
+        (here / letter / "tokenizer.json").write_text("one")
     merged(here, {**CASES["base that is not merged"].config, "tokenizer_source": "base"})
-    assert (here / "merged" / "tokenizer.json").read_text() == "c"
+    assert (here / "merged" / "tokenizer.json").read_text() == "one"
 
 
 def test_tied_heads_stay_tied(here: Path):
@@ -184,18 +184,12 @@ def test_what_has_no_effect_is_noted(here: Path):
     assert "# The tokenizer files are copied from a.\n" in text
 
 
-@pytest.mark.parametrize("other", ["{}", '{"model": 1}', None])
-def test_the_union_of_equal_tokenizers_is_each_of_them(here: Path, other: str | None):
+def test_the_union_of_equal_tokenizers_is_each_of_them(here: Path):
     put_models(here)
-    (here / "a" / "tokenizer.json").write_text("{}")
-    if other is not None:
-        (here / "b" / "tokenizer.json").write_text(other)
-    config = put_config(here, {**LINEAR, "tokenizer_source": "union"}).name
-    if other == "{}":
-        assert "# The models have one tokenizer, which is their union." in plan_of(config)
-        return
-    with pytest.raises(bs.PlanError, match="a tokenizer from the text 'union' cannot be imported"):
-        plan_of(config)
+    for letter in "ab":
+        (here / letter / "tokenizer.json").write_text("{}")
+    text = plan_of(put_config(here, {**LINEAR, "tokenizer_source": "union"}).name)
+    assert "# The models have one tokenizer, which is their union." in text and "vocab" not in text
 
 
 def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
@@ -383,8 +377,20 @@ REFUSED = {
     "number for a switch": ({**LINEAR, "parameters": {"normalize": 3}}, "normalize: expected true or false"),
     "condition without value": ({**LINEAR, "models": models(a=[{"filter": "x"}])}, "weight: missing key 'value'"),
     "dtype": ({**LINEAR, "dtype": "int8"}, "dtype: expected one of float16, bfloat16, .* got the text 'int8'"),
-    "tokenizer": ({**LINEAR, "tokenizer_source": "union"}, "a tokenizer from the text 'union' cannot be imported"),
-    "tokens": ({**LINEAR, "tokenizer": {"source": "base", "tokens": {}}}, "the key 'tokens' of a tokenizer is not"),
+    "tokenizer": ({**LINEAR, "tokenizer_source": {"path": "a"}}, "expected the path of a model"),
+    "tokenizer twice": (
+        {**LINEAR, "tokenizer_source": "base", "tokenizer": {"source": "union"}},
+        "expected a mapping under `tokenizer`, and no `tokenizer_source`",
+    ),
+    "token of another model": (
+        {**LINEAR, "tokenizer": {"source": "union", "tokens": {"x": {"source": "c"}}}},
+        "the row of 'x' comes from 'c', which is not merged",
+    ),
+    "token of no kind": (
+        {**LINEAR, "tokenizer": {"source": "union", "tokens": {"x": {"source": {"kind": "mean"}}}}},
+        r"expected \{kind: zero\}, or \{kind: model_token",
+    ),
+    "padding": ({**LINEAR, "tokenizer": {"pad_to_multiple_of": 0}}, "pad_to_multiple_of: expected a positive number"),
     "no base": ({"merge_method": "task_arithmetic", "models": models(a=1)}, "task_arithmetic needs a base model"),
     "two for passthrough": (
         {"merge_method": "passthrough", "models": [{"model": "a"}, {"model": "b"}]},
@@ -483,3 +489,27 @@ def test_names_are_chosen_by_the_simplest_filter_that_will_do():
     assert choose(["a.mlp.w"], names, ["mlp"]) == ".*mlp.*"
     assert choose(["a.attn.w", "norm"], names, ["mlp"]) == "(?!.*mlp).*"
     assert choose(["norm"], names, ["mlp"]) is None
+
+
+def test_a_single_module_is_the_model(here: Path):
+    held = put_models(here)
+    inner = {"models": models(a=None, b=None), "parameters": {"weight": [{"filter": "mlp", "value": 3}, {"value": 1}]}}
+    inner["models"][0]["parameters"] = {"weight": 1}
+    found = merged(here, {"merge_method": "linear", "modules": {"default": inner}, "dtype": "float32"})
+    for name, x in found.items():
+        weights = (1, 3 if "mlp" in name else 1)
+        close(x, (held["a"][name] * weights[0] + held["b"][name] * weights[1]) / sum(weights))
+
+
+def test_several_modules_are_refused_with_what_to_write(here: Path):
+    put_models(here)
+    pieces = {name: {"models": models(a=1, b=1)} for name in ("text", "vision")}
+    with pytest.raises(bs.PlanError, match="expected one module") as told:
+        plan_of(put_config(here, {"merge_method": "linear", "modules": pieces}).name)
+    assert "a step `merge` for each, whose key `of` has the pattern" in str(told.value)
+
+
+def test_a_model_may_be_written_as_a_mapping(here: Path):
+    put_models(here)
+    listed = [{"model": {"model": {"path": x}}, "parameters": {"weight": 1}} for x in "ab"]
+    assert "- a::a\n  - b::b\n" in plan_of(put_config(here, {"merge_method": "linear", "models": listed}).name)
