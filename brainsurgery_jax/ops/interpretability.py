@@ -102,18 +102,29 @@ def refactor_attention(
 
 
 @control(configures=True)
-def standard_names(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def standard_names(
+    view: View,
+    *,
+    like: Annotated[Text, Field(description="go back: the alias of the model as it was before")] | None = None,
+    model: ModelKeys,
+) -> Iterator[Edit]:
     """Give the tensors of a decoder the names that are the same for every family: `embed_tokens`, `layers.N.self_attn`,
     `layers.N.mlp`, `ln_final`, `lm_head`. No tensor is read; what has no such name only loses its prefix.
 
     A model whose words are tied gets a head of its own. For the families of Llama, GPT-2 and GPT-NeoX. Classes of
     `transformers` do not load the result: it is for tools that treat all models alike.
+
+    `like: original` is the way back: the tensors get the names that those of that alias have, a model as it was before.
+    A head that it lacks, since its words are tied, must still be equal to the table, and is removed.
     Example: `standard_names: {alias: model}`
     Reference: Dumas, nnterp (2025), https://arxiv.org/abs/2511.14465.
     """
-    from brainsurgery_jax.structure.standard_names import rename_to_standard
+    from brainsurgery_jax.structure.standard_names import rename_from_standard, rename_to_standard
 
-    yield from rename_to_standard(view, model.alias, model.part)
+    if like is None:
+        yield from rename_to_standard(view, model.alias, model.part)
+    else:
+        yield from rename_from_standard(view, model.alias, model.part, like)
 
 
 @control(configures=True)

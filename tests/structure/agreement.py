@@ -27,6 +27,12 @@ class AgreementRow(NamedTuple):
     models: Sequence[str]
     look: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
     untied: bool = False
+    before: Sequence[Mapping[str, Any]] = ()
+    """Steps before the step."""
+
+
+def _old_words(x: torch.Tensor) -> torch.Tensor:
+    return x[..., :91]
 
 
 def _probabilities(x: torch.Tensor) -> torch.Tensor:
@@ -47,6 +53,15 @@ ROWS = (
     AgreementRow("`expert_ranks`, of full rank", {"expert_ranks": {"rank": 40}}, ("flex_olmo", "mixtral", "olmoe")),
     AgreementRow("`layers: {repeat: ..., scale_copies: 0}`, of two newer classes",
                  {"layers": {"repeat": [1], "scale_copies": 0}}, ("qwen2_moe", "gpt_oss")),
+    AgreementRow("`fold_norm: {prove: true}`", {"fold_norm": {"prove": True}},
+                 ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3_moe", "phi3"),
+                 untied=True),
+    AgreementRow("`vocab: {multiple_of: 64}` (logits of the old words)", {"vocab": {"multiple_of": 64, "rows": "zero"}},
+                 ("gpt2", "llama", "llama-tied", "qwen2", "gemma2", "mixtral", "olmo2", "gpt_neox"), _old_words),
+    AgreementRow("`standard_names`, there and back",
+                 {"standard_names": {"alias": "model", "like": "original"}},
+                 ("gpt2", "gpt_neox", "llama", "llama-tied", "gemma2", "gemma3", "olmo2", "mixtral", "gpt_oss"),
+                 before=({"standard_names": {"alias": "model"}},)),
 )  # fmt: skip
 
 
@@ -61,7 +76,8 @@ def measure(row: AgreementRow, name: str, folder: Path) -> Agreement:
     """How far a model is from what it was."""
     model = make(name, folder / "whole")
     first = [{"untie": {}}] if row.untied and name in TIED else []
-    edit(folder / "whole", folder / "out", *first, row.asked)
+    others = {"original": folder / "whole"} if row.before else {}
+    edit(folder / "whole", folder / "out", *first, *row.before, row.asked, **others)
     before, after = row.look(logits(model)), row.look(logits(load(folder / "out")))
     return Agreement(float((after - before).abs().max()), float(before.abs().max()))
 

@@ -40,6 +40,69 @@ def test_every_decoder_has_the_same_names_of_modules(name: str, tmp_path: Path) 
     assert len(found) == len(before) + ("tied" in name or name in ("gpt2", "gpt2-base", "gemma2"))
 
 
+DECODERS = [
+    "gpt2", "gpt2-base", "llama", "llama-tied", "llama-biased", "llama-base", "mistral", "qwen2", "qwen3", "gemma",
+    "gemma2", "gemma3", "olmo2", "olmo3", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "gpt_oss",
+    "deepseek_v3", "phi3", "gpt_neox",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_standard_names_lead_back_to_each_name_and_byte(name: str, tmp_path: Path) -> None:
+    make(name, tmp_path / "whole")
+    run({"model": tmp_path / "whole"}, tmp_path / "standard.safetensors", {"standard_names": {}})
+    inputs = {"model": tmp_path / "standard.safetensors", "original": tmp_path / "whole"}
+    found = run(inputs, tmp_path / "back.safetensors", {"standard_names": {"alias": "model", "like": "original"}})
+    before = load_file(tmp_path / "whole/model.safetensors")
+    assert found.keys() == before.keys()
+    assert all(torch.equal(found[key], value) for key, value in before.items())
+
+
+def back(folder: Path, *steps: Any) -> dict[str, torch.Tensor]:
+    """A tied Llama with standard names, changed by steps, with the names that it had."""
+    make("llama-tied", folder / "whole")
+    inputs = {"model": folder / "whole", "original": folder / "whole"}
+    there, home = {"standard_names": {"alias": "model"}}, {"standard_names": {"alias": "model", "like": "original"}}
+    return run(inputs, folder / "out.safetensors", there, *steps, home)
+
+
+def test_a_layer_that_is_gone_does_not_hinder_the_way_back(tmp_path: Path) -> None:
+    found = back(tmp_path, {"delete": {"target": r"model::layers\.0\..*"}})
+    assert found
+    assert not any(".layers.0." in name for name in found)
+
+
+def test_a_head_that_is_no_longer_its_table_is_not_removed(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="lm_head"):
+        back(tmp_path, {"scale_": {"target": r"model::lm_head\.weight", "by": 2}})
+
+
+PROBE = {"copy": {"from": r"model::ln_final\.weight", "to": "model::probe.weight"}}
+
+
+def test_a_tensor_that_the_model_before_did_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"'original' has no tensor whose standard name is 'probe\.weight'"):
+        back(tmp_path, PROBE)
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        {"move": {"from": r"model::probe\.weight", "to": "aside::probe"}},
+        {"delete": {"target": r"model::probe\.weight"}},
+    ],
+)
+def test_such_a_tensor_may_be_put_aside_or_deleted(mended: dict[str, Any], tmp_path: Path) -> None:
+    found = back(tmp_path, PROBE, {"prefixes": {"mode": "add", "alias": "aside"}}, mended)
+    assert found.keys() == load_file(tmp_path / "whole/model.safetensors").keys()
+
+
+def test_the_model_before_must_be_another_alias(tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole")
+    with pytest.raises(PlanError, match="is both the model to rename and the one with the names"):
+        edit(tmp_path / "whole", tmp_path / "out", {"standard_names": {"like": "model"}})
+
+
 def test_an_encoder_has_no_standard_names(tmp_path: Path) -> None:
     make("bert", tmp_path / "whole")
     with pytest.raises(PlanError, match="there are no standard names for models of the family bert"):
