@@ -1,7 +1,7 @@
 """How long do merges of 1B models take, and in how much memory, beside mergekit in the same run?
 
 Three bfloat16 models with the shapes of Llama 3.2 1B. mergekit is looked for in `.venv-mergekit`, where `make mergekit`
-installs it, or at BENCH_MERGEKIT.
+installs it, or at BENCH_MERGEKIT. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from _answer import answer
-from _checkpoints import DATA, checkpoint, files, nbytes, shown
+from _checkpoints import DATA, SMALL, checkpoint, files, nbytes, shown
 from _jobs import Job, check_job, plan_job
 from safetensors import safe_open
 
@@ -24,12 +24,14 @@ METHODS: Mapping[str, Mapping[str, float]] = {
     "task_arithmetic": {"weight": 0.5},
 }
 """The methods, and the parameters of each model (of slerp: of all)."""
+SLOW = frozenset({"ties"})
+"""Methods that take mergekit minutes."""
 ALONE = frozenset({"linear", "slerp"})
 """Methods over two models, the base among them."""
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048,
-    "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+    "intermediate_size": 8192, "num_hidden_layers": 2 if SMALL else 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
 }  # fmt: skip
 MERGEKIT = Path(os.environ.get("BENCH_MERGEKIT", Path(__file__).parents[1] / ".venv-mergekit/bin/mergekit-yaml"))
 
@@ -64,7 +66,7 @@ def theirs(method: str, given: Mapping[str, Path]) -> Job:
     path = DATA / f"mergekit-{method}.yml"
     path.write_text(json.dumps(config))  # JSON is YAML
     command = (str(MERGEKIT), str(path), str(DATA / "out-mergekit"), "--no-copy-tokenizer")
-    return Job("peer", command, tuple(given[n] for n in names))
+    return Job("peer", command, tuple(given[n] for n in names), once=method in SLOW)
 
 
 def _as_theirs(folder: Path) -> Path:

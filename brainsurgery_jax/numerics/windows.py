@@ -20,7 +20,10 @@ SPARSE = 61
 """The largest step between the elements of a sample: no divisor of a usual length of rows."""
 
 MARGIN = 0.02
-"""The share of elements by which a window reaches beyond its place, to both sides, for places in the middle twice."""
+"""The share of elements by which a window reaches beyond its place at most, to both sides; half of it in the middle."""
+
+SURE = 5
+"""Standard deviations of the estimate that a window reaches, if that is less than the margin."""
 
 CHUNKS = 32
 """Parts of a sample that are compared. Elements of a row are alike, so a sample of few rows says less than its size."""
@@ -30,6 +33,9 @@ DEVIATIONS = 2.5
 
 BUCKETS = 21
 """Bits of the numbers that are told apart in a window."""
+
+SHORT = 1 << 16
+"""Fewer numbers are sorted to count them."""
 
 LOOSE = 1 << 19
 """Elements of a window that are kept one by one before equal ones are counted."""
@@ -100,30 +106,39 @@ def is_nan(key: int, dtype: np.dtype) -> bool:
 def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[KeyWindow, ...]:
     """The windows for places in the order of `size` elements, of some of these."""
     keys = keys_of(sample)
-    ranked, unseen = np.sort(keys), max(0.0, 1 - keys.size * sample_step(size) / size)
+    shares = [(place + 0.5) / size for place in places]
+    middles = [min(int(share * keys.size), keys.size - 1) for share in shares]
+    ranked, unseen = np.partition(keys, middles), max(0.0, 1 - keys.size * sample_step(size) / size)
+    ends = []
+    for share, middle in zip(shares, middles, strict=True):
+        spread = float(np.sqrt(share * (1 - share)))
+        estimate = _deviation(keys, ranked[middle]) * unseen**0.5
+        near = min(MARGIN * spread, SURE * max(spread / keys.size**0.5, estimate))
+        ends += [_ends(keys.size, share, reach) for reach in (near, max(near, DEVIATIONS * estimate))]
+    ranked.partition(sorted({at for pair in ends for at in pair if 0 <= at < keys.size}))
     found = []
-    for place in places:
-        share = (place + 0.5) / size
-        near = MARGIN * float(np.sqrt(share * (1 - share)))
-        middle = ranked[min(int(share * keys.size), keys.size - 1)]
-        far = max(near, DEVIATIONS * _deviation(keys, middle) * unseen**0.5)
-        (low, high), (least, most) = (_ends(ranked, share, reach) for reach in (near, far))
+    for inner, outer in zip(ends[::2], ends[1::2], strict=True):
+        (low, high), (least, most) = (_keys_at(ranked, *pair) for pair in (inner, outer))
         room = max(0, (1 << BUCKETS) - (high - low + 1)) // 2  # more would leave a window too wide for single numbers
         found.append(_window(max(least, low - room), min(most, high + room)))
     return tuple(found)
 
 
-def _ends(ranked: np.ndarray, share: float, reach: float) -> tuple[int, int]:
-    """The keys of a sorted sample that are a share of it below and above a place."""
+def _ends(count: int, share: float, reach: float) -> tuple[int, int]:
+    """The places in the order of `count` keys that are a share of them below and above a place."""
+    return int(share * count - reach * count - 8), int(share * count + reach * count + 8)
+
+
+def _keys_at(ranked: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """The keys at two places, or the least and the greatest that there may be."""
     limits = np.iinfo(ranked.dtype)
-    first, last = (int(share * ranked.size + side) for side in (-reach * ranked.size - 8, reach * ranked.size + 8))
     low = int(ranked[first]) if first >= 0 else int(limits.min)
     return low, int(ranked[last]) if last < ranked.size else int(limits.max)
 
 
 def _deviation(keys: np.ndarray, middle: np.integer) -> float:
     """The standard deviation of the share of keys below one of them, from how much parts of the sample differ."""
-    shares = [float((chunk < middle).mean()) for chunk in np.array_split(keys, CHUNKS) if chunk.size]
+    shares = [np.count_nonzero(chunk < middle) / chunk.size for chunk in np.array_split(keys, CHUNKS) if chunk.size]
     return float(np.std(shares, ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
 
 
@@ -168,13 +183,21 @@ def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     numbers = (keys[inside] - low).view(unsigned)
     if window.shift:
         numbers >>= np.asarray(window.shift, unsigned)
-    few = numbers.size <= keys.size // 8
-    return below, _nothing()._replace(loose=(numbers,)) if few else _count(numbers)
+    return below, _nothing()._replace(loose=(numbers,))
 
 
 def _count(numbers: np.ndarray) -> Pile:
-    own, counts = np.unique(numbers, return_counts=True)
-    return Pile(own.astype(np.uint64), counts)
+    """A pile of some numbers, below `1 << BUCKETS`. Of many a table of all is ten times as fast as a sort."""
+    if numbers.size < SHORT:
+        own, counts = np.unique(numbers, return_counts=True)
+        return Pile(own.astype(np.uint64), counts)
+    return _pile_of(np.bincount(numbers.astype(np.intp)))
+
+
+def _pile_of(table: np.ndarray) -> Pile:
+    """The numbers that occur, from how often each does."""
+    (own,) = (table != 0).nonzero()  # numpy finds places of booleans many times as fast as those of integers
+    return Pile(own.astype(np.uint64), table[own])
 
 
 def join_near(a: Near, b: Near) -> Near:
@@ -200,8 +223,7 @@ def _add(a: Pile, b: Pile) -> Pile:
     table = np.zeros(int(max(a.numbers[-1], b.numbers[-1])) + 1, np.int64)
     for pile in (a, b):
         table[pile.numbers.astype(np.intp)] += pile.counts
-    (numbers,) = table.nonzero()
-    return Pile(numbers.astype(np.uint64), table[numbers])
+    return _pile_of(table)
 
 
 def narrow(windows: Sequence[KeyWindow], places: Sequence[int], near: Near) -> tuple[KeyWindow, ...]:
@@ -223,7 +245,5 @@ def _narrow(window: KeyWindow, place: int, near: Near, at: int) -> KeyWindow:
 
 def _number_at(pile: Pile, place: int) -> int:
     """The number at a place of a pile."""
-    if not pile.numbers.size:
-        return int(np.partition(np.concatenate(pile.loose), place)[place])
     whole = _add(pile, _count(np.concatenate(pile.loose))) if pile.loose else pile
     return int(whole.numbers[int(np.searchsorted(np.cumsum(whole.counts), place, side="right"))])
