@@ -39,12 +39,13 @@ TUNIX := google-tunix==0.1.7
 GEMMA := gemma==4.0.1 kauldron==1.4.4
 GEMMA_NEEDS := chex dialog einops etils[epath,epy] immutabledict lark mediapy tensorboard tensorflow typeguard
 MERGEKIT := mergekit==0.1.5
+TPU := jax[tpu]==0.10.2
 MAXTEXT := maxtext==0.2.5
 MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax grain huggingface_hub jinja2 \
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit object-store format bench schema docs site screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints hashes sbom fuzz fuzz-files soak faults behaviour mergekit object-store tpu format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -64,6 +65,7 @@ help:
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make object-store  read and write a bucket of a server on this machine; installs driver and server'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
+	@echo 'make tpu        compile for TPUs, without one, what accelerators may compute; writes docs/accelerators.md'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
@@ -142,6 +144,9 @@ object-store: .venv-object-store/installed
 mergekit: $(VENV)/installed-dev .venv-mergekit/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_mergekit.py tests/behaviour/with_merge_methods.py
 
+tpu: .venv-tpu/installed
+	.venv-tpu/bin/python -m tools.tpu docs/accelerators.md
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -172,7 +177,7 @@ screenshots: $(VENV)/installed-dev
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit .venv-object-store .venv-uv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit .venv-object-store .venv-tpu .venv-uv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
@@ -233,6 +238,14 @@ $(VENV)/installed-fuzz: $(VENV)/installed-dev
 	@echo 'installing $(MERGEKIT) into .venv-mergekit; that takes some minutes'
 	@$(BIN)/python -m venv .venv-mergekit
 	@.venv-mergekit/bin/python -m pip install -qq '$(TORCH)' $(MERGEKIT)
+	@touch $@
+
+# The compiler for TPUs registers itself in every process of its environment, so it has one of its own.
+.venv-tpu/installed: $(SETUP) | $(BIN)/python
+	@echo 'installing $(TPU) into .venv-tpu; that takes some minutes'
+	@$(BIN)/python -m venv .venv-tpu
+	@.venv-tpu/bin/python -m pip install -qq --upgrade pip
+	@.venv-tpu/bin/python -m pip install -qq '$(TPU)' --editable .
 	@touch $@
 
 .venv-maxtext/installed:

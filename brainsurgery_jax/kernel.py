@@ -49,7 +49,8 @@ class KernelFacts(TypedDict, total=False):
     caution: Fact[Refusal | None]
     host: Fact[bool]
     workspace: Fact[int]
-    on_device: BackendFact[int]
+    device: Fact[bool]
+    on_device: Fact[int]
     parts: Fact[Cuts]
     fold: Fact[Passes]
     with_tensors: Callable[..., TensorExpr]
@@ -76,7 +77,9 @@ class Kernel(Generic[P, R]):
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
     - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
       result is made in parts: for operands of these shapes, which are those of a piece or part).
-    - `on_device`: (avals, params, backend) -> the same on an accelerator, where it differs.
+    - `device`: (avals, params) -> whether accelerators compute it. There it must do without float64 and without a
+      decomposition of a large matrix; its numbers are float32. What it does not accept there the host computes.
+    - `on_device`: (avals, params) -> bytes as `workspace`, on an accelerator, where it differs.
     - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
@@ -99,7 +102,8 @@ class Kernel(Generic[P, R]):
     caution: Fact[Refusal | None] | None = None
     host: Fact[bool] | None = None
     workspace: Fact[int] | None = None
-    on_device: BackendFact[int] | None = None
+    device: Fact[bool] | None = None
+    on_device: Fact[int] | None = None
     parts: Fact[Cuts] | None = None
     fold: Fact[Passes] | None = None
     with_tensors: Callable[..., TensorExpr] | None = None

@@ -132,9 +132,7 @@ def _copies(times: int) -> Callable[[Node, Operands, Shape], int]:
 
 def _guard(fn: Callable[..., dense.Answer], own: int, times: int) -> Operation:
     guard: Guard = lambda xp, node, shape, xs: fn(*xs)  # noqa: E731
-    return Operation(
-        lambda xp, node, shape, xs: fn(*xs)[0], _leading(own), _copies(times), guard=guard, orders=True, whole=True
-    )
+    return Operation(lambda xp, node, shape, xs: fn(*xs)[0], _leading(own), _copies(times), guard=guard, orders=True)
 
 
 def _det(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
@@ -150,7 +148,7 @@ LINEAR: Mapping[str, Operation] = {
     "inv": _guard(dense.inverse, 2, 2),
     "pinv": _guard(dense.pseudo_inverse, 2, 10),
     "cholesky": _guard(dense.cholesky, 2, 1),
-    "det": Operation(_det, _leading(0), _copies(1), whole=True),
+    "det": Operation(_det, _leading(0), _copies(1)),
     "trace": Operation(_trace, _leading(0)),
     "qr": _guard(dense.packed_qr, 2, 2),
     "svd": _guard(dense.packed_svd, 2, 8),

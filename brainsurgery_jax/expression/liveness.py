@@ -14,28 +14,23 @@ from brainsurgery_jax.expression.ranges import find_guarded
 Shape = tuple[int, ...]
 
 
-def peak(program: Computation, shapes: Sequence[Shape] | None = None, *, fused: bool = False) -> int:
-    """Bytes held at most, besides operands and the result. `shapes`: of each node, where operands are parts.
-
-    `fused`: as a compiler does it, which makes what is elementwise as it is used, unless something needs it whole.
-    """
+def peak(program: Computation, shapes: Sequence[Shape] | None = None) -> int:
+    """Bytes held at most, besides operands and the result. `shapes`: of each node, where operands are parts."""
     sizes = [node.aval.shape for node in program.nodes] if shapes is None else shapes
-    made = [_own_bytes(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
+    made = [_own_bytes(program, sizes, number) for number in range(len(program.nodes))]
     freed, held, worst = _find_freed(program, sizes, made), 0, 0
     for number in range(len(program.nodes)):
-        way = 0 if fused else _on_the_way(program, sizes, number)
-        worst = max(worst, held + made[number] + way)
+        worst = max(worst, held + made[number] + _on_the_way(program, sizes, number))
         held += made[number] - sum(freed[number])
     return max(0, worst - made[-1])
 
 
-def _own_bytes(program: Computation, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
+def _own_bytes(program: Computation, shapes: Sequence[Shape], number: int) -> int:
     """Bytes that a node's result takes of its own."""
     node = program.nodes[number]
     if node.is_leaf or _is_view(program, number):
         return 0
-    used = any(number in other.sources and OPERATIONS[other.op].whole for other in program.nodes) if fused else True
-    return nbytes(shapes[number], node.aval.dtype) if used or OPERATIONS[node.op].whole else 0
+    return nbytes(shapes[number], node.aval.dtype)
 
 
 def _find_freed(program: Computation, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:

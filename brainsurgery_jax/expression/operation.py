@@ -22,8 +22,7 @@ class Operation(NamedTuple):
     `sealed`: it rounds. `uncast`: operands that are not cast to the dtype in which it computes. `guard`: computes it
     where some values stop it (`ranges.find_guarded`). `contracts`: it is a matrix product. How results lie in memory:
     `view`: it looks at the elements of its operand in another way, where numpy can, with `needs_order` only if these
-    are in row-major order; `orders`: they are in row-major order whatever the operands are. `whole`: compiled code
-    makes operands and result as a whole.
+    are in row-major order; `orders`: they are in row-major order whatever the operands are.
     """
 
     compute: Compute
@@ -36,4 +35,3 @@ class Operation(NamedTuple):
     view: bool = False
     needs_order: bool = False
     orders: bool = False
-    whole: bool = False

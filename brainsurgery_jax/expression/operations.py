@@ -266,12 +266,12 @@ def _repeat(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Ar
 
 
 def _product(name: str, rule: cut.Rule) -> Operation:
-    return Operation(_look_up(name), rule, on_the_way.product, contracts=True, orders=True, whole=True)
+    return Operation(_look_up(name), rule, on_the_way.product, contracts=True, orders=True)
 
 
 def _join(name: str, rule: cut.Rule) -> Operation:
     compute: Compute = lambda xp, node, shape, xs: getattr(xp, name)(xs, axis=node.params["axis"])  # noqa: E731
-    return Operation(compute, rule, sealed=False, orders=True, whole=True)
+    return Operation(compute, rule, sealed=False, orders=True)
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -302,10 +302,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "norm": Operation(reduce.reduce_over(reduce.norm), cut.reduction, on_the_way.norm),
     "min": Operation(reduce.keep_extreme("min"), cut.reduction),
     "max": Operation(reduce.keep_extreme("max"), cut.reduction),
-    "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1), whole=True),
-    "quantile": Operation(reduce.pick_by_order("quantile"), cut.reduction, of_largest(1), uncast=(1,), whole=True),
-    "kth_largest": Operation(reduce.keep_kth, cut.reduction, of_largest(3), sealed=False, whole=True),
-    "softmax": Operation(reduce.softmax, cut.normalize, of_largest(1), whole=True),
+    "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1)),
+    "quantile": Operation(reduce.pick_by_order("quantile"), cut.reduction, of_largest(1), uncast=(1,)),
+    "kth_largest": Operation(reduce.keep_kth, cut.reduction, of_largest(3), sealed=False),
+    "softmax": Operation(reduce.softmax, cut.normalize, of_largest(1)),
     "matmul": _product("matmul", cut.product),
     "dot": _product("dot", cut.dot),
     "outer": Operation(_outer, cut.outer),
@@ -320,10 +320,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "triu": _move(lambda xp, node, shape, xs: xp.triu(xs[0], node.params["k"]), cut.triangle),
     "item": _view(_item, cut.item),
     "take": Operation(_take, cut.take, on_the_way.take, sealed=False, uncast=(1,),
-                      guard=_guard(_take, _has_entries), orders=True, whole=True),
-    "roll": _move(_roll, cut.roll)._replace(orders=True, whole=True),
+                      guard=_guard(_take, _has_entries), orders=True),
+    "roll": _move(_roll, cut.roll)._replace(orders=True),
     "kron": Operation(_kron, cut.kron, orders=True),
-    "einsum": Operation(_einsum, cut.einsum, on_the_way.contraction, contracts=True, orders=True, whole=True),
+    "einsum": Operation(_einsum, cut.einsum, on_the_way.contraction, contracts=True, orders=True),
     **LINEAR,
     **ORDERING,
     "zeros": _move(_fill_with(0), cut.elementwise),

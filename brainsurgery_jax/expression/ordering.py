@@ -197,11 +197,11 @@ def _wide_copy(node: Node, xs: Operands, shape: Shape) -> int:
 ORDERING: Mapping[str, Operation] = {
     "argmax": Operation(_place("argmax"), _beside, _copy, sealed=False),
     "argmin": Operation(_place("argmin"), _beside, _copy, sealed=False),
-    "sort": Operation(_sort, _along, _sorting, sealed=False, whole=True),
-    "argsort": Operation(_argsort, _along, _sorting, sealed=False, whole=True),
-    "ranks": Operation(_ranks, _along, _twice, sealed=False, whole=True),
-    "topk": Operation(_topk, _along, _selecting, sealed=False, whole=True),
-    "argtopk": Operation(_argtopk, _along, _selecting, sealed=False, whole=True),
-    "cumsum": Operation(_cumsum, _along, _wide_copy, whole=True),
+    "sort": Operation(_sort, _along, _sorting, sealed=False),
+    "argsort": Operation(_argsort, _along, _sorting, sealed=False),
+    "ranks": Operation(_ranks, _along, _twice, sealed=False),
+    "topk": Operation(_topk, _along, _selecting, sealed=False),
+    "argtopk": Operation(_argtopk, _along, _selecting, sealed=False),
+    "cumsum": Operation(_cumsum, _along, _wide_copy),
 }
 """What computes them."""

@@ -354,3 +354,12 @@ def runs_on_numpy(e: Expr) -> bool:
     """Whether a call runs on numpy arrays as fast as compiled for the CPU."""
     kernel = e.kernel
     return kernel is not None and kernel.host is not None and kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def runs_on_devices(e: Expr) -> bool:
+    """Whether a call may be computed by accelerators: the kernel says so, and no number needs more than float32."""
+    kernel = e.kernel
+    if kernel is None or kernel.device is None or is_fold(e):
+        return False
+    single = all(a.dtype.bits <= 32 for a in (*operand_avals(e), *e.avals))
+    return single and kernel.device(operand_avals(e), dict(e.static))

@@ -1,4 +1,4 @@
-"""Which ways to factorize a matrix are tried, in which order; what they cost in time and hold in memory."""
+"""Which ways to factorize a matrix are tried on the host, in which order; what they cost in time and hold in memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _rung(way: str, blocks: int = 0, *, sure: bool = False) -> Tried:
     return {"way": way, "blocks": blocks, "sure": sure}
 
 
-def ladder(x: Aval, rank: int, method: str, backend: str) -> list[Tried]:
-    """The parameters of each rung for a matrix: the cheapest on that backend first, the last one certain."""
+def ladder(x: Aval, rank: int, method: str) -> list[Tried]:
+    """The parameters of each rung for a matrix on the host: the cheapest first, the last one certain."""
     long, short = max(x.shape), min(x.shape)
     if method == "exact" or short <= SMALL or not x.dtype.is_float:
         return [_rung("exact", sure=True)]
@@ -41,7 +41,7 @@ def ladder(x: Aval, rank: int, method: str, backend: str) -> list[Tried]:
         looks = _blocks(long, short, rank, most=inf)
         last = _rung("lanczos", looks.pop(), sure=True) if looks else _rung("gram", sure=True)
         return [*(_rung("lanczos", n) for n in looks), last]
-    if _quick_gram_cost(long, short, rank, backend) < _lanczos_cost(long, short, _likely_space(rank)):
+    if _quick_gram_cost(long, short, rank) < _lanczos_cost(long, short, _likely_space(rank)):
         return [_rung("quick-gram"), _rung("gram", sure=True)]
     looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
     return [*(_rung("lanczos", n) for n in looks), _rung("gram", sure=True)]
@@ -54,8 +54,7 @@ def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
     return [n for n in counts if 2 * n * width <= short and _lanczos_cost(long, short, n * width) <= most]
 
 
-# Costs in operations of a large product in float32, as measured on one core of a CPU. An accelerator finds eigenvalues
-# in another way; what else it does is weighed as there.
+# Costs in operations of a large product in float32, as measured on one core of a CPU.
 
 
 def _lanczos_cost(long: int, short: int, space: float) -> float:
@@ -73,9 +72,9 @@ def _gram_cost(long: int, short: int) -> float:
     return 1.7 * long * short**2 + 11 * short**3
 
 
-def _quick_gram_cost(long: int, short: int, rank: int, backend: str) -> float:
+def _quick_gram_cost(long: int, short: int, rank: int) -> float:
     """The Gram matrix in float32 and some of its eigenvectors."""
-    return 0.75 * long * short**2 + leading.cost(short, rank, backend)
+    return 0.75 * long * short**2 + leading.cost(short, rank)
 
 
 _PACKED = 2 << 10
@@ -101,10 +100,10 @@ def values_workspace(x: Aval) -> int:
     return widened + item * (x.size + triangle + 100 * sum(x.shape)) + _PACKED // 4 * long
 
 
-def workspace(x: Aval, rank: int, method: str, backend: str, *, rebuilt: bool) -> int:
+def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
     """Bytes that the hungriest rung needs besides the matrix and the result, `rebuilt` in the matrix's shape."""
     long, short = max(x.shape), min(x.shape)
-    rungs = ladder(x, rank, method, backend)
+    rungs = ladder(x, rank, method)
     ways = {rung["way"] for rung in rungs}
     if "exact" in ways:
         return svd_workspace(x)

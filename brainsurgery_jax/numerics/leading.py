@@ -1,6 +1,6 @@
 """The largest eigenvalues of a symmetric matrix, and a proof that none was missed.
 
-On the host by a block Lanczos process where few are wanted, else by LAPACK or what the accelerator has in its place.
+By a block Lanczos process where few are wanted, else by LAPACK.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def _first_look(rank: int) -> int:
     return -(-int(SPACE * (rank + 8)) // WIDTH) * WIDTH
 
 
-def cost(n: int, rank: int, backend: str) -> float:
-    """Operations of a large product in float32 that take as long, as measured on one core. The Lanczos process is the
-    host's alone: compiled code finds all eigenvalues."""
-    return _lanczos_cost(n, rank) if backend == "cpu" and starts(n, rank) else _direct_cost(n)
+def cost(n: int, rank: int) -> float:
+    """Operations of a large product in float32 that take as long, as measured on one core. The Lanczos process is for
+    numpy alone: compiled code finds all eigenvalues."""
+    return _lanczos_cost(n, rank) if starts(n, rank) else _direct_cost(n)
 
 
 def _lanczos_cost(n: int, rank: int) -> float:

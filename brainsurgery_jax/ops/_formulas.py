@@ -48,11 +48,6 @@ def _refusal(params: ProgramParams) -> str:
     return reasons(params["program"])
 
 
-def _on_device(avals: Avals, params: ProgramParams, backend: str) -> int:
-    """Bytes of workspace on an accelerator: the intermediate arrays that compiled code holds whole."""
-    return peak(params["program"], fused=True)
-
-
 def _on_numpy(avals: Avals, params: Params) -> bool:
     return True
 
@@ -76,7 +71,7 @@ _formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_ref
 """A kernel that evaluates an expression, with the facts that all such kernels share."""
 
 
-@_formula(result=_result, workspace=_workspace, on_device=_on_device)
+@_formula(result=_result, workspace=_workspace)
 def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Flag]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)

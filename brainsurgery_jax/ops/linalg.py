@@ -45,6 +45,7 @@ def _blas(avals: Avals, params: Params) -> bool:
     Form("matmul", ("from_a", "from_b"), ("to",), "new", slices=frozenset({"from_a", "from_b"})),
     check=_contractible,
     host=_blas,
+    device=_blas,
 )
 def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
     """Matrix product (batched over leading axes, vectors allowed), accumulated in at least float32, rounded once.
@@ -124,7 +125,7 @@ def _workspace(avals: Avals, params: EinsumParams) -> int:
     return _BLAS + wide * (copied + made)
 
 
-@kernel(result=_contract, host=_plain_product, workspace=_workspace)
+@kernel(result=_contract, host=_plain_product, workspace=_workspace, device=lambda avals, params: True)
 def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     """`einsum(equation, *xs)` in at least float32, rounded once."""
     plain = equation.replace(" ", "")

@@ -12,26 +12,13 @@ from brainsurgery_jax._lazy import Array, Flag, Inexact, jax, np
 from brainsurgery_jax.dtypes import BY_NAME, INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup
-from brainsurgery_jax.numerics.factor import (
-    WIDENED,
-    Lanczos,
-    Truncation,
-    exact,
-    gram,
-    lengths,
-    limit_excess,
-    product,
-    quick_gram,
-    random_blocks,
-    reach,
-    ritz,
-    truncation,
-)
+from brainsurgery_jax.numerics import filtered
+from brainsurgery_jax.numerics.factor import Lanczos, product
 from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
-from brainsurgery_jax.numerics.math import fold_seed, largest_entries, matrix, on_host, widen
-from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
+from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
+from brainsurgery_jax.op import Avals, Form, Number, Params, Real, build, kernel
+from brainsurgery_jax.ops._factorize import FactorParams, factorize, is_finite, ladder_of
 from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
 from brainsurgery_jax.protocol import Results, TensorExpr, View
 
@@ -75,13 +62,6 @@ Rank = Annotated[
 ]
 
 
-class FactorParams(TypedDict):
-    """The rank of a factorization, and how it is found."""
-
-    rank: int
-    method: str
-
-
 class Numbers(TypedDict):
     """The method, the tolerance, and the key of random values."""
 
@@ -100,96 +80,20 @@ def _factor_avals(avals: Avals, params: FactorParams) -> Avals:
     return Aval((x.shape[0], params["rank"]), x.dtype), Aval((params["rank"], x.shape[1]), x.dtype)
 
 
-def _ladder(avals: Avals, params: FactorParams, backend: str, *, rebuilt: bool) -> tuple[Rung, ...]:
-    tried = ladder(avals[0], params["rank"], params["method"], backend)
-    names = (f"{t['way']}-{t['blocks']}" if t["blocks"] else t["way"] for t in tried)
-    return tuple(
-        Rung(name, factorize, (*t.items(), ("rebuilt", rebuilt))) for name, t in zip(names, tried, strict=True)
-    )
+def _workspace(avals: Avals, params: FactorParams, *, rebuilt: bool) -> int:
+    return workspace(avals[0], params["rank"], params["method"], rebuilt=rebuilt)
 
 
-def _workspace(avals: Avals, params: FactorParams, backend: str = "cpu", *, rebuilt: bool) -> int:
-    return workspace(avals[0], params["rank"], params["method"], backend, rebuilt=rebuilt)
+def _workspace_on_device(avals: Avals, params: FactorParams) -> int:
+    return filtered.workspace(avals[0], params["rank"])
+
+
+def _on_devices(avals: Avals, params: FactorParams) -> bool:
+    return params["method"] != "exact" and filtered.fits(avals[0], params["rank"])
 
 
 def _anywhere(avals: Avals, params: Params) -> bool:
     return True
-
-
-@kernel(resumes=True)
-def factorize(
-    x: Inexact[Array, "m n"],
-    *,
-    rank: int,
-    way: str,
-    blocks: int,
-    sure: bool,
-    rebuilt: bool,
-    tol: Number,
-    key_high: Number,
-    key_low: Number,
-    state: Lanczos | None = None,
-    **chosen_by: object,
-) -> Outcome:
-    """One rung: the factors or the truncated matrix, whether it is accepted, facts, and the state for the next rung.
-
-    Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
-    `chosen_by`: the method, by which the rungs were chosen.
-    """
-    wide = x.shape[0] < x.shape[1]
-    tall = _tall(x.T if wide else x, state)
-    key = key_high, key_low
-    # What is continued was looked at before; of what is not finite, no Gram matrix is taken.
-    trusted = on_host(x) and (state is not None or way == "quick-gram")
-    finite = np.True_ if trusted else _finite(tall)
-    if on_host(x) and not finite:  # LAPACK on numpy raises for these
-        return Outcome(None, finite, {}, None)
-    if way == "lanczos":
-        normal, probe = random_blocks(tall, rank, key)
-        state = reach(tall, state, normal, blocks)
-        found = ritz(state, rank)
-        if on_host(x) and not sure and limit_excess(found, state.norm2) > tol:
-            return Outcome(None, np.False_, {}, state)
-        t = truncation(tall, state, found, probe)
-    else:
-        t = quick_gram(tall, rank, tol, key) if way == "quick-gram" else {"exact": exact, "gram": gram}[way](tall, rank)
-        if on_host(x) and not sure and not t.excess <= tol:
-            return Outcome(None, np.False_, {}, None)
-    xp = t.v.__array_namespace__()
-    facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
-    value = _low(t, x, wide) if rebuilt else _split(t, x, wide)
-    return Outcome(value, finite if sure else finite & (t.excess <= tol), facts, state)
-
-
-def _tall(x: Array, state: Lanczos | None) -> Array:
-    """The matrix as a tall one, widened if all rungs need it wide."""
-    if state is not None and state.x is not None:
-        return state.x
-    return widen(x) if x.size <= WIDENED else x
-
-
-def _finite(x: Array) -> Array:
-    xp = x.__array_namespace__()
-    return xp.all(xp.isfinite(x))
-
-
-def _low(t: Truncation, x: Array, wide: bool) -> Array:
-    vh = t.v.conj().T
-    return product(t.v.conj(), t.xv.T, x.dtype) if wide else product(t.xv, vh, x.dtype)
-
-
-def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
-    """`b` [m, r] and `a` [r, n] that share the singular values evenly; the entry of largest magnitude in each column of
-    `b` is real and positive, so that factors repeat."""
-    xp = t.v.__array_namespace__()
-    root = xp.sqrt(lengths(t.xv))
-    safe = xp.where(root > 0, root, xp.ones_like(root))
-    long, short = t.xv / safe[None, :], t.v * root[None, :]
-    b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = largest_entries(b, 0)
-    there = top != 0
-    phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
-    return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
 def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:
@@ -204,8 +108,8 @@ def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:
 def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Number) -> tuple[Any, Flag]:
     """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
     is not good enough. Derivatives are those of the full SVD."""
-    # Priced as for the CPU: for which platform a trace will be compiled is not known.
-    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, "cpu")
+    # As on the host: for which platform a trace will be compiled is not known.
+    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method)
     if len(tries) < 2:
         return _exactly(x, rank, rebuilt=rebuilt)
 
@@ -236,10 +140,11 @@ def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params:
     result=_factor_avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params, backend: _ladder(avals, params, backend, rebuilt=False),
+    rungs=lambda avals, params, backend: ladder_of(avals, params, backend, rebuilt=False),
     host=_anywhere,
     workspace=lambda avals, params: _workspace(avals, params, rebuilt=False),
-    on_device=lambda avals, params, backend: _workspace(avals, params, backend, rebuilt=False),
+    device=_on_devices,
+    on_device=_workspace_on_device,
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
@@ -257,10 +162,11 @@ def factors(
     result=lambda avals, params: avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params, backend: _ladder(avals, params, backend, rebuilt=True),
+    rungs=lambda avals, params, backend: ladder_of(avals, params, backend, rebuilt=True),
     host=_anywhere,
     workspace=lambda avals, params: _workspace(avals, params, rebuilt=True),
-    on_device=lambda avals, params, backend: _workspace(avals, params, backend, rebuilt=True),
+    device=_on_devices,
+    on_device=_workspace_on_device,
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
@@ -280,7 +186,7 @@ def truncate(
 )
 def truncate_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The best approximation of `x` of the least rank with that share of the energy; the shape needs no rank."""
-    xp, finite = x.__array_namespace__(), _finite(x)
+    xp, finite = x.__array_namespace__(), is_finite(x)
     if on_host(x) and not finite:
         return x, finite
     u, s, vh = svd(widen(x))
@@ -304,7 +210,7 @@ def _rank_of_energy(s: Array, energy: Number) -> Array:
 )
 def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
-    finite = _finite(x)
+    finite = is_finite(x)
     if on_host(x) and not finite:
         return np.asarray(0), finite
     return _rank_of_energy(singular_values(widen(x)), energy), finite

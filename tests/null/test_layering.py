@@ -85,7 +85,7 @@ MAY_IMPORT = {
     "ops.compute ops.value_asserts",
     "ops.difference": "errors keys op protocol select numerics ops._differences ops._verdicts",
     "ops._stacked": "errors protocol ops.shape",
-    "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
+    "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._factorize ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.products": "errors dtypes _lazy op protocol keys numerics",
     "ops.choose": "errors dtypes _lazy op numerics ops.shape",

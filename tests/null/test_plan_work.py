@@ -12,7 +12,7 @@ from brainsurgery_jax.engine.plan.blocks import BLOCK
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.planner import COPY_BYTES, plan_work
 from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
-from brainsurgery_jax.engine.plan.sites import MOST, batch_size, calls_of
+from brainsurgery_jax.engine.plan.sites import MOST, calls_of, most_calls
 from brainsurgery_jax.engine.plan.work import (
     Boxes,
     Copy,
@@ -29,7 +29,7 @@ from brainsurgery_jax.errors import PlanError
 from tests.null.world import Headers, program
 
 HOST = Machine(host_bytes=1 << 40, threads=2)
-FOUR = replace(HOST, backend="gpu", devices=4, bytes_each=1 << 34)
+FOUR = replace(HOST, devices=4, bytes_each=1 << 34)
 OUT = "out.safetensors"
 HALF = {"scale_": {"target": ".*", "by": 0.5}}
 MOVED = {"move": {"from": "(.*)", "to": r"n.\1"}}
@@ -146,10 +146,25 @@ def test_without_accelerators_every_call_is_made_on_the_host_by_itself():
     assert not any(item.device_bytes for item in items)
 
 
-def test_calls_of_one_shape_are_one_batch_that_is_filled_up():
-    (item,) = items_of({f"w{i}": "f32[400,300]" for i in range(3)}, LOW, machine=FOUR)
-    assert isinstance(item.work, Whole)
-    assert (item.work.sites, len(item.work.tasks), item.work.size) == ((Site.BATCH,), 3, 4 * MOST)
+def sizes_of(count: int) -> list[int]:
+    items = items_of({f"w{i}": "f32[400,300]" for i in range(count)}, LOW, machine=FOUR)
+    return [item.work.size for item in items if isinstance(item.work, Whole)]
+
+
+def test_a_batch_is_as_large_as_what_is_there_up_to_a_multiple_of_the_devices():
+    assert [sizes_of(count) for count in (1, 3, 4, 5, 33)] == [[1], [4], [4], [8], [4 * MOST, 1]]
+
+
+def test_calls_that_an_accelerator_does_not_compute_stay_on_the_host():
+    by_energy = {"phlora_": {**LOW["phlora_"], "rank": {"energy": 0.9}}}
+    exact, almost_all = ({"phlora_": {**LOW["phlora_"], **keys}} for keys in ({"method": "exact"}, {"rank": 250}))
+    for of, step in (
+        ("f64[400,300]", LOW),
+        ("f32[400,300]", exact),
+        ("f32[400,300]", by_energy),
+        ("f32[400,300]", almost_all),
+    ):
+        assert sites(items_of({"w": of}, step, machine=FOUR)) == [(Site.HOST,)]
 
 
 def test_calls_of_different_shapes_are_different_batches():
@@ -161,10 +176,10 @@ def test_a_batch_takes_no_more_than_a_device_has():
     (alone,) = items_of({"a": "f32[400,300]"}, LOW)
     assert isinstance(alone.work, Whole)
     (task,) = alone.work.tasks
-    need = on_device(calls_of(task)[0], FOUR.backend)
+    need = on_device(calls_of(task)[0])
     small = replace(FOUR, devices=1, bytes_each=3 * need + 1)
-    assert batch_size(task, small) == 3
-    (item,) = items_of({"a": "f32[400,300]"}, LOW, machine=small)
+    assert most_calls(task, small) == 3
+    item, _ = items_of({f"w{i}": "f32[400,300]" for i in range(4)}, LOW, machine=small)
     assert item.device_bytes == 3 * need
 
 
@@ -172,7 +187,7 @@ def test_a_batch_counts_one_devices_share_on_its_way_and_takes_no_more_of_the_ho
     tensors = {f"w{i}": "f32[400,300]" for i in range(6)}
     alone = items_of({"w0": "f32[400,300]"}, LOW)[0].host_bytes
     (together,) = items_of(tensors, LOW, machine=FOUR)
-    assert together.host_bytes == 6 * alone + MOST * 400 * 300 * 4
+    assert together.host_bytes == 6 * alone + 2 * 400 * 300 * 4
     parted = items_of(tensors, LOW, machine=replace(FOUR, host_bytes=together.host_bytes - 1))
     assert [len(item.work.tasks) for item in parted if isinstance(item.work, Whole)] == [5, 1]
     refuse_too_large(parted, replace(FOUR, host_bytes=together.host_bytes - 1))

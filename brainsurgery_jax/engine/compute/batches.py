@@ -10,17 +10,17 @@ from functools import lru_cache
 from time import perf_counter
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.compute.devices import Accelerators
+from brainsurgery_jax.engine.compute.devices import SIMULATED, Accelerators
 from brainsurgery_jax.engine.compute.donation import Donating, OfParts, attempt_of_parts, donated, donating
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values
-from brainsurgery_jax.engine.compute.kernels import numbers_of, refusal_of
+from brainsurgery_jax.engine.compute.kernels import single_numbers_of
 from brainsurgery_jax.engine.compute.ladder import Taken, climb, rungs_of, take
 from brainsurgery_jax.engine.compute.operands import Operand, send_batch
+from brainsurgery_jax.engine.compute.placement import call_on_host
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.schedule import Task
 from brainsurgery_jax.engine.plan.sites import calls_of
-from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.op import Outcome, Rung
 
@@ -34,21 +34,23 @@ def call_tasks(tasks: Sequence[Task], size: int, own: Accelerators, known: Value
         begun = perf_counter()
         found = call_batch(calls, operands, size, own)
         seconds = (perf_counter() - begun) / len(tasks)
-        for evaluator, call, taken in zip(evaluators, calls, found, strict=True):
-            evaluator.keep(call, taken, seconds)
+        for evaluator, call, own_operands, taken in zip(evaluators, calls, operands, found, strict=True):
+            begun = perf_counter() - seconds
+            taken = call_on_host(call, own_operands) if taken is None else taken
+            evaluator.keep(call, taken, perf_counter() - begun)
     yield from zip(tasks, evaluators, strict=True)
 
 
 def call_batch(
     calls: Sequence[Expr], operands: Sequence[Sequence[Operand]], size: int, own: Accelerators
-) -> list[Taken]:
-    """The outcome of each call. With a ladder, each member keeps its first accepted result."""
+) -> list[Taken | None]:
+    """The outcome of each call, None if no rung accepts. With a ladder, each member keeps its first accepted result."""
     spare = size - len(calls)
-    every = [*map(numbers_of, calls), *[numbers_of(calls[-1])] * spare]
+    every = [*map(single_numbers_of, calls), *[single_numbers_of(calls[-1])] * spare]
     filled = [*operands, *[operands[-1]] * spare]
     mesh = jax.sharding.Mesh(np.array(own.devices), ("batch",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    with own.all(on_device(calls[0], own.backend) * (size // len(own.devices))):
+    with own.all(on_device(calls[0]) * (size // len(own.devices))):
         arrays = [send_batch(column, sharding) for column in zip(*filled, strict=True)]
         numbers = {name: jax.device_put(np.stack([n[name] for n in every]), sharding) for name in every[0]}
         with own.turn():
@@ -57,30 +59,28 @@ def call_batch(
 
 def _climb_together(
     calls: Sequence[Expr], arrays: Sequence[jax.Array], numbers: Mapping[str, jax.Array], backend: str
-) -> list[Taken]:
+) -> list[Taken | None]:
     found: dict[int, Taken] = {}
     rungs = rungs_of(calls[0], backend)
 
     def climb_rung(rung: Rung, state: object) -> Outcome:
         return vectorise(rung, backend)(arrays, numbers, state, donated(calls[0], rung, rungs))
 
-    def accept(rung: Rung, outcome: Outcome) -> list[Taken] | None:
+    def accept(rung: Rung, outcome: Outcome) -> bool | None:
         new = [i for i, good in enumerate(np.asarray(outcome.accepted)[: len(calls)]) if good and i not in found]
         fetched = jax.tree.map(np.asarray, outcome._replace(state=None)) if new else None
         for i in new:
             found[i] = take(rung, jax.tree.map(lambda x, i=i: x[i], fetched))
-        return [found[i] for i in range(len(calls))] if len(found) == len(calls) else None
+        return True if len(found) == len(calls) else None
 
-    taken = climb(rungs, climb_rung, accept)
-    if taken is None:
-        raise PlanError([refusal_of(call) for i, call in enumerate(calls) if i not in found])
-    return taken
+    climb(rungs, climb_rung, accept)
+    return [found.get(i) for i in range(len(calls))]
 
 
 @lru_cache(maxsize=4096)
 def vectorise(rung: Rung, backend: str) -> Donating:
     """A rung, compiled over a leading batch axis: `f(arrays, numbers, state, donated) -> Outcome`."""
-    over_batch = _one_by_one if backend == "cpu" else jax.vmap
+    over_batch = _one_by_one if backend == SIMULATED else jax.vmap
     return donating(over_batch(attempt_of_parts(rung)))
 
 

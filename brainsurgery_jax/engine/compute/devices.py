@@ -29,6 +29,12 @@ class JaxDevice(Protocol):
 Choice = int | Literal["all", "cpu"]
 """How many accelerators to use; `cpu`: none."""
 
+HOST = "cpu"
+"""The backend without accelerators, as JAX calls it."""
+
+SIMULATED = "simulated"
+"""The backend of CPU devices in the place of accelerators: they compute what these would."""
+
 ASSUMED = 8 << 30
 """Assumed memory in bytes of an accelerator that does not report it."""
 
@@ -44,7 +50,7 @@ def found() -> tuple[JaxDevice, ...]:
     """The accelerators of this process, or none. Calling this initialises them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
         return ()
-    return () if jax.default_backend() == "cpu" else tuple(jax.local_devices())
+    return () if jax.default_backend() == HOST else tuple(jax.local_devices())
 
 
 def memory_of(device: JaxDevice) -> int:
@@ -52,6 +58,10 @@ def memory_of(device: JaxDevice) -> int:
     computed must not depend on what else runs."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return ASSUMED if limit is None else limit * USABLE[0] // USABLE[1]
+
+
+def _backend_of(device: JaxDevice) -> str:
+    return SIMULATED if device.platform == HOST else device.platform
 
 
 class Accelerators:
@@ -63,7 +73,7 @@ class Accelerators:
     def __init__(self, devices: Sequence[JaxDevice] = (), bytes_each: int | None = None):
         self.devices = tuple(devices)
         self.bytes_each = min(map(memory_of, devices), default=0) if bytes_each is None else bytes_each
-        self.backend: str = self.devices[0].platform if devices else "cpu"
+        self.backend: str = _backend_of(self.devices[0]) if devices else HOST
         self._free = [self.bytes_each for _ in devices]
         self._turns = [Lock() for _ in devices]
         self._changed = Condition()
@@ -129,7 +139,7 @@ def accelerators(choice: Devices = "all") -> Accelerators:
 
 @cache
 def _accelerators(choice: Choice) -> Accelerators:
-    return NONE if choice == "cpu" else Accelerators(chosen(choice, found()))
+    return NONE if choice == HOST else Accelerators(chosen(choice, found()))
 
 
 def chosen(choice: int | Literal["all"], there: Sequence[JaxDevice]) -> Sequence[JaxDevice]:
@@ -150,11 +160,10 @@ def _refused(problem: str, there: Sequence[JaxDevice]) -> PlanError:
 _ASKING = Lock()
 
 
-def compiling(own: Accelerators) -> AbstractContextManager[object]:
-    """The context in which compiled code runs on the intended devices: on the CPU if no accelerators are used."""
-    if own.devices or not found():
-        return nullcontext()
-    return jax.default_device(_cpu())
+def compiling() -> AbstractContextManager[object]:
+    """The context in which compiled code runs on the CPU, but for what is sent to an accelerator. Only calls that are
+    worth it are: the others would move more bytes than they compute numbers."""
+    return jax.default_device(_cpu()) if found() else nullcontext()
 
 
 def _cpu() -> JaxDevice:

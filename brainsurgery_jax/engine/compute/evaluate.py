@@ -161,7 +161,7 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return call_part(e, [np.asarray(x) for x in operands], self.own)
+            return call_part(e, [np.asarray(x) for x in operands])
         return _assemble(piece, [np.asarray(x) for x in operands])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import BFLOAT16, to_numpy
-from brainsurgery_jax.engine.compute.devices import Accelerators, compiling
+from brainsurgery_jax.engine.compute.devices import compiling
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
@@ -125,6 +125,11 @@ def numbers_of(e: Expr) -> dict[str, np.float64]:
     return {name: np.float64(value) for name, value in e.numbers}
 
 
+def single_numbers_of(e: Expr) -> dict[str, np.float32]:
+    """The numeric parameters of a call on an accelerator, as float32 scalars."""
+    return {name: np.float32(value) for name, value in e.numbers}
+
+
 def accept(e: Expr, result: Any) -> Any:
     """The result of a kernel; where it is guarded, only if it was accepted."""
     assert e.kernel is not None
@@ -158,7 +163,7 @@ def _as_hint(remedy: str, computed: Expr | None) -> str:
 
 
 @contextmanager
-def exact(own: Accelerators) -> Iterator[None]:
-    """The context of a run: 64-bit types stay 64-bit, and unwanted devices stay idle."""
-    with jax.enable_x64(True), compiling(own):
+def exact() -> Iterator[None]:
+    """The context of a run: 64-bit types stay 64-bit, and devices compute only what is sent to them."""
+    with jax.enable_x64(True), compiling():
         yield

@@ -62,10 +62,14 @@ def climb(
 
 def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, object], Outcome]) -> Taken:
     """The first rung of one call that accepts its own result, and its outcome. Raises PlanError if none does."""
-    found = climb(rungs, attempt, lambda rung, outcome: take(rung, outcome) if bool(outcome.accepted) else None)
-    if found is None:
+    if (found := climb_once(rungs, attempt)) is None:
         raise PlanError([refusal_of(e)])
     return found
+
+
+def climb_once(rungs: Sequence[Rung], attempt: Callable[[Rung, object], Outcome]) -> Taken | None:
+    """The first rung of one call that accepts its own result, and its outcome; None if none does."""
+    return climb(rungs, attempt, lambda rung, outcome: take(rung, outcome) if bool(outcome.accepted) else None)
 
 
 def take(rung: Rung, outcome: Outcome) -> Taken:

@@ -6,51 +6,47 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, compiling, turn
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, turn
 from brainsurgery_jax.engine.compute.donation import compile_rung, donated
-from brainsurgery_jax.engine.compute.kernels import accept, compiled, numbers_of, pure
-from brainsurgery_jax.engine.compute.ladder import Taken, attempt, climb_alone, rungs_of
+from brainsurgery_jax.engine.compute.kernels import accept, numbers_of, pure, single_numbers_of
+from brainsurgery_jax.engine.compute.ladder import Taken, attempt, climb_alone, climb_once, rungs_of
 from brainsurgery_jax.engine.compute.operands import Operand, read_in_turn, send
-from brainsurgery_jax.engine.compute.sharding import call_sharded
+from brainsurgery_jax.engine.compute.sharding import TooLarge, call_sharded
 from brainsurgery_jax.engine.events import Noted
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.sites import site_of
 from brainsurgery_jax.engine.plan.work import Site
 from brainsurgery_jax.errors import Diagnostic
-from brainsurgery_jax.graph.expr import Expr, runs_on_numpy
+from brainsurgery_jax.graph.expr import Expr, runs_on_devices, runs_on_numpy
 from brainsurgery_jax.op import Outcome, Rung
 from brainsurgery_jax.store.sizes import show_size
 
 
-def call_part(e: Expr, operands: Sequence[np.ndarray], own: Accelerators) -> np.ndarray:
-    """Compute a part of the result of a call from parts of its operands, at the site of the call."""
+def call_part(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
+    """Compute a part of the result of a call from parts of its operands."""
     assert e.kernel is not None
-    if not own.devices:
-        with np.errstate(all="ignore"):
-            return accept(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
-    need = 4 * sum(x.nbytes for x in operands)
-    with own.one(need) as at, own.turn(at):
-        arrays = [jax.device_put(x, own.devices[at]) for x in operands]
-        return np.asarray(accept(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
+    with np.errstate(all="ignore"):
+        return accept(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
 
 
 def call_placed(e: Expr, operands: Sequence[Operand], own: Accelerators, tell: Callable[[Noted], None]) -> Taken:
-    """Run a kernel on whole operands where there is room for it. The results are on the host; `note` is called if an
-    accelerator was planned."""
-    match site_of(e, len(own.devices), own.bytes_each, own.backend):
-        case Site.DEVICE:
-            return fetch(_call_on_device(e, operands, own))
-        case Site.SHARDED if (taken := call_sharded(e, operands, own)) is not None:
-            return fetch(taken)
-        case _ if own.devices:
-            tell(Noted(_too_large(e, own)))
-            with compiling(NONE):
-                return _call_on_host(e, operands)
-        case _:
-            return _call_on_host(e, operands)
+    """Run a kernel on whole operands where there is room for it, and on the host if accelerators accept no result of
+    theirs. The results are on the host; `tell` is called if none has room."""
+    taken = None
+    try:
+        match site_of(e, len(own.devices), own.bytes_each):
+            case Site.DEVICE:
+                taken = _call_on_device(e, operands, own)
+            case Site.SHARDED:
+                taken = call_sharded(e, operands, own)
+            case _ if own.devices and runs_on_devices(e):
+                raise TooLarge
+    except TooLarge:
+        tell(Noted(_too_large(e, own)))
+    return call_on_host(e, operands) if taken is None else fetch(taken)
 
 
-def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
+def call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
     """Run it in numpy where that is as fast, else compiled for the CPU."""
     arrays, numbers, rungs = list(read_in_turn(operands)), numbers_of(e), rungs_of(e, NONE.backend)
     if runs_on_numpy(e):
@@ -60,16 +56,16 @@ def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
         return climb_alone(e, rungs, lambda rung, state: compile_rung(rung)(arrays, numbers, state))
 
 
-def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken:
-    numbers, rungs = numbers_of(e), rungs_of(e, own.backend)
+def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken | None:
+    numbers, rungs = single_numbers_of(e), rungs_of(e, own.backend)
 
     def climb_rung(rung: Rung, state: object) -> Outcome:
         return compile_rung(rung)(arrays, numbers, state, donated(e, rung, rungs))
 
-    with own.one(on_device(e, own.backend)) as at:
+    with own.one(on_device(e)) as at:
         arrays = send(operands, own.devices[at])
         with own.turn(at):
-            return climb_alone(e, rungs, climb_rung)
+            return climb_once(rungs, climb_rung)
 
 
 def fetch(taken: Taken) -> Taken:
@@ -84,5 +80,5 @@ def _too_large(e: Expr, own: Accelerators) -> Diagnostic:
     there = f"{len(own.devices)} accelerators have {show_size(own.bytes_each)} each"
     if len(own.devices) == 1:
         there = f"the accelerator has {show_size(own.bytes_each)}"
-    found = f"{e.kernel.name} of {of} needs {show_size(on_device(e, own.backend))}, {there}: computed on the host"
+    found = f"{e.kernel.name} of {of} needs {show_size(on_device(e))}, {there}: computed on the host"
     return Diagnostic("device-full", found, severity="note")

@@ -1,20 +1,21 @@
 """A call whose operands are too large for one device, sharded over all of them by XLA's partitioner.
 
-No kernel has code for this. Not all can be partitioned: a full SVD needs its matrix in one place, and XLA gathers it
-there. So the memory analysis of the compiled program is checked before anything is read.
+No kernel has code for this. Not all can be partitioned: XLA may gather a matrix in one place. So the memory analysis of
+the compiled program is checked before anything is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.compute.donation import attempt_of_parts, donated, split
-from brainsurgery_jax.engine.compute.kernels import numbers_of
-from brainsurgery_jax.engine.compute.ladder import Taken, climb_alone, rungs_of
+from brainsurgery_jax.engine.compute.kernels import single_numbers_of
+from brainsurgery_jax.engine.compute.ladder import Taken, climb_once, rungs_of
 from brainsurgery_jax.engine.compute.operands import Operand, send_sharded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.op import Outcome, Rung
@@ -23,16 +24,19 @@ LARGE = 1 << 16
 """Elements of a result that is worth cutting; each device has a copy of smaller ones."""
 
 
+class TooLarge(Exception):
+    """The program needs more memory than a device has."""
+
+
 def call_sharded(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken | None:
-    """Run a kernel on operands sharded along their longest axis, or the next one; None if neither fits."""
+    """Run a kernel on operands sharded along their longest axis, or the next one; None if no rung accepts its result.
+    Raises TooLarge if neither fits."""
     mesh = jax.sharding.Mesh(np.array(own.devices), ("devices",))
     with own.all(own.bytes_each), own.turn():
-        cuts = range(max(len(x.shape) for x in operands))
-        return next((taken for cut in cuts if (taken := _climb_cut(e, operands, mesh, cut, own)) is not None), None)
-
-
-class _TooLarge(Exception):
-    """The program with this sharding needs more memory than a device has."""
+        for cut in range(max(len(x.shape) for x in operands)):
+            with suppress(TooLarge):
+                return _climb_cut(e, operands, mesh, cut, own)
+    raise TooLarge
 
 
 def _climb_cut(
@@ -40,22 +44,19 @@ def _climb_cut(
 ) -> Taken | None:
     shardings = {x: _sharding(mesh, x.shape, cut) for x in operands}
     arrays: list[jax.Array | jax.ShapeDtypeStruct] = [_outline(x, shardings[x]) for x in operands]
-    rungs, numbers = rungs_of(e, own.backend), numbers_of(e)
+    rungs, numbers = rungs_of(e, own.backend), single_numbers_of(e)
 
     def climb_rung(rung: Rung, state: object) -> Outcome:
         given = donated(e, rung, rungs)
         leaves, tree = jax.tree.flatten((*split(arrays, given), numbers, state))
         program = _program(rung, mesh, tuple(_outline(x, _sharding_of(x)) for x in leaves), tree)
         if _needs(program) > own.bytes_each:
-            raise _TooLarge
+            raise TooLarge
         if rung is rungs[0]:
             arrays[:] = send_sharded(operands, shardings)
         return program(*split(arrays, given), numbers, state)
 
-    try:
-        return climb_alone(e, rungs, climb_rung)
-    except _TooLarge:
-        return None
+    return climb_once(rungs, climb_rung)
 
 
 def _sharding(mesh: jax.sharding.Mesh, shape: Sequence[int], cut: int) -> jax.NamedSharding:

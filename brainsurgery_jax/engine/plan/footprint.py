@@ -210,18 +210,18 @@ def calling(e: Expr) -> int:
     return results + widened + made + packed + (0 if runs_on_numpy(e) else made + COMPILED)
 
 
-def on_device(e: Expr, backend: str) -> int:
+def on_device(e: Expr) -> int:
     """Bytes that a call on whole operands takes on an accelerator: operands and results, each also in at least float32,
     the workspace that the kernel declares, and one intermediate result of the largest size."""
     assert e.kernel is not None
     avals = tuple(s.aval for s in e.srcs)
     held = sum(a.nbytes for a in (*avals, *e.avals))
     wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
-    return held + sum(wide) + max(wide) + _workspace_on_device(e, avals, backend)
+    return held + sum(wide) + max(wide) + _workspace_on_device(e, avals)
 
 
-def _workspace_on_device(e: Expr, avals: tuple[Aval, ...], backend: str) -> int:
+def _workspace_on_device(e: Expr, avals: tuple[Aval, ...]) -> int:
     assert e.kernel is not None
     if e.kernel.on_device is not None:
-        return e.kernel.on_device(avals, dict(e.static), backend)
+        return e.kernel.on_device(avals, dict(e.static))
     return 0 if e.kernel.workspace is None else e.kernel.workspace(avals, dict(e.static))

@@ -3,9 +3,10 @@
 Both depend only on shapes, dtypes, and the total memory of the devices: not on the memory that is free at the moment.
 The site of a call does not depend on the rest of the plan either.
 
-One matrix rarely fills an accelerator. The number of calls for each device follows from their size. A batch that is not
-full is padded, so that no result depends on the rest of the plan or on the budget: code that is compiled for another
-number of calls may round differently.
+One matrix rarely fills an accelerator. The most calls for each device follow from their size. The last batch is as
+large as what is left, rounded up to a multiple of the devices. Code that is compiled for another number of calls may
+round differently, so what a batch lacks because of the budget is filled up with copies: the bits of a result depend on
+how many calls of its kind the plan has, and on nothing else of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.work import Machine, Site
-from brainsurgery_jax.graph.expr import Expr, is_fold
+from brainsurgery_jax.graph.expr import Expr, runs_on_devices
 
 if TYPE_CHECKING:
     from brainsurgery_jax.dtypes import Aval
@@ -39,7 +40,7 @@ class Signature(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Tasks that are computed together, the number of calls after padding (1: no batch), and the bytes that it takes on
+    """Tasks that are computed together, the number of calls with copies (1: no batch), and the bytes that it takes on
     the host and on each device."""
 
     tasks: tuple[Task, ...]
@@ -48,11 +49,11 @@ class Batch(NamedTuple):
     device_bytes: int
 
 
-def site_of(call: Expr, devices: int, bytes_each: int, backend: str) -> Site:
+def site_of(call: Expr, devices: int, bytes_each: int) -> Site:
     """The site of a call that belongs to no batch."""
-    if not devices or is_fold(call):
+    if not devices or not runs_on_devices(call):
         return Site.HOST
-    if on_device(call, backend) <= bytes_each:
+    if on_device(call) <= bytes_each:
         return Site.DEVICE
     return Site.SHARDED if devices > 1 else Site.HOST
 
@@ -65,30 +66,34 @@ def sites_of(batch: Batch, machine: Machine) -> tuple[Site, ...]:
 
 
 def _site_on(machine: Machine, call: Expr) -> Site:
-    return site_of(call, machine.devices, machine.bytes_each, machine.backend)
+    return site_of(call, machine.devices, machine.bytes_each)
 
 
 def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
     """Group tasks into batches, in the order of their first tasks. A task with several calls on whole operands is a
     batch of one, and without accelerators every task is.
 
-    If the host lacks memory for a full batch, fewer tasks form one, and it is padded on the devices.
+    If the host lacks memory for a whole batch, fewer tasks form one, and copies of the last take the other places.
     """
     groups: dict[Signature | tuple[Root, ...], list[Task]] = {}
     for task in tasks:
         alike = _signature(task) if machine.devices else None
         groups.setdefault(task.roots if alike is None else alike, []).append(task)
-    return [batch for group in groups.values() for batch in _full(group, machine)]
+    return [batch for group in groups.values() for batch in _cut(group, machine)]
 
 
-def _full(group: Sequence[Task], machine: Machine) -> Iterator[Batch]:
-    size, tasks = batch_size(group[0], machine), []
-    for task in group:
-        if tasks and (len(tasks) == size or _peak([*tasks, task], size, machine) > machine.host_bytes):
-            yield _batch(tasks, size, machine)
-            tasks = []
-        tasks.append(task)
-    yield _batch(tasks, size, machine)
+def _cut(group: Sequence[Task], machine: Machine) -> Iterator[Batch]:
+    most = most_calls(group[0], machine)
+    for start in range(0, len(group), most):
+        together = group[start : start + most]
+        size = 1 if len(together) == 1 else -(-len(together) // machine.devices) * machine.devices
+        tasks: list[Task] = []
+        for task in together:
+            if tasks and _peak([*tasks, task], size, machine) > machine.host_bytes:
+                yield _batch(tasks, size, machine)
+                tasks = []
+            tasks.append(task)
+        yield _batch(tasks, size, machine)
 
 
 def _batch(tasks: Sequence[Task], size: int, machine: Machine) -> Batch:
@@ -109,9 +114,9 @@ def _device_peak(task: Task, size: int, machine: Machine) -> int:
     if not machine.devices:
         return 0
     if size > 1:
-        return size // machine.devices * on_device(calls_of(task)[0], machine.backend)
+        return size // machine.devices * on_device(calls_of(task)[0])
     there = [call for call in calls_of(task) if _site_on(machine, call) is not Site.HOST]
-    return max((min(on_device(call, machine.backend), machine.bytes_each) for call in there), default=0)
+    return max((min(on_device(call), machine.bytes_each) for call in there), default=0)
 
 
 def calls_of(task: Task) -> list[Expr]:
@@ -128,14 +133,11 @@ def _signature(task: Task) -> Signature | None:
     return Signature(call.kernel, call.static, tuple(s.aval for s in call.srcs))
 
 
-def batch_size(task: Task, machine: Machine) -> int:
-    """The number of calls of a full batch, a multiple of the number of devices; 1 for a task that is never batched."""
+def most_calls(task: Task, machine: Machine) -> int:
+    """The most calls in a batch, a multiple of the number of devices; 1 for a task that is never batched."""
     calls = calls_of(task)
-    if (
-        not machine.devices
-        or len(calls) != 1
-        or is_fold(calls[0])
-        or (need := on_device(calls[0], machine.backend)) > machine.bytes_each
-    ):
+    if not machine.devices or len(calls) != 1 or not runs_on_devices(calls[0]):
+        return 1
+    if (need := on_device(calls[0])) > machine.bytes_each:
         return 1
     return max(1, min(MOST, min(FULL, machine.bytes_each) // need)) * machine.devices

@@ -20,12 +20,11 @@ from brainsurgery_jax.store.base import FileRun
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The resources of a run: bytes of host memory, threads, and accelerators with `bytes_each`. `backend`: the backend
-    that JAX compiles for. `process` of `processes`: the part of a run over several hosts."""
+    """The resources of a run: bytes of host memory, threads, and accelerators with `bytes_each`. `process` of
+    `processes`: the part of a run over several hosts."""
 
     host_bytes: int
     threads: int
-    backend: str = "cpu"
     devices: int = 0
     bytes_each: int = 0
     process: int = 0

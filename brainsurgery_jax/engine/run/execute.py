@@ -46,7 +46,7 @@ from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
 from brainsurgery_jax.engine.run.together import agree_on_kept, digest_keys, exchange, stages
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
-from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
+from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_devices, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.files import Left
@@ -165,7 +165,7 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
 def equip(roots: Sequence[Root], budget: Budget) -> tuple[Accelerators, Machine]:
     """The accelerators that are computed on, and what a run may use, as a value."""
     own = choose_accelerators(roots, budget.devices)
-    return own, Machine(budget.host_bytes, budget.threads, own.backend, len(own.devices), own.bytes_each)
+    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each)
 
 
 def choose_accelerators(roots: Sequence[Root], devices: Devices) -> Accelerators:
@@ -175,11 +175,11 @@ def choose_accelerators(roots: Sequence[Root], devices: Devices) -> Accelerators
 
 
 def _compiles(roots: Iterable[Root], *, accelerated: bool) -> bool:
-    """Whether JAX computes a call: all but folds, what only moves, and what numpy does. Where there are accelerators,
-    numpy does elementwise calls only."""
+    """Whether JAX computes a call. It does not compute folds, what only moves, and what numpy does, unless there are
+    accelerators for it."""
     nodes = walk(e for r in roots for e in r.exprs)
-    calls = ((e, e.kernel) for e in nodes if e.kernel is not None and e.moves is None and not is_fold(e))
-    return any(not runs_on_numpy(e) or (accelerated and not kernel.elementwise) for e, kernel in calls)
+    calls = (e for e in nodes if e.kernel is not None and e.moves is None and not is_fold(e))
+    return any(not runs_on_numpy(e) or (accelerated and runs_on_devices(e)) for e in calls)
 
 
 def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:

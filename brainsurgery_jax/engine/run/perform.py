@@ -68,7 +68,7 @@ class Done(NamedTuple):
 def perform(work: Light | Whole, bench: Bench) -> Done:
     """Perform a piece of work. Called on any thread. Only where something is compiled the 64-bit context is entered:
     what numpy does never imports JAX."""
-    with exact(bench.own) if bench.compiles else nullcontext():
+    with exact() if bench.compiles else nullcontext():
         if bench.resumption is None:
             return _perform(work, bench)
         with bench.resumption.part() as written:
