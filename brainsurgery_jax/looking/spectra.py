@@ -99,7 +99,7 @@ def _top_aval(avals: Avals, params: TopParams) -> Avals:
 
 
 def _top_workspace(avals: Avals, params: TopParams) -> int:
-    quick = workspace(avals[0], params["count"], "auto", "cpu", rebuilt=False)
+    quick = workspace(avals[0], params["count"], "auto", rebuilt=False)
     return max(quick, values_workspace(avals[0])) + 8 * avals[0].size * (1 + len(avals))
 
 

@@ -41,7 +41,7 @@ def top_values(x: np.ndarray, rank: int) -> TopValues:
     """The `rank` largest singular values of a finite matrix of float32 or float64."""
     tall = x.T if x.shape[0] < x.shape[1] else x
     state: Lanczos | None = None
-    rungs = ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, "auto", "cpu")
+    rungs = ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, "auto")
     for rung in rungs[:1] if rungs[0]["way"] == "quick-gram" else rungs:
         found, state = _climb(tall, rank, rung, state)
         if found is not None and found.excess <= TOLERANCE:
