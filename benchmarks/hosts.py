@@ -32,7 +32,7 @@ from safetensors.numpy import save_file
 import brainsurgery_jax as bs
 from brainsurgery_jax import api
 from brainsurgery_jax.engine.plan.planner import plan_work
-from brainsurgery_jax.engine.plan.simulate import Cluster, simulate
+from brainsurgery_jax.engine.plan.simulate import ClusterModel, simulate
 from brainsurgery_jax.engine.plan.work import Machine, WorkItem
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.world import Elsewhere
@@ -133,7 +133,7 @@ def scale(folder: Path) -> Iterable[str]:
     for processes in (1, 2, 3, 4):
         ended = run(plan, processes, "--overwrite")
         assert not any(ended.codes), ended
-        balance = simulate(items, Cluster(processes, Machine(1 << 30, 2))).phases[-1].imbalance
+        balance = simulate(items, ClusterModel(processes, Machine(1 << 30, 2))).phases[-1].imbalance
         cells = f"{digest(folder / 'out')} | {balance:.3f} | {show_size(max(ended.peaks))} | {ended.seconds:.1f}"
         yield f"| {processes} | host | {cells} |"
     for devices in (1, 2, 4, 8):
@@ -193,7 +193,7 @@ def model(folder: Path) -> Iterable[str]:
             base, ended = run(tiny, processes, "--overwrite"), run(path, processes, "--overwrite")
             disk = rate * 1.0  # one disk, and as many bytes a second of it for all processes
             machine = Machine(1 << 30, 2)
-            cluster = Cluster(processes, machine, disk, disk, 2 * disk, disk, start=base.seconds)
+            cluster = ClusterModel(processes, machine, disk, disk, 2 * disk, disk, start=base.seconds)
             found = simulate(items, cluster)
             above = show_size(max(0, max(ended.peaks) - max(base.peaks)))
             cells = f"{found.seconds:.1f} | {ended.seconds:.1f} | {show_size(max(found.peaks))} | {above}"
@@ -216,9 +216,9 @@ PLANS: dict[str, tuple[Any, Sequence[Any]]] = {
 HOST = Machine(64 << 30, 32)
 
 
-def cluster_of(hosts: int) -> Cluster:
+def cluster_of(hosts: int) -> ClusterModel:
     """The cluster of the page."""
-    return Cluster(hosts, HOST, reads=3e9, writes=2e9, shared=100e9, streams=1e9, flops=5e11, start=5)
+    return ClusterModel(hosts, HOST, reads=3e9, writes=2e9, shared=100e9, streams=1e9, flops=5e11, start=5)
 
 
 def items_of(source: Path, steps: Sequence[Any]) -> tuple[WorkItem, ...]:

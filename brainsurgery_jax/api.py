@@ -273,7 +273,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
     each output (`sha256`: with the SHA-256 of its files in it), `locked` names those that the run must agree with;
     `resume` keeps a journal, and goes on with a run that was interrupted; `distributed` tells which process of a run
-    over several this is (`engine.run.hosts.Address`); `stop` is a `threading.Event` that stops
+    over several this is (`engine.run.hosts.ProcessAddress`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.compute.devices import Devices
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
-    from brainsurgery_jax.engine.run.hosts import Address
+    from brainsurgery_jax.engine.run.hosts import ProcessAddress
     from brainsurgery_jax.store.io.files import StagedOutput
 
 
@@ -51,7 +51,7 @@ class RunOptions:
     sha256: bool = False
     locked: str | Sequence[str] | None = None
     resume: bool = False
-    distributed: Address | None = None
+    distributed: ProcessAddress | None = None
     stop: StopSignal | None = None
 
     def budget(self) -> Budget:
@@ -77,5 +77,5 @@ class RunKeywords(TypedDict, total=False):
     sha256: bool
     locked: str | Sequence[str] | None
     resume: bool
-    distributed: Address | None
+    distributed: ProcessAddress | None
     stop: StopSignal | None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Choices:
     """The options of `run`. `lost` are the given options that have no effect any more; `process` is which process of a
-    run over several this is: the fields of an `Address`."""
+    run over several this is: the fields of a `ProcessAddress`."""
 
     overwrite: bool = False
     dry_run: bool = False
@@ -128,7 +128,7 @@ def publications_as_json(report: api.Report) -> list[dict[str, object]]:
 
 def options_of(choices: Choices) -> RunOptions:
     """How to run, by the options of a command. Raises BadParameter."""
-    from brainsurgery_jax.engine.run.hosts import Address
+    from brainsurgery_jax.engine.run.hosts import ProcessAddress
 
     return RunOptions(
         memory=size_of(choices.memory, "--memory"),
@@ -140,7 +140,7 @@ def options_of(choices: Choices) -> RunOptions:
         sha256=choices.sha256,
         locked=choices.locked,
         resume=choices.resume,
-        distributed=None if choices.process is None else Address(*choices.process),
+        distributed=None if choices.process is None else ProcessAddress(*choices.process),
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )
 

@@ -33,7 +33,7 @@ class Tokenizer(NamedTuple):
     span: Span
 
 
-class Reader(Protocol):
+class ConfigReader(Protocol):
     """What reads a configuration, and collects its mistakes."""
 
     def complain(self, message: str, node: Node, hint: str = "") -> None: ...
@@ -41,7 +41,7 @@ class Reader(Protocol):
     def model(self, node: Node) -> str: ...
 
 
-def read_tokenizer(root: Map, reader: Reader) -> Tokenizer | None:
+def read_tokenizer(root: Map, reader: ConfigReader) -> Tokenizer | None:
     """The tokenizer that a configuration asks for; None if it says nothing."""
     node, table = get(root, "tokenizer_source"), get(root, "tokenizer")
     if table is None or (isinstance(table, Scalar) and table.value is None):
@@ -53,7 +53,7 @@ def read_tokenizer(root: Map, reader: Reader) -> Tokenizer | None:
     return _read(get(table, "source"), table, reader)
 
 
-def _read(node: Node | None, table: Map, reader: Reader) -> Tokenizer | None:
+def _read(node: Node | None, table: Map, reader: ConfigReader) -> Tokenizer | None:
     if node is None or (isinstance(node, Scalar) and node.value is None):
         source = UNION if table.entries else ""
     else:
@@ -62,7 +62,7 @@ def _read(node: Node | None, table: Map, reader: Reader) -> Tokenizer | None:
     return Tokenizer(source, words, _multiple(get(table, "pad_to_multiple_of"), reader), table.span) if source else None
 
 
-def _multiple(node: Node | None, reader: Reader) -> int | None:
+def _multiple(node: Node | None, reader: ConfigReader) -> int | None:
     value = node.value if isinstance(node, Scalar) else None
     if node is None or (isinstance(node, Scalar) and value is None):
         return None
@@ -72,7 +72,7 @@ def _multiple(node: Node | None, reader: Reader) -> int | None:
     return None
 
 
-def _words(node: Node | None, reader: Reader) -> dict[str, WordSource]:
+def _words(node: Node | None, reader: ConfigReader) -> dict[str, WordSource]:
     if node is None or (isinstance(node, Scalar) and node.value is None):
         return {}
     if not isinstance(node, Map):
@@ -81,7 +81,7 @@ def _words(node: Node | None, reader: Reader) -> dict[str, WordSource]:
     return {key.text: _word(value, reader) for key, value in node.entries}
 
 
-def _word(node: Node, reader: Reader) -> WordSource:
+def _word(node: Node, reader: ConfigReader) -> WordSource:
     """What is said of one word."""
     if not isinstance(node, Map):
         reader.complain(f"expected `source` and `force` of a word, got {describe(node)}", node)
@@ -98,7 +98,7 @@ def _word(node: Node, reader: Reader) -> WordSource:
     return WordSource(model, zero=False, word=None, force=forced)
 
 
-def _row(node: Map, reader: Reader) -> WordSource:
+def _row(node: Map, reader: ConfigReader) -> WordSource:
     """A source of the form {kind: zero} or {kind: model_token, model: PATH, token: TEXT}."""
     reader.check_keys(node, _OF_A_ROW, "source")
     kind, model = get(node, "kind"), get(node, "model")

@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, show_only
-from brainsurgery_jax.engine.plan.simulate import Cluster, Simulation, simulate
+from brainsurgery_jax.engine.plan.simulate import ClusterModel, Simulation, simulate
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.wording import counted
 
@@ -25,14 +25,16 @@ SHOWN = 16
 """Hosts that text shows unless all names are."""
 
 OF_THE_MACHINE = {"memory": "host_bytes", "threads": "threads", "devices": "devices", "device_memory": "bytes_each"}
-"""What a description says of each host, beside the fields of `Cluster`."""
+"""What a description says of each host, beside the fields of `ClusterModel`."""
 
 
-def read_cluster(text: str, found: Explanation, hosts: int) -> Cluster:
+def read_cluster(text: str, found: Explanation, hosts: int) -> ClusterModel:
     """The cluster that a description such as `reads=2GB,shared=40GB,threads=64` stands for, each host else as this one.
     Bandwidths are bytes a second. Raises ValueError."""
     assert found.machine is not None
-    kinds = {f.name: get_type_hints(Cluster)[f.name] for f in fields(Cluster) if f.name not in ("hosts", "machine")}
+    kinds = {
+        f.name: get_type_hints(ClusterModel)[f.name] for f in fields(ClusterModel) if f.name not in ("hosts", "machine")
+    }
     rates, machine = dict[str, float](), dict[str, int]()
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
@@ -43,7 +45,7 @@ def read_cluster(text: str, found: Explanation, hosts: int) -> Cluster:
         else:
             known = ", ".join((*kinds, *OF_THE_MACHINE))
             raise ValueError(f"'{part}' is no part of a cluster; write KEY=VALUE of: {known}")
-    return Cluster(hosts, replace(found.machine, **machine), **rates)
+    return ClusterModel(hosts, replace(found.machine, **machine), **rates)
 
 
 def _number(part: str, text: str) -> float:
@@ -56,7 +58,7 @@ def _number(part: str, text: str) -> float:
     return number
 
 
-def report_hosts(found: Explanation, cluster: Cluster, *, everything: bool) -> Record:
+def report_hosts(found: Explanation, cluster: ClusterModel, *, everything: bool) -> Record:
     """Phases, which are the critical path, and hosts of a run on a cluster."""
     simulation = simulate(found.items, cluster)
     phases = tuple(

@@ -11,7 +11,7 @@ from brainsurgery_jax.store.io.files import Left, StagedOutput
 from brainsurgery_jax.store.io.local import LocalPlace, WriteLog
 
 
-class Joined(NamedTuple):
+class JoinedOutput(NamedTuple):
     """An output whose files another process has created at their full sizes; see `files.StagedOutput`. That process
     publishes or removes it."""
 
@@ -39,13 +39,13 @@ class Join:
     def __init__(self, stagings: Sequence[str], log: WriteLog | None = None):
         self._left, self._log = list(stagings), log
 
-    def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> Joined:
+    def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> JoinedOutput:
         """The next output. Raises StoreError if its files cannot be seen from here."""
         staging = self._left.pop(0)
         if not os.path.lexists(staging):
             problem = "the files that process 0 has created beside it cannot be seen by this process"
             raise StoreError(destination, problem, remedy="Write to a file system that all processes share.")
-        return Joined(staging, destination, self._log)
+        return JoinedOutput(staging, destination, self._log)
 
     def prepare(self, staged: Sequence[StagedOutput]) -> None:
         """The other process does."""

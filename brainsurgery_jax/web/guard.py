@@ -35,7 +35,7 @@ HEADERS = (
 )
 
 
-class TooLarge(Exception):
+class BodyTooLarge(Exception):
     """A request holds more bytes than are allowed."""
 
 
@@ -119,7 +119,7 @@ class Guard:
                 taken += len(message.get("body", b""))
                 if taken > self._limit:
                     over = True
-                    raise TooLarge
+                    raise BodyTooLarge
             return message
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        with suppress(TooLarge):
+        with suppress(BodyTooLarge):
             await self._inner(scope, count, answer)
         if over and not started:
             await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")

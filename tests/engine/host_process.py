@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine.run.hosts import Address, Connected
+from brainsurgery_jax.engine.run.hosts import Connected, ProcessAddress
 from brainsurgery_jax.store.io.byte_sink import ByteSink
 
 LOST = 3.0
@@ -52,7 +52,11 @@ def arm(moment: str) -> None:
 def main(plan: str, port: str, number: str, processes: str, moment: str = "", patience: str = str(PATIENT)) -> int:
     """Run it. Prints what it reports and published, or the error, as JSON."""
     arm(moment)
-    address = Address(f"127.0.0.1:{port}", int(number), int(processes), float(patience)) if int(processes) > 1 else None
+    address = (
+        ProcessAddress(f"127.0.0.1:{port}", int(number), int(processes), float(patience))
+        if int(processes) > 1
+        else None
+    )
     options: Any = {"distributed": address, "resume": True, "durable": False, "memory": 256 << 20}
     try:
         report = bs.run(bs.load(plan), **options)

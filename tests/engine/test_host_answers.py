@@ -15,7 +15,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax import api
 from brainsurgery_jax.engine.run import hosts
 from brainsurgery_jax.engine.run.answers import pack, unpack
-from brainsurgery_jax.engine.run.hosts import Address, agree, find
+from brainsurgery_jax.engine.run.hosts import ProcessAddress, agree, find
 from brainsurgery_jax.engine.run.staging import refuse_to_share
 from brainsurgery_jax.numerics.agreement import Gap
 from brainsurgery_jax.reduction import Again
@@ -72,11 +72,11 @@ def test_processes_that_would_do_something_else_are_refused_by_kind():
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (Address("host", 0, 2), "(?s)is no address of a coordinator.*Write HOST:PORT"),
-        (Address("host:1", 2, 2), "(?s)there is no process 2 of 2.*Number the processes from 0 to 1"),
+        (ProcessAddress("host", 0, 2), "(?s)is no address of a coordinator.*Write HOST:PORT"),
+        (ProcessAddress("host:1", 2, 2), "(?s)there is no process 2 of 2.*Number the processes from 0 to 1"),
     ],
 )
-def test_an_impossible_address_is_refused_before_anything_is_read(address: Address, told: str):
+def test_an_impossible_address_is_refused_before_anything_is_read(address: ProcessAddress, told: str):
     with pytest.raises(bs.StoreError, match=told):
         find(address)
 
@@ -85,7 +85,7 @@ def test_where_the_environment_tells_nothing_the_options_are_named(monkeypatch: 
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
     with pytest.raises(bs.StoreError, match="Give --coordinator HOST:PORT, --process-id N and --process-count M"):
-        find(Address())
+        find(ProcessAddress())
 
 
 def test_a_port_in_use_is_refused_and_another_one_works():
@@ -109,7 +109,7 @@ def test_processes_that_do_not_find_each_other_are_told_how_to_be_started(monkey
     monkeypatch.setattr(hosts, "runtime", Runtime)
     told = "Start all 2 processes, each with the same --coordinator and its own --process-id"
     with pytest.raises(bs.StoreError, match=told):
-        hosts.connect(Address("localhost:1", 1, 2))
+        hosts.connect(ProcessAddress("localhost:1", 1, 2))
 
 
 def test_files_that_a_process_cannot_see_are_refused(tmp_path: Path):

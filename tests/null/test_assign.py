@@ -11,7 +11,7 @@ from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, part_of
 from brainsurgery_jax.engine.plan.blocks import BLOCK
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.schedule import question_of
-from brainsurgery_jax.engine.plan.simulate import CLOSE, Cluster, simulate, stages_of
+from brainsurgery_jax.engine.plan.simulate import CLOSE, ClusterModel, simulate, stages_of
 from brainsurgery_jax.engine.plan.work import Ask, Copy, Machine, Passage, Stream, Whole, WorkItem
 from brainsurgery_jax.protocol import Reduction
 from tests.null.world import Headers, program
@@ -108,7 +108,7 @@ FINITE = {"assert": {"finite": ".*"}}
 
 
 def test_the_slowest_resource_of_the_slowest_host_decides_how_long_a_phase_takes():
-    cluster = Cluster(2, MACHINE, reads=1e9, writes=5e8, start=0)
+    cluster = ClusterModel(2, MACHINE, reads=1e9, writes=5e8, start=0)
     (phase,) = simulate(work_of(LAYERS, MOVED), cluster).phases
     assert (phase.name, phase.bound) == ("outputs", "writes")
     assert phase.seconds == pytest.approx(64 * (4 << 20) / 2 / 5e8 + CLOSE)
@@ -116,14 +116,14 @@ def test_the_slowest_resource_of_the_slowest_host_decides_how_long_a_phase_takes
 
 def test_more_hosts_do_not_help_where_the_file_system_is_the_limit():
     items = work_of(LAYERS, MOVED)
-    few, many = (simulate(items, Cluster(hosts, MACHINE, shared=1e8)) for hosts in (4, 16))
+    few, many = (simulate(items, ClusterModel(hosts, MACHINE, shared=1e8)) for hosts in (4, 16))
     assert few.phases[0].bound == many.phases[0].bound == "file system"
     assert few.seconds == many.seconds
 
 
 def test_hosts_share_bytes_evenly_and_hold_less_each_when_calls_are_spread():
     items = work_of({f"w.{n}": "f32[512,512]" for n in range(16)}, LOW)
-    one, four = simulate(items, Cluster(1, MACHINE)), simulate(items, Cluster(4, MACHINE))
+    one, four = simulate(items, ClusterModel(1, MACHINE)), simulate(items, ClusterModel(4, MACHINE))
     assert sum(one.moved) == sum(four.moved)
     assert four.imbalance == 1
     assert max(four.peaks) <= max(one.peaks)
@@ -135,7 +135,7 @@ def test_what_only_reads_comes_before_what_writes_and_hosts_wait_in_between():
 
 def test_a_fold_is_a_phase_for_each_of_its_passes():
     clip = {"compute": {"from": {"x": "w"}, "expr": "x / sqrt(sum(x ** 2))"}}
-    fold, outputs = simulate(work_of({"w": "f32[8192,4096]"}, clip), Cluster(2, MACHINE)).phases
+    fold, outputs = simulate(work_of({"w": "f32[8192,4096]"}, clip), ClusterModel(2, MACHINE)).phases
     assert (fold.name, outputs.name) == ("fold 1", "outputs")
 
 

@@ -20,7 +20,7 @@ CLOSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class ClusterModel:
     """Hosts that are alike, each a `machine`, and what they reach.
 
     - `reads`, `writes`: bytes a second of a host, from and to the file system
@@ -78,7 +78,7 @@ class Simulation(NamedTuple):
     """A run on a cluster: its phases, one after the other (the critical path), and the most bytes that each host holds
     at a time."""
 
-    cluster: Cluster
+    cluster: ClusterModel
     phases: tuple[Phase, ...]
     peaks: tuple[int, ...]
 
@@ -103,7 +103,7 @@ def imbalance_of(parts: Sequence[int]) -> float:
     return max(parts) * len(parts) / sum(parts) if sum(parts) else 1.0
 
 
-def simulate(items: Sequence[WorkItem], cluster: Cluster) -> Simulation:
+def simulate(items: Sequence[WorkItem], cluster: ClusterModel) -> Simulation:
     """The run of a program's items on a cluster."""
     machine = replace(cluster.machine, processes=cluster.hosts)
     peaks = [0] * cluster.hosts
@@ -128,7 +128,7 @@ def stages_of(items: Iterable[WorkItem]) -> list[tuple[str, list[WorkItem], int]
     return stages
 
 
-def _phase(name: str, parts: Sequence[Sequence[WorkItem]], cluster: Cluster) -> Phase:
+def _phase(name: str, parts: Sequence[Sequence[WorkItem]], cluster: ClusterModel) -> Phase:
     loads: list[Load] = []
     for part in parts:
         load = Load()
@@ -147,7 +147,7 @@ def _phase(name: str, parts: Sequence[Sequence[WorkItem]], cluster: Cluster) -> 
     return Phase(name, tuple(loads), seconds + CLOSE, slowest, bound)
 
 
-def _seconds(load: Load, cluster: Cluster) -> dict[str, float]:
+def _seconds(load: Load, cluster: ClusterModel) -> dict[str, float]:
     """How long each resource of a host is busy."""
     return {
         "reads": load.reads / cluster.reads,

@@ -20,7 +20,7 @@ _OF_OTHERS = {
 }  # fmt: skip
 
 
-class _Values(pickle.Unpickler):
+class _AnswerUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         found = super().find_class(module_name, global_name) if _is_ours(module_name) else None
         if isinstance(found, type):
@@ -41,4 +41,4 @@ def pack(answers: Mapping[int, object]) -> bytes:
 
 def unpack(data: bytes) -> dict[int, object]:
     """The answers that `pack` made. Raises UnpicklingError for anything but values."""
-    return _Values(io.BytesIO(data)).load()
+    return _AnswerUnpickler(io.BytesIO(data)).load()

@@ -31,7 +31,7 @@ PIECE = 1 << 20
 _FAILED = "failed"
 
 
-class Address(NamedTuple):
+class ProcessAddress(NamedTuple):
     """Which process of a run this is. None: as the environment says (SLURM, Kubernetes, a TPU pod). `lost_after`:
     seconds without a sign of life after which a process is taken for lost."""
 
@@ -64,7 +64,7 @@ class Hosts(Protocol):
         ...
 
 
-class Alone:
+class OneProcess:
     """A run of one process."""
 
     number, count = 0, 1
@@ -78,7 +78,7 @@ class Alone:
         return signal
 
 
-ALONE = Alone()
+ALONE = OneProcess()
 
 
 class Connected:
@@ -224,7 +224,7 @@ class _Either(NamedTuple):
 # --- Finding each other -----------------------------------------------------------------------------------------------
 
 
-def connect(address: Address) -> Connected:
+def connect(address: ProcessAddress) -> Connected:
     """Wait for all processes of a run. Raises StoreError if they do not find each other."""
     coordinator, process, processes = find(address)
     port = coordinator.rpartition(":")[2]
@@ -249,7 +249,7 @@ def connect(address: Address) -> Connected:
 
 
 @contextmanager
-def find_hosts(address: Address | None) -> Iterator[Hosts]:
+def find_hosts(address: ProcessAddress | None) -> Iterator[Hosts]:
     """The processes of a run, for as long as it lasts; this one alone without an address."""
     if address is None:
         yield ALONE
@@ -258,7 +258,7 @@ def find_hosts(address: Address | None) -> Iterator[Hosts]:
         yield hosts
 
 
-def find(address: Address) -> tuple[str, int, int]:
+def find(address: ProcessAddress) -> tuple[str, int, int]:
     """The coordinator, the number of this process, and how many there are: as given, else as jax.distributed finds them
     in the environment. Raises StoreError for what is missing or impossible."""
     coordinator, process, processes, _ = address
