@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -196,6 +197,13 @@ def parse_document(root: Map, replaced: Collection[str] = (), declared: Mapping[
     return Plan(plan, (*problems, *more), get(root, "vars"), document=filled)
 
 
+def expect_plan(given: object, verb: str) -> None:
+    """Raises TypeError for what a verb was given in place of a plan, with the call that is right."""
+    if not isinstance(given, Plan):
+        shown = repr(given) if isinstance(given, str | os.PathLike) else "..."
+        raise TypeError(f"{verb} takes a plan, got a {type(given).__name__}. Load it: bs.{verb}(bs.load({shown})).")
+
+
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
     """Check a plan against the headers of its checkpoints. No tensor is read, and no JAX backend starts.
 
@@ -209,6 +217,7 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
     >>> [mistake.code for mistake in bs.check(bs.load("plan.yaml", "transforms[0].scale_.target=nothing"))]
     ['no-match']
     """
+    expect_plan(plan, "check")
     return lower_plan(plan, world).diagnostics
 
 
@@ -238,6 +247,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     >>> [type(item.work).__name__ for item in explanation.items]
     ['Stream', 'Copy']
     """
+    expect_plan(plan, "explain")
     from brainsurgery_jax.engine.plan.planner import plan_work
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.plan.schedule import roots_of
@@ -283,6 +293,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     >>> bs.run(bs.load("plan.yaml"), overwrite=True).published
     (('out.safetensors', 144, 3),)
     """
+    expect_plan(plan, "run")
     return run_with(plan, RunOptions(**options), world)
 
 

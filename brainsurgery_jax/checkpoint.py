@@ -83,7 +83,7 @@ class Checkpoint(Tensors):
         return to_linen(found, template, cast=cast, lift=bool(layout), filling=Filling(**filling))
 
 
-def open(path: str) -> Checkpoint:
+def open(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint of any format. Only its headers are read; a tensor is read when it is looked up.
 
     **Arguments**: the path of a file or a folder, or a part of one: `PATH::PART`.
@@ -97,7 +97,9 @@ def open(path: str) -> Checkpoint:
     >>> checkpoint["bias"]
     array([0., 1., 2., 3.], dtype=float32)
     """
-    return Checkpoint.open(path)
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"open takes a path, got a {type(path).__name__}. A tree is saved first: bs.save(path, tree).")
+    return Checkpoint.open(os.fspath(path))
 
 
 __all__ = ("Checkpoint", "open")

@@ -191,7 +191,7 @@ class _Output(NamedTuple):
 
 
 def save(
-    path: str,
+    path: str | os.PathLike[str],
     tree: object,
     *,
     layout: str | None = None,
@@ -222,6 +222,9 @@ def save(
     >>> list(bs.open("tree.safetensors"))
     ['layer.w']
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"save takes a path first, got a {type(path).__name__}. Write bs.save(path, tree).")
+    path = os.fspath(path)
     output = _Output(path, overwrite, **keys)
     found = take_apart(TREE, tree)
     texts = {} if _holds_texts(path, output.format) else found.texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from brainsurgery_jax.api import Plan
+from brainsurgery_jax.api import Plan, expect_plan
 from brainsurgery_jax.auditing.again import AGAIN
 from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, from_plan, spread
 from brainsurgery_jax.auditing.input_mutators import INPUT_MUTATORS
@@ -80,6 +80,7 @@ def audit(plan: Plan, *, each: int = 3, suggestions: bool = True) -> Audit:
     >>> any(one.mutator == "name misspelt" and one.level == "check" for one in found.seen)
     True
     """
+    expect_plan(plan, "audit")
     shrunk = make_stand_ins(plan)
     case = with_fingerprints(from_plan(plan, shrunk.stand_ins))
     right = try_case(case)

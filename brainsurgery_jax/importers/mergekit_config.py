@@ -251,6 +251,8 @@ class _ConfigReader:
 
     def slices(self, root: Map) -> tuple[tuple[MergeSlice, ...], bool]:
         models, slices = get(root, "models"), get(root, "slices")
+        if get(root, "modules") is not None:  # several: that was complained of
+            return (), False
         if (models is None) == (slices is None):
             found = "neither" if models is None else "both"
             self.complain(f"expected either `models` or `slices`, got {found}", models or root)

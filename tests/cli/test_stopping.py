@@ -49,7 +49,7 @@ def test_a_run_that_is_stopped_leaves_nothing_and_says_so(slow: Path, number: si
 MOMENTS = {
     "while it is written": "local.fsync_path = around(local.fsync_path)",
     "when it is complete": "staging.Staging.complete = around(staging.Staging.complete)",
-    "at the first look": "atomic.publish = around(atomic.publish, before=True)",
+    "at the first look": "publishing.publish = around(publishing.publish, before=True)",
     "at the rename": "atomic._into_place = around(atomic._into_place, before=True)",
     "after the rename": "atomic._renameat2 = around(atomic._renameat2)",
     "at the removal": "atomic.remove_replaced = around(atomic.remove_replaced, before=True)",
@@ -61,7 +61,7 @@ import os, sys
 from brainsurgery_jax.cli import app, plans, progress
 from brainsurgery_jax.engine import events
 from brainsurgery_jax.engine.run import staging
-from brainsurgery_jax.store import atomic
+from brainsurgery_jax.store import atomic, publishing
 from brainsurgery_jax.store.io import local
 
 def around(was, before=False, after=object):
