@@ -112,7 +112,7 @@ def _match(
         return fitting[0]
     names = few([repr(name) for name in pair.values()])
     message = f"which parameter of '{module}' does '{alias}' change by {names}? Shapes do not tell"
-    hint = "Merge it by `peft`, and start from its result."
+    hint = "Merge the adapter by `peft`, and start from its result."
     raise Refusal("adapter-merge", message, key="adapters", hint=hint)
 
 

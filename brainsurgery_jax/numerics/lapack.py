@@ -80,19 +80,29 @@ def _gesdd_values(x: np.ndarray) -> np.ndarray:
 
 
 def _syevr(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """By multiple relatively robust representations, which finds no more eigenvectors than are asked for."""
+    """By multiple relatively robust representations, which finds no more eigenvectors than are asked for. Among equal
+    eigenvalues it may find fewer, and leave the rest of the memory as it was: then it is asked for all."""
+    for most in (count, x.shape[0]):
+        found, values, vectors = _last_eigenvectors(x, most)
+        if found == most:
+            return values[most - count : most][::-1], vectors[most - count :][::-1].T
+    raise np.linalg.LinAlgError(f"LAPACK's syevr found {found} of {most} eigenvalues")
+
+
+def _last_eigenvectors(x: np.ndarray, most: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many of the `most` largest eigenvalues were found; these, rising, and their eigenvectors as rows."""
     n, dtype = x.shape[0], x.dtype
-    a, w, z = np.array(x, order="C"), np.empty(n, dtype), np.empty((count, n), dtype)
+    a, w, z = np.array(x, order="C"), np.empty(n, dtype), np.empty((most, n), dtype)
     found, support, integers = np.zeros(1, np.int32), np.empty(2 * n, np.int32), np.empty(10 * n, np.int32)
-    none = np.zeros(1, dtype)
+    none, which = np.zeros(1, dtype), b"A" if most == n else b"I"
     _with_workspace(
         f"{_LETTERS[dtype.name]}syevr", dtype,
         lambda work, size: (
-            b"V", b"I", b"L", n, a, n, none, none, n - count + 1, n, none, found, w, z, n, support, work, size,
+            b"V", which, b"L", n, a, n, none, none, n - most + 1, n, none, found, w, z, n, support, work, size,
             integers, 10 * n,
         ),
     )  # fmt: skip
-    return w[:count][::-1], z[::-1].T
+    return int(found[0]), w, z
 
 
 def _with_workspace(name: str, dtype: np.dtype, arguments: Callable[[np.ndarray, int], tuple[Argument, ...]]) -> None:

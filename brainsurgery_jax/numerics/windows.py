@@ -115,7 +115,8 @@ def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[Ke
         estimate = _deviation(keys, ranked[middle]) * unseen**0.5
         near = min(MARGIN * spread, SURE * max(spread / keys.size**0.5, estimate))
         ends += [_ends(keys.size, share, reach) for reach in (near, max(near, DEVIATIONS * estimate))]
-    ranked.partition(sorted({at for pair in ends for at in pair if 0 <= at < keys.size}))
+    if within := sorted({at for pair in ends for at in pair if 0 <= at < keys.size}):
+        ranked.partition(within)
     found = []
     for inner, outer in zip(ends[::2], ends[1::2], strict=True):
         (low, high), (least, most) = (_keys_at(ranked, *pair) for pair in (inner, outer))

@@ -14,7 +14,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.cli.convert import options_of
 from brainsurgery_jax.conversion import NOT_KNOWN, verification
 from brainsurgery_jax.errors import PlanError, StoreError
-from brainsurgery_jax.store import atomic
+from brainsurgery_jax.store import publishing
 from brainsurgery_jax.store.atomic import Staged, publish
 from brainsurgery_jax.store.detect import open_source
 from tests.checkpoints import bits, normal, read, write
@@ -203,7 +203,7 @@ def test_config_is_published_together_with_the_weights(tmp_path: Path, monkeypat
         staged.extend((Path(items[0].staging) / "config.json").read_text() for _ in items)
         return publish(items, **how)
 
-    monkeypatch.setattr(atomic, "publish", published)
+    monkeypatch.setattr(publishing, "publish", published)
     bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", config=str(tmp_path / "c.json"), durable=False)
     assert [json.loads(text) for text in staged] == [GPT2 | {"dtype": "bfloat16"}]
 

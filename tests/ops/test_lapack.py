@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from brainsurgery_jax.numerics import lapack
 from brainsurgery_jax.numerics.lapack import svd, top_eigenvectors
 
 EPS = {"float32": 2e-6, "float64": 1e-14}
@@ -69,3 +70,34 @@ def test_threads_get_the_bits_that_one_alone_gets() -> None:
     for x, parts in zip(xs, together, strict=True):
         for alone, other in zip(svd(x), parts, strict=True):
             np.testing.assert_array_equal(alone, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n", "seed", "count"), [("float32", 40, 5, 11), ("float64", 40, 6, 11), ("float64", 60, 0, 7)]
+)
+def test_of_equal_eigenvalues_as_many_are_found_as_were_asked_for(dtype: str, n: int, seed: int, count: int) -> None:
+    """LAPACK finds fewer of these, and leaves the rest of the result as the memory was."""
+    noise = np.tril(np.random.default_rng(seed).integers(-3, 4, (n, n))) * np.finfo(dtype).eps
+    x = (np.eye(n) + noise + np.tril(noise, -1).T).astype(dtype)
+    values, vectors = top_eigenvectors(x, count)
+    np.testing.assert_allclose(values, np.ones(count), atol=20 * EPS[dtype])
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=20 * EPS[dtype])
+
+
+def test_eigenvectors_that_were_not_found_are_never_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = lapack._last_eigenvectors
+
+    def find_fewer(x: np.ndarray, most: int) -> tuple[int, np.ndarray, np.ndarray]:
+        found, values, vectors = real(x, most)
+        return found - (most < len(x)), values, np.where(np.arange(most)[:, None] < most - 1, vectors, np.nan)
+
+    x = normal((40, 30), "float64")
+    expected = top_eigenvectors(x.T @ x, 4)
+    monkeypatch.setattr(
+        lapack, "_last_eigenvectors", lambda x, most: find_fewer(x, most) if most < 30 else real(x, most)
+    )
+    for found, wanted in zip(top_eigenvectors(x.T @ x, 4), expected, strict=True):
+        np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-9)
+    monkeypatch.setattr(lapack, "_last_eigenvectors", lambda x, most: (most - 1, *real(x, most)[1:]))
+    with pytest.raises(np.linalg.LinAlgError, match="found 29 of 30"):
+        top_eigenvectors(x.T @ x, 4)
