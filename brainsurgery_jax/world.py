@@ -95,8 +95,8 @@ class Files:
         disk = _device(tempfile.gettempdir() if is_remote(path) else path)
         self._wanted[self.key(path)] = disk, nbytes
         total = sum(n for d, n in self._wanted.values() if d == disk)
-        if is_remote(path):
-            return check_remote(path, total, directory=directory)
+        if is_remote(path):  # a glance opens no connection
+            return check_remote(path, total, directory=directory) if self._opens else None
         return check_destination(
             path, total, overwrite or self.overwrite, directory=directory, reads=self.reads()
         )  # fmt: skip

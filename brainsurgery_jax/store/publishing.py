@@ -28,7 +28,10 @@ class ByPlace:
         """An output that is staged beside its destination; a remote one among the temporary files of this machine."""
         if not is_remote(destination):
             return stage(destination, overwrite=overwrite, own=own)
-        staged = stage(_staging_path(destination), overwrite=True)
+        path = _staging_path(destination)
+        with os_failures(path, "create the folder"):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        staged = stage(path, overwrite=True)
         return staged._replace(destination=without_secrets(destination), upload=_upload_to(destination))
 
     def prepare(self, staged: Sequence[StagedOutput]) -> None:
@@ -48,7 +51,10 @@ class ByPlace:
                 told = f"Published already: {', '.join(done) or 'none'}. {bad.remedy}"
                 raise StoreError(bad.path, bad.problem, remedy=told) from bad
             done.append(item.destination)
-            item.abandon()  # what was staged here
+            try:
+                item.abandon()  # what was staged here
+            except StoreError as bad:
+                left = (*left, Left(item.destination, item.staging, bad.problem))
         return left
 
 
@@ -83,10 +89,8 @@ def _staging_path(url: str) -> str:
     """Where an output of a store is made on this machine: below the folder of temporary files, for this user alone.
     It is the same for every run, so that what a killed one left is found and removed."""
     folder = os.path.join(tempfile.gettempdir(), f"brainsurgery-uploads-{os.getuid()}")
-    with os_failures(folder, "create the folder"):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        status = os.lstat(folder)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+    status = os.lstat(folder) if os.path.lexists(folder) else None
+    if status and (not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077):
         remedy = "Delete it, or name another folder for temporary files by the variable TMPDIR."
         raise StoreError(folder, "is not a folder of this user alone", remedy=remedy)
     name = url.rstrip("/").rpartition("/")[2]

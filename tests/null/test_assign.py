@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, part_of, split
+from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, split
 from brainsurgery_jax.engine.plan.blocks import BLOCK
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.schedule import question_of
@@ -38,6 +38,11 @@ def loads(items: Sequence[WorkItem], processes: int) -> list[int]:
     for item, home in zip(items, assign(items, processes), strict=True):
         found[home] += item.reads + item.writes
     return found
+
+
+def part_of(items: Sequence[WorkItem], process: int, processes: int) -> list[WorkItem]:
+    """The items of one process, in the order of the work."""
+    return [item for item, home in zip(items, assign(items, processes), strict=True) if home == process]
 
 
 def test_one_process_performs_everything():

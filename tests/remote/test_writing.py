@@ -147,9 +147,10 @@ def test_nothing_in_a_store_is_replaced_not_even_with_overwrite(store: Any, mode
     assert held(store) == held(store, "/bucket/other")
 
 
-def test_check_refuses_what_is_there_and_writes_nothing(store: Any, model: Path) -> None:
+def test_check_refuses_what_is_there_and_writes_nothing(store: Any, model: Path, tmp_path: Path) -> None:
     plan_to(model, f"{BUCKET}/out/").check()
     assert held(store) == {}
+    assert [*tmp_path.glob("brainsurgery-uploads-*")] == []
     store.pipe_file("/bucket/out/a", b"")
     with pytest.raises(PlanError, match="exists"):
         plan_to(model, f"{BUCKET}/out/").check()
@@ -212,6 +213,35 @@ def test_of_two_runs_to_one_address_one_alone_publishes(
     with pytest.raises(StoreError, match="exists"):
         bs.run(plan_to(model, f"{BUCKET}/out/", shard="2MB"))
     assert {SHARDS[0].replace("00003", "00002"), INDEX} <= held(store).keys()
+
+
+def test_a_run_whose_place_another_one_takes_ends_and_leaves_what_is_there(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every store can create a note only where there is none."""
+    finish = upload.ObjectUpload.finish
+    note = json.dumps({"run": [1, 1, "elsewhere_0", ""], "sizes": {INDEX: 10}}).encode()
+
+    def finish_late(self: upload.ObjectUpload) -> None:
+        store.pipe_file(f"/bucket/out/{NOTE}", note)
+        finish(self)
+
+    monkeypatch.setattr(upload.ObjectUpload, "finish", finish_late)
+    with pytest.raises(StoreError, match="another run uploads to it"):
+        bs.run(plan_to(model, f"{BUCKET}/out/", shard="4MB"))
+    assert INDEX not in held(store)
+    assert held(store)[NOTE] == note
+
+
+def test_a_note_that_cannot_be_removed_makes_no_failure_of_a_published_output(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, path: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(type(store), "rm_file", refuse)
+    assert bs.run(plan_to(model, f"{BUCKET}/out/", shard="4MB")).published
+    assert len(bs.open(f"{BUCKET}/out")) == 8
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,6 @@ def split(items: Iterable[WorkItem]) -> tuple[list[WorkItem], list[WorkItem]]:
     ]
 
 
-def part_of(items: Sequence[WorkItem], process: int, processes: int) -> list[WorkItem]:
-    """The items of one process, in the order of the work."""
-    return [item for item, home in zip(items, assign(items, processes), strict=True) if home == process]
-
-
 def _place(unit: _Unit, home: int, homes: list[int]) -> None:
     for position in unit.positions:
         homes[position] = home

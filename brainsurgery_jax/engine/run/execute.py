@@ -70,8 +70,8 @@ def execute(
     items = plan_work(program, machine)
     if hosts.count > 1:
         items = cut_long(items)
+        agree(hosts, "work", {"items of work": digest_keys(items)})
     refuse_too_large(items, machine)
-    agree(hosts, "work", {"items of work": digest_keys(items)})
     moved = {item.key: item.reads + item.writes for item in items}
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
     verdicts = Verdicts(program.checks, ignore if hosts.number else tell, together=hosts.count > 1)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from brainsurgery_jax.errors import StoreError
@@ -115,19 +116,28 @@ class ObjectUpload:
         """Uploads what makes readers see the checkpoint. Raises StoreError if something has appeared there."""
         if not self._directory:
             self.check_free()
+        elif not self._is_ours():
+            raise StoreError(self._url, "another run uploads to it", remedy="Write to a new address.")
         for name, path in self._last:
             self._put_file(name, path)
         if any(name.rpartition("/")[2] == _ORBAX for name, _ in self._last):
             self._put(_ORBAX_END, lambda path: self._fs.pipe_file(path, b""), None)
         sent, self._sent = self._sent, []  # from here on it is there
         if NOTE in sent:
-            self._remove([NOTE])
+            with suppress(StoreError):  # beside all files that it names it is in nobody's way
+                self._remove([NOTE])
 
     def abandon(self) -> None:
-        """Removes what was uploaded, unless `finish` has returned. May be called at any time, and twice."""
+        """Removes what was uploaded, unless `finish` has returned or another run has taken the place. May be called at
+        any time, and twice."""
         sent, self._sent = self._sent, []
-        if sent:
-            self._remove([*reversed([n for n in sent if n != NOTE]), *(n for n in sent if n == NOTE)])
+        if sent and (not self._directory or self._is_ours()):
+            self._remove(sent[::-1])  # the note, which was written first, goes last
+
+    def _is_ours(self) -> bool:
+        """Whether the note is still that of this run: not every store sees to it that one run alone writes it."""
+        note = self._note_of(self._list())
+        return note is not None and note.run == this_run()
 
     def _begin(self, note: UploadNote) -> None:
         """Writes the note. Stores that can do so see to it that of two runs one alone writes it."""
@@ -153,6 +163,8 @@ class ObjectUpload:
         self._sent.append(name)
         shown, why = self._shown(name), ""
         for trial in range(PATIENCE):
+            if trial:
+                time.sleep(FIRST_WAIT * 2 ** (trial - 1))
             try:
                 with driver_errors(shown, "write it"):
                     self._make_room(name)
@@ -164,7 +176,6 @@ class ObjectUpload:
                 why = f"{there} of {size} bytes are there"
             except OSError as error:
                 why = str(error)
-            time.sleep(FIRST_WAIT * 2**trial)
         problem = f"could not write it in {PATIENCE} tries: {why}"
         raise StoreError(shown, problem, remedy="Check the network, then run again.")
 
