@@ -42,7 +42,7 @@ class Endpoints:
             return ()
         if not isinstance(node, List):
             self.complain("inputs-form", f"inputs: expected a list of 'alias::path', got {plain_of(node)!r}", node.span,
-                          "Write `inputs: [base::models/base.safetensors]`.")  # fmt: skip
+                          f"Write `inputs: [{_as_list(plain_of(node))}]`.")  # fmt: skip
             if not isinstance(plain_of(node), str):
                 self.doubtful = True
                 return ()
@@ -184,6 +184,13 @@ def fingerprint_step(entry: Input, place: Span) -> Node:
 
 _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}
 """Names that other tools use for our formats."""
+
+
+def _as_list(found: object) -> str:
+    """The list that someone means who writes one path, or a mapping of aliases to paths."""
+    if isinstance(found, dict) and found and _is_text_map(found):
+        return ", ".join(f"{alias}::{path}" for alias, path in found.items())
+    return found if isinstance(found, str) and found else "base::models/base.safetensors"
 
 
 def _is_text_map(value: object) -> bool:

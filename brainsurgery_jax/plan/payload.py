@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -70,9 +70,9 @@ def parse_payload(op: Op, payload: object, reading: Payload, known: Sequence[Fie
     for key in given:
         if key not in fields:
             free = [k for k in fields if k not in given]
-            known_as = next((k for k in _OTHER_KEYS.get(key, ()) if k in free), "")
-            near = f" Did you mean '{known_as}'?" if known_as else did_you_mean(key, free)
-            if not near and len(unknown) == len(missing) == 1 and not _fits(sibling_of(op), given):
+            is_own = not _may_be_parameter(key, fields)
+            near = _nearest_key(key, free) if is_own else ""
+            if is_own and not near and len(unknown) == len(missing) == 1 and not _fits(sibling_of(op), given):
                 near = f" Did you mean '{missing[0]}'?"
             meant.update(k for k in fields if near.endswith(f"'{k}'?") or key.startswith(f"{k}:"))
             meant.update(fields if _fits(sibling_of(op), given) else ())
@@ -142,11 +142,24 @@ def _fits(op: Op | None, given: Mapping[str, object]) -> bool:
     return op is not None and set(given) <= {f.key for f in op.step_fields()}
 
 
+def _nearest_key(key: str, free: Sequence[str]) -> str:
+    known_as = next((k for k in _OTHER_KEYS.get(key, ()) if k in free), "")
+    return f" Did you mean '{known_as}'?" if known_as else did_you_mean(key, free)
+
+
+def _may_be_parameter(key: str, fields: Iterable[str]) -> bool:
+    """Whether a key that an op does not have may be meant for its key `parameters`: `t` of a slerp is no misspelt `to`."""
+    return "parameters" in fields and len(key) == 1
+
+
 def _unknown_key_hint(op: Op, key: str, known: str) -> str:
-    """Which keys there are; or that a space is missing, or that the op's sibling has such a key."""
+    """Which keys there are; or that a space is missing, or that another key or the op's sibling takes such a key."""
     head, colon, tail = key.partition(":")
-    if colon and head in {f.key for f in op.step_fields()}:
+    keys = {f.key for f in op.step_fields()}
+    if colon and head in keys:
         return f"Put a space behind the colon: `{head}: {tail}`."
+    if "parameters" in keys:
+        return f"{known} Parameters of a method go under `parameters`: `parameters: {{{key}: ...}}`."
     sibling = sibling_of(op)
     if sibling is None or key not in {f.key for f in sibling.fields()}:
         return known
@@ -335,6 +348,7 @@ def _context(error: ErrorDetails) -> dict[str, object]:
 
 _SENTENCES: dict[str, Callable[[ErrorDetails], str]] = {
     "value_error": lambda e: str(_context(e)["error"]),
+    "literal_error": lambda e: _choices(str(_context(e)["expected"]), e["input"]),
     "int_type": lambda e: f"expected an integer, got {_describe_value(e['input'])}",
     "bool_type": lambda e: f"expected true or false, got {_describe_value(e['input'])}",
     "tuple_type": lambda e: f"expected a list, got {_describe_value(e['input'])}",
@@ -345,6 +359,11 @@ _SENTENCES: dict[str, Callable[[ErrorDetails], str]] = {
     ),
     "too_long": lambda e: f"expected a list of at most {_context(e)['max_length']}, got {_context(e)['actual_length']}",
 }
+
+
+def _choices(expected: str, found: object) -> str:
+    near = did_you_mean(found, re.findall(r"'([^']*)'", expected)) if isinstance(found, str) else ""
+    return f"expected {expected}, got {found!r}.{near}".removesuffix(".")
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -92,7 +92,7 @@ PLANS = [
     Row(plan, "plan-version", f"version: 2\n{HEAD}{SCALE}{TAIL}", "version: 2", "version: 1", expect=W2),
     Row(plan, "value-type", f"seed: lucky\n{HEAD}{SCALE}{TAIL}", "seed: lucky", "seed: 7", expect=W2),
     Row(plan, "inputs-form", f"inputs: {{a: model.safetensors}}\n{SCALE}{TAIL}", "{a: model.safetensors}",
-        "[a::model.safetensors]", "Write `inputs: [base::models/base.safetensors]`.", W2),
+        "[a::model.safetensors]", "Write `inputs: [a::model.safetensors]`.", W2),
     Row(plan, "alias-duplicate", "inputs: [m::model.safetensors, m::other.safetensors]\n", "m::other.safetensors",
         "m2::other.safetensors"),
     Row(plan, "inputs-form", f"inputs: [7]\n{SCALE}{TAIL}", "7", "model.safetensors", "Write the path of a checkpoint",

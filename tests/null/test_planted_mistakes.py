@@ -92,6 +92,8 @@ MISTAKES = {
     "inputs: a file that is not there": "inputs:\n  - m::modle.safetensors  # here\noutput: out.safetensors\n",
     "inputs: a file cut short": "inputs:\n  - m::short.safetensors  # here\noutput: out.safetensors\n",
     "inputs: a file of another format": "inputs:\n  - m::notes.txt  # here\noutput: out.safetensors\n",
+    "merge: a method misspelt": step("merge: {method: slrep, models: {m: 1}, parameters: {t: 0.5}, to: out}"),
+    "merge: a parameter among the keys": step("merge: {method: slerp, models: {m: 1}, t: 0.5, to: out}"),
     "vars: an unknown variable": step("scale_: {target: wte.weight, by: '${vars.alpha}'}"),
     # --- steps
     "step: an unknown op": step("scal_: {target: wte.weight, by: 2}"),
