@@ -148,7 +148,7 @@ def _nearest_key(key: str, free: Sequence[str]) -> str:
 
 
 def _may_be_parameter(key: str, fields: Iterable[str]) -> bool:
-    """Whether a key that an op does not have may be meant for its key `parameters`: `t` of a slerp is no misspelt `to`."""
+    """Whether an unknown key may belong under the key `parameters` of an op: `t` of a slerp is no misspelt `to`."""
     return "parameters" in fields and len(key) == 1
 
 
