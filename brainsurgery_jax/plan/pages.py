@@ -145,8 +145,9 @@ def _words(schema: Schema) -> str:
         return f"list of {_words(schema.get('items', {})) or 'values'}" + told
     if set(schema.get("properties", ())) and schema.get("type") == "object":
         return "{" + ", ".join(f"{k}: {_words(v)}" for k, v in schema["properties"].items()) + "}" + told
-    kind = str(schema.get("type", "any value"))
-    return _TYPES.get(kind, kind) + (told if kind != "null" else "")
+    types = schema.get("type", "any value")
+    kinds = [_TYPES.get(t, t) for t in ([types] if isinstance(types, str) else types)]
+    return " or ".join(kinds) + (told if types != "null" else "")
 
 
 def text_of(name: str | None, operator: str | None) -> str:
