@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -197,7 +198,7 @@ class StepView(Drafts):
                 filled.append(templates[key].fill_all(matches))
         writes = tuple(key for key in targets if key not in read) if written is None else tuple(written)
         others = zip(*filled, strict=True) if filled else repeat(())
-        rows = [(name, names) for (name, _), names in zip(matches, others, strict=False)]
+        rows = list(zip(map(itemgetter(0), matches), others, strict=False))
         return Sets(source, pattern, targets, templates, tuple(read), writes), rows
 
     def _key(self, ref: Ref) -> str:
@@ -339,7 +340,7 @@ class StepView(Drafts):
 
     def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
         """Note what may surprise about operands that no step has computed."""
-        found = None if kernel.caution is None else kernel.caution(tuple(s.aval for s in srcs), params)
+        found = None if kernel.caution is None else kernel.caution(tuple([s.aval for s in srcs]), params)
         if found is not None and self.is_original(*srcs):
             self.note(found.code, found.message, hint=found.hint)
 
