@@ -89,7 +89,7 @@ class Drafts:
         expr = self._value(alias, name, key)
         if can_hold_codes(expr.aval.dtype):
             names = self.drafts[alias].names
-            found = coded(alias, name, expr, names) or self._coded_before(alias, name, expr)
+            found = coded(alias, name, expr, names) or self._find_codes_before(alias, name, expr)
             if found is not None:
                 self.coded[expr] = found
         return expr
@@ -113,7 +113,7 @@ class Drafts:
             self.fetched.append(name)
         return expr
 
-    def _coded_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
+    def _find_codes_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
         """The codes that a tensor was renamed or cut from, if their scales still lie in some alias."""
         for leaf in leaves_of(expr):
             beside = self._stood_beside(leaf)
@@ -300,12 +300,12 @@ class Drafts:
             header = self.world.open(path).header
             extras = Extras(path, header.plain_metadata, tree=header.tree)
         elif path is not None:
-            extras = Extras(path, tree=self._saved_tree(path, tensors or {}))
+            extras = Extras(path, tree=self._find_saved_tree(path, tensors or {}))
         self.drafts[alias] = Draft(Space(tensors or {}, extras))
         self.has_trees |= not extras.tree.is_plain
         self.gone.discard(alias)
 
-    def _saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
+    def _find_saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
         """The tree of a checkpoint that this plan saved at a path, if all its tensors are loaded again."""
         saved = (p for p in reversed(self.state.publications) if self.world.key(p.path) == self.world.key(path))
         made = next(saved, None)
