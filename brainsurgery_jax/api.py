@@ -331,12 +331,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         program = lower(begun, plan.data, files, answer, None if recording is None else recording.origins)
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
-        if options.overwrite:
-            program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
-        if options.only is not None:
-            program = program._replace(publications=_choose_output(program.publications, options.only))
-        if options.dry_run:
-            program = program._replace(publications=())
+        program = program._replace(publications=_publications(program.publications, options))
         if hosts.count > 1:
             refuse_to_share(program.publications)
             agree(hosts, "run", _identity(plan, program, files, options, shared=True))
@@ -384,6 +379,14 @@ def _identity(
 
     sources = files.sources
     return identity_of(plan.data, plan.document, program, sources, plugins.files(), options.devices, shared=shared)
+
+
+def _publications(planned: Sequence[Publication], options: RunOptions) -> tuple[Publication, ...]:
+    """What is published, as the options of a run say. Raises PlanError."""
+    made = tuple(p._replace(overwrite=True) for p in planned) if options.overwrite else tuple(planned)
+    if options.only is not None:
+        made = _choose_output(made, options.only)
+    return () if options.dry_run else made
 
 
 def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:
