@@ -299,29 +299,15 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
 def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
     """Check a plan, execute it, publish its outputs. See `run`."""
-    from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
+    from brainsurgery_jax.engine.events import NEVER
     from brainsurgery_jax.engine.run.execute import execute
     from brainsurgery_jax.engine.run.hosts import agree, agree_on_budget, find_hosts
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
-    reports: list[Document] = []
-    noted: dict[str, Diagnostic] = {}  # by message: one for all layers
-    published: list[tuple[str, int, int]] = []
-
-    def tell(event: Any) -> None:
-        match event:
-            case Said(document):
-                reports.append(document)
-            case Noted(diagnostic, _):
-                noted.setdefault(diagnostic.message, diagnostic)
-            case Published(path, nbytes, tensors, _):
-                published.append((path, nbytes, tensors))
-        if options.listen is not None:
-            options.listen(event)
-
+    heard = Heard(options.listen)
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     stop = options.stop or NEVER
-    with closing(files), stops_told(published), find_hosts(options.distributed) as hosts:
+    with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
         budget = agree_on_budget(hosts, options.budget())
         recording = _recording(plan, options, budget)
@@ -331,12 +317,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         program = lower(begun, plan.data, files, answer, None if recording is None else recording.origins)
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
-        if options.overwrite:
-            program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
-        if options.only is not None:
-            program = program._replace(publications=_choose_output(program.publications, options.only))
-        if options.dry_run:
-            program = program._replace(publications=())
+        program = program._replace(publications=_publications(program.publications, options))
         if hosts.count > 1:
             refuse_to_share(program.publications)
             agree(hosts, "run", _identity(plan, program, files, options, shared=True))
@@ -346,12 +327,37 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             recording.begin(program, {i.alias: files.open(i.path) for i in plan.data.inputs})
             handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, tell, handling._replace(resumption=resumption), stop, hosts)
+            execute(program, budget, heard.tell, handling._replace(resumption=resumption), stop, hosts)
     steps = tuple(e.step.summary for e in program.effects)
-    notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    said = tuple(map(as_text, reports))
+    notes = (*(d for d in program.diagnostics if d.severity == "note"), *heard.noted.values())
+    said = tuple(map(as_text, heard.reports))
     dry_run = options.dry_run or program.flags.dry_run
-    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports), hosts.number)
+    return Report(said, tuple(heard.published), steps, dry_run, notes, tuple(heard.reports), hosts.number)
+
+
+class Heard:
+    """What the events of a run say: documents, notes (by message: one for all layers), and what was published. Every
+    event is passed on to `listen`."""
+
+    def __init__(self, listen: Callable[[Any], None] | None):
+        self.reports: list[Document] = []
+        self.noted: dict[str, Diagnostic] = {}
+        self.published: list[tuple[str, int, int]] = []
+        self._listen = listen
+
+    def tell(self, event: Any) -> None:
+        """Take an event."""
+        from brainsurgery_jax.engine.events import Noted, Published, Said
+
+        match event:
+            case Said(document):
+                self.reports.append(document)
+            case Noted(diagnostic, _):
+                self.noted.setdefault(diagnostic.message, diagnostic)
+            case Published(path, nbytes, tensors, _):
+                self.published.append((path, nbytes, tensors))
+        if self._listen is not None:
+            self._listen(event)
 
 
 def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
@@ -384,6 +390,14 @@ def _identity(
 
     sources = files.sources
     return identity_of(plan.data, plan.document, program, sources, plugins.files(), options.devices, shared=shared)
+
+
+def _publications(planned: Sequence[Publication], options: RunOptions) -> tuple[Publication, ...]:
+    """What is published, as the options of a run say. Raises PlanError."""
+    made = tuple(p._replace(overwrite=True) for p in planned) if options.overwrite else tuple(planned)
+    if options.only is not None:
+        made = _choose_output(made, options.only)
+    return () if options.dry_run else made
 
 
 def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 
-def packaged_folder(name: str, beside: str) -> Traversable:
+def find_packaged_folder(name: str, beside: str) -> Traversable:
     """The folder that is installed under a name; in a source tree that is not installed, `beside` the package."""
     if find_spec(f"brainsurgery_jax.{name}") is None:
         return Path(__file__).parents[1] / beside

@@ -145,6 +145,15 @@ class Move(NamedTuple):
     to_name: str
 
 
+class MoveAll(NamedTuple):
+    """Give many leaves of one alias other names: as many moves, as one edit."""
+
+    alias: str
+    names: Sequence[str]
+    to_alias: str
+    to_names: Sequence[str]
+
+
 class Drop(NamedTuple):
     """Forget a leaf."""
 
@@ -272,6 +281,7 @@ Edit = (
     Bind
     | Plant
     | Move
+    | MoveAll
     | Drop
     | AddAlias
     | DropAlias

@@ -10,7 +10,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.packaged import packaged_folder
+from brainsurgery_jax.packaged import find_packaged_folder
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import plan_schema
 from brainsurgery_jax.rendering.data import record_data
@@ -20,7 +20,7 @@ from brainsurgery_jax.reports.ops import report_op, report_ops, report_search
 def schema(*, where: bool) -> None:
     """Print the JSON Schema of plans, or the path of the one that is installed, which knows no ops of the user."""
     if where:
-        show.result(str(packaged_folder("recipes", "plans") / "schema.json"))
+        show.result(str(find_packaged_folder("recipes", "plans") / "schema.json"))
         return
     show.diagnostics(plugins.look_up())
     show.result(jsonlib.dumps(plan_schema(), indent=2))

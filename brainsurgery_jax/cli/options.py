@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -69,3 +72,85 @@ Plot = Annotated[
     str | None,
     typer.Option("--plot", metavar="FILE", help="Also draw a picture: .svg, .png or .html. Needs the extra `plot`."),
 ]
+
+
+# --- Options that belong together -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Destination:
+    """How a run writes its outputs."""
+
+    overwrite: Overwrite = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compute, but write nothing.")] = False
+    fsync: Fsync = True
+    shard_size: Shard = "5GB"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use."""
+
+    memory: Memory = None
+    devices: Devices = "all"
+
+
+@dataclass(frozen=True)
+class Printing:
+    """What a run prints, and how."""
+
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Before each step, show what it will change; the prompt asks whether to.")
+    ] = False
+    verbose: Verbose = False
+    quiet: Quiet = False
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class More:
+    """What `explain` prints besides the steps."""
+
+    work: Annotated[bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")] = False
+    hosts: Annotated[
+        int | None, typer.Option("--hosts", metavar="N", min=1, help="Model the run on N hosts: time, bytes, memory.")
+    ] = None
+    cluster: Annotated[
+        str, typer.Option("--cluster", metavar="KEY=VALUE,...", help="What the hosts are: reads=2GB,writes=1GB,...")
+    ] = ""
+    everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False
+
+
+DESTINATION, RESOURCES, PRINTING, NO_MORE = Destination(), Resources(), Printing(), More()
+"""As they are without options."""
+
+
+def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """The command line's form of a command some of whose parameters are groups of options, dataclasses: each field of
+    a group is an option of its own, with the default of the field."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    shown: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        if (group := groups.get(parameter.name)) is None:
+            shown.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        types = get_type_hints(group, include_extras=True)
+        shown += [
+            Parameter(field.name, parameter.kind, default=field.default, annotation=types[field.name])
+            for field in fields(group)
+        ]
+    spread = Signature(shown)
+
+    @wraps(command)
+    def run(*words: Any, **options: Any) -> None:
+        bound = spread.bind(*words, **options)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__dict__["__signature__"] = spread
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return run

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.failures import print_failure_as_json
+from brainsurgery_jax.cli.options import NO_MORE, More
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.documents import Document, Entry, Record, show_only
@@ -234,20 +235,7 @@ def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> 
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 
-class More(NamedTuple):
-    """What an explanation has beside the steps: all names, the items of work, and the run modelled on so many hosts of
-    a cluster."""
-
-    everything: bool = False
-    work: bool = False
-    hosts: int | None = None
-    cluster: str = ""
-
-
-NOTHING = More()
-
-
-def explain(items: Sequence[str], more: More = NOTHING, *, overwrite: bool, shard_size: str, json: bool) -> None:
+def explain(items: Sequence[str], more: More = NO_MORE, *, overwrite: bool, shard_size: str, json: bool) -> None:
     """Print what a run would do. Raises PlanError where it could not, and BadParameter."""
     plan = api.load(*items)
     elsewhere = more.hosts is not None

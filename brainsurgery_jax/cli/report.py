@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import typer
@@ -21,7 +22,7 @@ class ReportWishes(NamedTuple):
     memory: str | None = None
 
 
-def report(sides: tuple[str, str | None], to: str | None, wishes: ReportWishes) -> None:
+def report(sides: tuple[str, str | None], to: str | None, wishes: ReportWishes, *, json: bool = False) -> None:
     """Write the report of a checkpoint or two. Raises StoreError, and BadParameter if the target selects nothing."""
     page = default_page(sides[1] or sides[0]) if to is None else to
     memory = size_of(wishes.memory, "--memory")
@@ -30,4 +31,7 @@ def report(sides: tuple[str, str | None], to: str | None, wishes: ReportWishes) 
                      memory=memory)  # fmt: skip
     except ValueError as bad:
         raise typer.BadParameter(str(bad)) from bad
-    show.remark(f"wrote {page}", "green")
+    if json:
+        show.json(path=sides[0], other=sides[1], page=page, bytes=os.path.getsize(page))
+    else:
+        show.remark(f"wrote {page}", "green")

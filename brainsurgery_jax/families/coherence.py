@@ -105,7 +105,7 @@ def _layers(kin: Mapping[str, Kin], is_meant: Callable[[str], bool]) -> set[int]
     return {numbers[0] for starred, k in kin.items() if is_meant(starred) for numbers in k.numbers}
 
 
-def shared_heads(place: FamilyPlace, after: Config) -> Iterator[ConfigDifference]:
+def find_shared_heads(place: FamilyPlace, after: Config) -> Iterator[ConfigDifference]:
     """Heads that do not divide evenly among those whose keys and values they share."""
     heads, groups = (sizes_of(place.family, after).values.get(dim) for dim in place.family.heads)
     if heads and groups and heads % groups:

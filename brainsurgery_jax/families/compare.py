@@ -11,9 +11,9 @@ from brainsurgery_jax.families.coherence import (
     dense_layers,
     expert_groups,
     features,
+    find_shared_heads,
     incomplete_layers,
     quantization,
-    shared_heads,
     special_tokens,
 )
 from brainsurgery_jax.families.evidence import Observation, key_text, modules_of, observe
@@ -117,7 +117,7 @@ def _of_place(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, 
     yield from features(place, kin)
     yield from incomplete_layers(place, kin)
     yield from dense_layers(place, kin)
-    yield from shared_heads(place, result.config)
+    yield from find_shared_heads(place, result.config)
     yield from expert_groups(place, result.config)
     yield from special_tokens(place, result.config, kin, origins)
 

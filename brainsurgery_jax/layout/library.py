@@ -12,7 +12,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Config
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.parse import parse_layout
-from brainsurgery_jax.packaged import packaged_folder
+from brainsurgery_jax.packaged import find_packaged_folder
 from brainsurgery_jax.reading import check_read
 from brainsurgery_jax.regular_files import read_regular
 
@@ -23,7 +23,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def _folder() -> Traversable:
-    return packaged_folder("converters", "converters")
+    return find_packaged_folder("converters", "converters")
 
 
 def layout_names() -> tuple[str, ...]:

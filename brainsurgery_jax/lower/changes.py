@@ -15,6 +15,7 @@ from brainsurgery_jax.protocol import (
     Edit,
     MakeTokenizer,
     Move,
+    MoveAll,
     PairCodes,
     Plant,
     RenameAlias,
@@ -26,7 +27,7 @@ from brainsurgery_jax.protocol import (
 class Changes:
     """Applies edits to a draft. Names are `alias::name`, in the order in which they changed.
 
-    `written`: the aliases that this step or an earlier one wrote to. `moves` wait for `move`.
+    `written`: the aliases that this step or an earlier one wrote to. Moves wait for `move`.
     """
 
     def __init__(self, view: StepView, written: Iterable[str]) -> None:
@@ -35,7 +36,7 @@ class Changes:
         self._changed: list[str] = []
         self._deleted: list[str] = []
         self._configured: list[str] = []
-        self.moves: list[Move] = []
+        self._moves: list[MoveAll] = []
 
     def bind(self, edit: Bind) -> None:
         """Bind a name to a tensor. Raises Refusal, as `apply` does."""
@@ -45,9 +46,13 @@ class Changes:
         self.written.add(alias)
 
     def apply(self, edit: Edit) -> bool:
-        """Apply any other edit of names or configs. Returns False for other kinds of edits."""
+        """Apply any other edit of names or configs; moves wait. Returns False for other kinds of edits."""
         view, written = self.view, self.written
         match edit:
+            case MoveAll():
+                self._moves.append(edit)
+            case Move(alias, name, to_alias, to_name):
+                self._moves.append(MoveAll(alias, (name,), to_alias, (to_name,)))
             case Drop(alias, name):
                 view.drop(alias, name)
                 self._deleted.append(f"{alias}::{name}")
@@ -83,12 +88,14 @@ class Changes:
 
     def move(self) -> None:
         """Apply all moves of the step at once, so that names can be swapped or shifted."""
-        if not self.moves:
+        if not any(names for _, names, _, _ in self._moves):
             return
-        self.view.move(self.moves)
-        self._deleted += [f"{alias}::{name}" for alias, name, _, _ in self.moves]
-        self._created += [f"{to_alias}::{to_name}" for _, _, to_alias, to_name in self.moves]
-        self.written.update({to_alias for _, _, to_alias, _ in self.moves})
+        self.view.move(self._moves)
+        for alias, names, to_alias, to_names in self._moves:
+            here, there = f"{alias}::", f"{to_alias}::"
+            self._deleted += [here + name for name in names]
+            self._created += [there + name for name in to_names]
+            self.written.add(to_alias)
 
     def effect(self, step: Step, skipped: int) -> Effect:
         """The effect of the step; `skipped` tensors were left out."""

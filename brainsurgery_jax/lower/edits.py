@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import count, groupby, repeat
-from operator import itemgetter
+from itertools import count, repeat
 from typing import Any, cast
 
 from brainsurgery_jax.codes import Block, can_hold_codes, find_codes
@@ -22,10 +21,16 @@ from brainsurgery_jax.lower.scales import Coded, coded, codes_of, name_of
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import Dest
+from brainsurgery_jax.protocol import Dest, MoveAll
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.store.key_paths import Path
 from brainsurgery_jax.store.key_tree import NO_TREE, PLAIN, KeyTree, LeafType, OtherLeaf
+
+
+def each_move(moves: Iterable[MoveAll]) -> Iterator[tuple[str, str, str, str]]:
+    """Moves one by one: alias and name, before and after."""
+    for alias, names, to_alias, to_names in moves:
+        yield from zip(repeat(alias), names, repeat(to_alias), to_names, strict=False)
 
 
 class Unknown(Exception):
@@ -74,7 +79,8 @@ class Drafts:
 
     def fetch(self, alias: str, name: str, key: str = "", reads: int = 1) -> Expr:
         """The value of a tensor; counts as a read (or as several)."""
-        expr, counts = self.look_up(alias, name, key), self.drafts[alias].reads
+        expr = self.look_up(alias, name, key)
+        counts = self.drafts[alias].reads
         counts[name] = counts.get(name, 0) + reads
         return expr
 
@@ -83,7 +89,7 @@ class Drafts:
         expr = self._value(alias, name, key)
         if can_hold_codes(expr.aval.dtype):
             names = self.drafts[alias].names
-            found = coded(alias, name, expr, names) or self._coded_before(alias, name, expr)
+            found = coded(alias, name, expr, names) or self._find_codes_before(alias, name, expr)
             if found is not None:
                 self.coded[expr] = found
         return expr
@@ -107,7 +113,7 @@ class Drafts:
             self.fetched.append(name)
         return expr
 
-    def _coded_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
+    def _find_codes_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
         """The codes that a tensor was renamed or cut from, if their scales still lie in some alias."""
         for leaf in leaves_of(expr):
             beside = self._stood_beside(leaf)
@@ -223,19 +229,18 @@ class Drafts:
         space.reads.pop(name, None)
         space.writes.pop(name, None)
 
-    def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
+    def move(self, moves: Sequence[MoveAll]) -> None:
         """Rename leaves, all at once; within an alias they keep their places."""
         if self.has_trees:
             self._replant(moves)
-            moves = [move for move in moves if move[1] in self.space(move[0]).names]
+            moves = [self._without_others(move) for move in moves]
         arriving: dict[str, dict[str, Expr]] = defaultdict(dict)  # by alias: values by new name
         written: dict[str, dict[str, int]] = defaultdict(dict)  # by alias: how often what arrives was written
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
-        for (alias, to_alias), route in groupby(moves, itemgetter(0, 2)):
-            _, old, _, new = zip(*route, strict=True)
+        for alias, old, to_alias, new in moves:
             arriving[to_alias].update(zip(new, self._values(alias, old), strict=True))
             if times := self.space(alias).writes:
-                written[to_alias].update((b, times[a]) for a, b in zip(old, new, strict=True) if a in times)
+                written[to_alias].update({b: times[a] for a, b in zip(old, new, strict=True) if a in times})
             leaving[alias].update(zip(old, new if alias == to_alias else repeat(None), strict=False))
         for alias, items in arriving.items():
             if taken := (self.space(alias).names.keys() & items.keys()) - leaving.get(alias, {}).keys():
@@ -248,6 +253,12 @@ class Drafts:
             space.reads.update(dict.fromkeys(items, 1))
             space.writes.update(written[alias])
 
+    def _without_others(self, moves: MoveAll) -> MoveAll:
+        """The moves of leaves that hold a tensor."""
+        names = self.space(moves.alias).names
+        pairs = [pair for pair in zip(moves.names, moves.to_names, strict=True) if pair[0] in names]
+        return moves._replace(names=[old for old, _ in pairs], to_names=[new for _, new in pairs])
+
     def _values(self, alias: str, names: Sequence[str]) -> list[Expr]:
         """The values of several tensors. Nearly always they are there and certain, which is quick to see."""
         values = list(map(self.space(alias).names.get, names))
@@ -256,14 +267,14 @@ class Drafts:
             return cast("list[Expr]", values)
         return [self._value(alias, name) for name in names]
 
-    def _replant(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
+    def _replant(self, moves: Sequence[MoveAll]) -> None:
         """Rename leaves in the trees, all at once."""
         taken: list[tuple[str, str, Path | None, LeafType, OtherLeaf | None]] = []
-        for alias, name, to_alias, to_name in moves:
+        for alias, name, to_alias, to_name in each_move(moves):
             leaves = self.space(alias).leaves
             kind = leaves.types.get(name, PLAIN)
             taken.append((to_alias, to_name, leaves.paths.get(name), kind, leaves.others.get(name)))
-        for alias, name, _, _ in moves:
+        for alias, name, _, _ in each_move(moves):
             self.space(alias).tree.drop(name)
         for alias, name, path, kind, other in taken:
             tree = self.space(alias).tree
@@ -272,9 +283,9 @@ class Drafts:
             else:
                 tree.put(name, path, kind)
 
-    def _explain_taken(self, moves: Sequence[tuple[str, str, str, str]], alias: str, taken: Collection[str]) -> Refusal:
+    def _explain_taken(self, moves: Sequence[MoveAll], alias: str, taken: Collection[str]) -> Refusal:
         """The refusal of the first move that would give a tensor the name of one that does not leave."""
-        name, target = next((m[1], m[3]) for m in moves if m[2] == alias and m[3] in taken)
+        name, target = next((m[1], m[3]) for m in each_move(moves) if m[2] == alias and m[3] in taken)
         message = f"'{target}' exists already in '{alias}', so '{name}' cannot take it"
         key = self._dest_key(alias, target)
         return Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
@@ -289,12 +300,12 @@ class Drafts:
             header = self.world.open(path).header
             extras = Extras(path, header.plain_metadata, tree=header.tree)
         elif path is not None:
-            extras = Extras(path, tree=self._saved_tree(path, tensors or {}))
+            extras = Extras(path, tree=self._find_saved_tree(path, tensors or {}))
         self.drafts[alias] = Draft(Space(tensors or {}, extras))
         self.has_trees |= not extras.tree.is_plain
         self.gone.discard(alias)
 
-    def _saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
+    def _find_saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
         """The tree of a checkpoint that this plan saved at a path, if all its tensors are loaded again."""
         saved = (p for p in reversed(self.state.publications) if self.world.key(p.path) == self.world.key(path))
         made = next(saved, None)

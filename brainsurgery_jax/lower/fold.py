@@ -41,7 +41,6 @@ from brainsurgery_jax.protocol import (
     Expand,
     Inline,
     Known,
-    Move,
     PendingReport,
     Publish,
     Say,
@@ -205,9 +204,7 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
-        if isinstance(edit, Move):  # nearly all of 90,000 edits are one of these two, and `match` is slow
-            changes.moves.append(edit)
-        elif isinstance(edit, Bind):
+        if isinstance(edit, Bind):  # of 90,000 edits nearly all are, and `match` is slow
             if view.coded:
                 refuse_codes_alone(cast("Expr", edit.expr), view.coded, state.default_alias)
             changes.bind(edit)

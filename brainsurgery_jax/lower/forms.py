@@ -34,6 +34,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     reads = [(keys.index(key), refs[key], key) for key in (*form.reads, *drawn) if key in refs]
     is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at, write = keys.index(form.writes[0]), refs[form.writes[0]]
+    like = refs[form.match_key].alias if form.reads else None  # the alias of the tensor that a result is like
     rows = _form_rows(view, form, refs) if values is None else _spread_rows(view, form, refs, *values)
     for name, others in rows:
         names = (name, *others)
@@ -58,17 +59,16 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
                 form, made, {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
             )
         else:
-            like = (refs[form.match_key].alias, name) if form.reads else None
-            yield Bind(write.alias, names[at], made, form.dest, like)
+            yield Bind(write.alias, names[at], made, form.dest, None if like is None else (like, name))
     if at > 0 and form.dest != "existing" and len(form.writes) == 1:
         yield from _plants(view, refs[form.match_key], form.writes[0], write, values)
 
 
-def _fetch(view: StepView, slots: Sequence[tuple[str, Ref, int]], names: Sequence[str]) -> list[Any]:
+def _fetch(view: StepView, slots: Sequence[tuple[str, str, int]], names: Sequence[str]) -> list[Any]:
     """The tensors of a match, one for each slot; None for one that is not read."""
     return [
-        view.fetch(ref.alias, name, key, count) if count else None
-        for (key, ref, count), name in zip(slots, names, strict=True)
+        view.fetch(alias, name, key, count) if count else None
+        for (key, alias, count), name in zip(slots, names, strict=True)
     ]
 
 
@@ -97,12 +97,12 @@ def _spread_others(view: StepView, source: Ref, target: Ref, over: str, values: 
         yield from ((name, (new,)) for filled in made[0] if (new := target_of(name, matched, filled)))
 
 
-def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
-    """The references of a form: key, reference, and how many reads of the named tensor are counted."""
+def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, str, int]]:
+    """The references of a form: key, alias, and how many reads of the named tensor are counted (0: it is not read)."""
     # A name from a template is looked up, then fetched: two reads, as the plan language counts them.
     times = {key: form.counted if key == form.match_key else 2 for key in refs}
     read = lambda key: key in form.reads or key not in form.writes or form.dest == "existing"  # noqa: E731
-    return [(key, ref, times[key] * read(key)) for key, ref in refs.items()]
+    return [(key, ref.alias, times[key] * read(key)) for key, ref in refs.items()]
 
 
 def _is_ref(value: object) -> bool:

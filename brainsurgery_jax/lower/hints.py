@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
-from brainsurgery_jax.lower.state import Draft
+from brainsurgery_jax.lower.state import Draft, pattern_of
 from brainsurgery_jax.op import Op, TensorOp
-from brainsurgery_jax.select import Index, Pattern, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.protocol import NO_MATCH
+from brainsurgery_jax.select import Index, Pattern, Ref, SliceSpec, compile_pattern, kind_of, shown
 from brainsurgery_jax.store.key_paths import BoxKey, Path
 from brainsurgery_jax.wording import few
 
@@ -127,6 +128,21 @@ def where(space: Draft) -> str:
         look = worded(shell=f"brainsurgery-jax inspect {origin}", python=f"list(bs.open({origin!r}))")
         return f"`{look}` lists the names that it started with."
     return "A step `dump: {}` before this one lists the names."
+
+
+def refuse_no_match(ref: Ref, key: str, space: Draft, default_alias: str | None) -> Refusal:
+    """The refusal of a pattern that matches nothing."""
+    text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
+    tokens = () if isinstance(ref.name, str) else ref.name
+    near = nearest(ref.name, space.names)
+    alias = "" if ref.alias == default_alias else f"{ref.alias}::"
+    hint = of_box(pattern_of(ref.name), space.leaves.paths) or of_pattern(text, space, tokens, alias)
+    hint = hint or where(space)
+    kind = "" if ref.kind is None else f" of kind {ref.kind}"
+    if kind and (others := pattern_of(ref.name).matches(space.names)):
+        near, hint = "", of_kind([space.names[name].aval.dtype for name, _ in others])
+    message = f"no tensor{kind} matches {shown(ref.name)} in '{ref.alias}' ({count(space)}).{near}"
+    return Refusal(NO_MATCH, message, key=key, hint=hint)
 
 
 def refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) -> None:

@@ -110,11 +110,11 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from scale_notes(made, output, label, lambda: _known_config(extras, world))
+    yield from scale_notes(made, output, label, lambda: _find_known_config(extras, world))
     yield from consistency_notes(made, output, state, world, label)
 
 
-def _known_config(extras: Extras, world: World) -> object:
+def _find_known_config(extras: Extras, world: World) -> object:
     """The config of what is written, as far as it is known: one that is no JSON is copied, and says nothing."""
     try:
         found = None if extras.doubtful else read_config(extras, world)

@@ -17,6 +17,7 @@ from brainsurgery_jax.protocol import (
     Inline,
     MakeTokenizer,
     Move,
+    MoveAll,
     Plant,
     Publish,
     RenameAlias,
@@ -75,6 +76,9 @@ class Lines:
                     self.items.append(([], [name]))
             case Move(name=name, to_name=to):
                 self._item([name], [to])
+            case MoveAll(names=names, to_names=targets):
+                for name, to in zip(names, targets, strict=True):
+                    self._item([name], [to])
             case Plant(name=name, to_name=to):
                 self.items.append(([name], [to]))
             case AddAlias(alias, _, path):

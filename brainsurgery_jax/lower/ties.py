@@ -38,7 +38,7 @@ class TiedHead(NamedTuple):
         return f"To pair the two, write `copy: {flow_yaml(ends)}` as a step before this one."
 
 
-def tied_heads(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[TiedHead]:
+def find_tied_heads(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[TiedHead]:
     """The output tables that stand alone because the other side is tied. Raises Refusal for a config that is no
     JSON."""
     partners = dict.fromkeys(sets.targets[key].alias for key in sets.read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -18,12 +19,12 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
-from brainsurgery_jax.lower.ties import tied_heads
+from brainsurgery_jax.lower.ties import find_tied_heads
 from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
-from brainsurgery_jax.select import Index, Match, Pattern, Ref, Template, compile_template, resolve, shown
+from brainsurgery_jax.protocol import Bind, Flags, Item, Pairing, Row
+from brainsurgery_jax.select import Index, Match, Pattern, Ref, Template, compile_template, resolve
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
@@ -102,18 +103,7 @@ class StepView(Drafts):
 
     def nothing(self, ref: Ref, key: str = "") -> Refusal:
         """The refusal of a pattern that matches nothing."""
-        space = self.space(ref.alias, key)
-        text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
-        tokens = () if isinstance(ref.name, str) else ref.name
-        near = hints.nearest(ref.name, space.names)
-        alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
-        hint = hints.of_box(pattern_of(ref.name), space.leaves.paths) or hints.of_pattern(text, space, tokens, alias)
-        hint = hint or hints.where(space)
-        kind = "" if ref.kind is None else f" of kind {ref.kind}"
-        if kind and (others := pattern_of(ref.name).matches(space.names)):
-            near, hint = "", hints.of_kind([space.names[name].aval.dtype for name, _ in others])
-        message = f"no tensor{kind} matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
-        return Refusal(NO_MATCH, message, key=key, hint=hint)
+        return hints.refuse_no_match(ref, key, self.space(ref.alias, key), self.default_alias)
 
     def rename(
         self,
@@ -141,7 +131,7 @@ class StepView(Drafts):
             if settled.note:
                 hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
-            for each in tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
+            for each in find_tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
                 self.note(pairing.UNMATCHED, each.message, hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
@@ -197,7 +187,7 @@ class StepView(Drafts):
                 filled.append(templates[key].fill_all(matches))
         writes = tuple(key for key in targets if key not in read) if written is None else tuple(written)
         others = zip(*filled, strict=True) if filled else repeat(())
-        rows = [(name, names) for (name, _), names in zip(matches, others, strict=False)]
+        rows = list(zip(map(itemgetter(0), matches), others, strict=False))
         return Sets(source, pattern, targets, templates, tuple(read), writes), rows
 
     def _key(self, ref: Ref) -> str:
@@ -339,7 +329,7 @@ class StepView(Drafts):
 
     def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
         """Note what may surprise about operands that no step has computed."""
-        found = None if kernel.caution is None else kernel.caution(tuple(s.aval for s in srcs), params)
+        found = None if kernel.caution is None else kernel.caution(tuple([s.aval for s in srcs]), params)
         if found is not None and self.is_original(*srcs):
             self.note(found.code, found.message, hint=found.hint)
 

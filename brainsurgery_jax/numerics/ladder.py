@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, inf
-from typing import TypedDict
+from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.numerics import leading
@@ -19,32 +19,38 @@ _RISK = 0.6
 """How much of the certain method's cost may be spent on a quick one that is then rejected."""
 
 
-class Tried(TypedDict):
-    """The parameters of a rung: its way to factorize a matrix; `blocks`: how far the Lanczos process goes; `sure`: its
-    result is taken, since it is the last."""
+class Attempt(NamedTuple):
+    """What a rung does: its way to factorize a matrix; `blocks`: how far the Lanczos process goes; `sure`: its result
+    is taken, since it is the last; `rebuilt`: the result is the truncated matrix, not its factors."""
 
     way: str
-    blocks: int
-    sure: bool
+    blocks: int = 0
+    sure: bool = False
+    rebuilt: bool = False
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"{self.way}-{self.blocks}" if self.blocks else self.way
 
 
-def _rung(way: str, blocks: int = 0, *, sure: bool = False) -> Tried:
-    return {"way": way, "blocks": blocks, "sure": sure}
+def ladder(x: Aval, rank: int, method: str, *, rebuilt: bool = False) -> list[Attempt]:
+    """What each rung does to a matrix on the host: the cheapest first, the last one certain."""
+    return [attempt._replace(rebuilt=rebuilt) for attempt in _ladder(x, rank, method)]
 
 
-def ladder(x: Aval, rank: int, method: str) -> list[Tried]:
-    """The parameters of each rung for a matrix on the host: the cheapest first, the last one certain."""
+def _ladder(x: Aval, rank: int, method: str) -> list[Attempt]:
     long, short = max(x.shape), min(x.shape)
     if method == "exact" or short <= SMALL or not x.dtype.is_float:
-        return [_rung("exact", sure=True)]
+        return [Attempt("exact", sure=True)]
     if method == "randomized":
         looks = _blocks(long, short, rank, most=inf)
-        last = _rung("lanczos", looks.pop(), sure=True) if looks else _rung("gram", sure=True)
-        return [*(_rung("lanczos", n) for n in looks), last]
+        last = Attempt("lanczos", looks.pop(), sure=True) if looks else Attempt("gram", sure=True)
+        return [*(Attempt("lanczos", n) for n in looks), last]
     if _quick_gram_cost(long, short, rank) < _lanczos_cost(long, short, _likely_space(rank)):
-        return [_rung("quick-gram"), _rung("gram", sure=True)]
+        return [Attempt("quick-gram"), Attempt("gram", sure=True)]
     looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
-    return [*(_rung("lanczos", n) for n in looks), _rung("gram", sure=True)]
+    return [*(Attempt("lanczos", n) for n in looks), Attempt("gram", sure=True)]
 
 
 def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
@@ -104,13 +110,13 @@ def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
     """Bytes that the hungriest rung needs besides the matrix and the result, `rebuilt` in the matrix's shape."""
     long, short = max(x.shape), min(x.shape)
     rungs = ladder(x, rank, method)
-    ways = {rung["way"] for rung in rungs}
+    ways = {rung.way for rung in rungs}
     if "exact" in ways:
         return svd_workspace(x)
     item, sides, rows = max(4, x.dtype.bits // 8), long + short, min(SLAB, long)
     narrow, whole = x.dtype.bits < 32, x.size <= WIDENED
     slabs = 8 * rows * short if narrow and not whole else 0  # a widened one, and the next
-    space = max(rung["blocks"] for rung in rungs) * block_width(rank)
+    space = max(rung.blocks for rung in rungs) * block_width(rank)
     lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
     state = sides * space * item  # of a rung that was rejected
     product = max(2 * short + rows, 3 * short + 64, short + slabs // (8 * short)) * short * 8

@@ -72,7 +72,7 @@ class OrderSearch(NamedTuple):
         """The pass that takes a sample, of which the windows follow; of few elements all, and the answer."""
 
         def block(*xs: Array) -> list[list[np.ndarray]]:
-            return [[x] for x in self._derived([x[:: self.step] for x in xs])]
+            return [[x] for x in self._derive([x[:: self.step] for x in xs])]
 
         def merge(a: list[list[np.ndarray]], b: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
             return [x + y for x, y in zip(a, b, strict=True)]
@@ -80,7 +80,7 @@ class OrderSearch(NamedTuple):
         def finish(found: list[list[np.ndarray]]) -> Any:
             whole = enumerate(map(np.concatenate, found))
             if self.step == 1:
-                return np.concatenate([self._sorted(x, at) for at, x in whole])
+                return np.concatenate([self._sort(x, at) for at, x in whole])
             return tuple(self._estimate(x, at) for at, x in whole)
 
         return Reduction(block, merge, finish, self._nothing, unordered=True, sampled=self.step > 1)
@@ -89,7 +89,7 @@ class OrderSearch(NamedTuple):
         """The pass over all elements."""
 
         def near_of(xs: Sequence[Array]) -> list[Near]:
-            made = self._derived(xs)
+            made = self._derive(xs)
             near = [look_near(x, sought.windows) for x, sought in zip(made, known, strict=True)]
             if not self.by_nonzero:
                 return near
@@ -102,7 +102,7 @@ class OrderSearch(NamedTuple):
             return [join_near(x, y) for x, y in zip(a, b, strict=True)]
 
         def finish(found: list[Near]) -> Any:
-            after = tuple(self._narrowed(*pair, at) for at, pair in enumerate(zip(known, found, strict=True)))
+            after = tuple(self._narrow(*pair, at) for at, pair in enumerate(zip(known, found, strict=True)))
             if not all(sought.nan or all(w.found for w in sought.windows) for sought in after):
                 return Again(after)
             return np.concatenate([self._values(s, n, at) for at, (s, n) in enumerate(zip(after, found, strict=True))])
@@ -115,7 +115,7 @@ class OrderSearch(NamedTuple):
     def _nothing(self) -> Array:
         return np.full(self.shape[0] * self.shape[1], np.nan)
 
-    def _derived(self, xs: Sequence[Array]) -> list[np.ndarray]:
+    def _derive(self, xs: Sequence[Array]) -> list[np.ndarray]:
         with np.errstate(all="ignore"):
             return [np.ascontiguousarray(x) for x in self.derive(xs, self.static)]
 
@@ -125,7 +125,7 @@ class OrderSearch(NamedTuple):
     def _inside(self, nonzero: float, at: int) -> list[int]:
         return [min(p, self.size - 1) for p in self._places(nonzero, at)]
 
-    def _sorted(self, x: np.ndarray, at: int) -> Array:
+    def _sort(self, x: np.ndarray, at: int) -> Array:
         wanted = self._places(int(np.count_nonzero(x)), at)
         if np.isnan(x).any():
             return np.full(len(wanted), np.nan)
@@ -137,7 +137,7 @@ class OrderSearch(NamedTuple):
         nonzero = int(np.count_nonzero(x)) / x.size * self.size
         return Sought(windows_of(x, self._inside(nonzero, at), self.size))
 
-    def _narrowed(self, sought: Sought, near: Near, at: int) -> Sought:
+    def _narrow(self, sought: Sought, near: Near, at: int) -> Sought:
         if is_nan(near.most, self.dtype) or is_nan(near.least, self.dtype):
             return Sought((), nan=True)
         return Sought(narrow(sought.windows, self._inside(near.nonzero, at), near))

@@ -25,7 +25,7 @@ from brainsurgery_jax.numerics.windows import (
 )
 from brainsurgery_jax.reduction import Again, Reduction
 
-PIECE = 1 << 17
+PIECE = 1 << 18
 """Elements that are looked at together, so that what is made on the way stays in the cache."""
 
 PASSING = 4

@@ -21,7 +21,7 @@ from brainsurgery_jax.numerics.factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.numerics.ladder import Tried, ladder
+from brainsurgery_jax.numerics.ladder import Attempt, ladder
 from brainsurgery_jax.numerics.lapack import singular_values
 
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def top_values(x: np.ndarray, rank: int) -> TopValues:
     tall = x.T if x.shape[0] < x.shape[1] else x
     state: Lanczos | None = None
     rungs = ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, "auto")
-    for rung in rungs[:1] if rungs[0]["way"] == "quick-gram" else rungs:
+    for rung in rungs[:1] if rungs[0].way == "quick-gram" else rungs:
         found, state = _climb(tall, rank, rung, state)
         if found is not None and found.excess <= TOLERANCE:
             return _read(found, rank)
@@ -51,16 +51,18 @@ def top_values(x: np.ndarray, rank: int) -> TopValues:
     return TopValues(values[:rank], float(squares[:rank].sum() / (squares.sum() or 1.0)) if values[0] else 1.0, 0.0)
 
 
-def _climb(tall: np.ndarray, rank: int, rung: Tried, state: Lanczos | None) -> tuple[Truncation | None, Lanczos | None]:
+def _climb(
+    tall: np.ndarray, rank: int, rung: Attempt, state: Lanczos | None
+) -> tuple[Truncation | None, Lanczos | None]:
     """What a rung finds, and the Lanczos process to go on with. In place of a certain Gram matrix in float64, which
     takes longer than all values, comes the quick one, which has a bound of its own."""
     key = rank, 0
-    if rung["way"] == "exact":
+    if rung.way == "exact":
         return None, None
-    if rung["way"] != "lanczos":
+    if rung.way != "lanczos":
         return quick_gram(tall, rank, TOLERANCE, key), None
     normal, probe = random_blocks(tall, rank, key)
-    state = reach(tall, state, normal, rung["blocks"])
+    state = reach(tall, state, normal, rung.blocks)
     found = ritz(state, rank)
     if limit_excess(found, state.norm2) > TOLERANCE:
         return None, state

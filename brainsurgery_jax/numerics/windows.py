@@ -57,11 +57,12 @@ class KeyWindow(NamedTuple):
 
 
 class Pile(NamedTuple):
-    """Numbers, ascending, and how often each occurs; and others that are not counted yet."""
+    """Numbers, ascending, and how often each occurs; and others that are not counted yet, `waiting` in all."""
 
     numbers: np.ndarray
     counts: np.ndarray
     loose: tuple[np.ndarray, ...] = ()
+    waiting: int = 0
 
 
 class Near(NamedTuple):
@@ -88,7 +89,10 @@ def keys_of(x: np.ndarray) -> np.ndarray:
 
 def _turn(bits: np.ndarray) -> np.ndarray:
     """The keys of floats some of which have a sign."""
-    return bits ^ ((bits >> np.asarray(8 * bits.itemsize - 1, bits.dtype)) & np.iinfo(bits.dtype).max)
+    keys = bits >> np.asarray(8 * bits.itemsize - 1, bits.dtype)
+    keys &= np.iinfo(bits.dtype).max
+    keys ^= bits
+    return keys
 
 
 def value_of(key: int, dtype: np.dtype) -> np.floating:
@@ -184,7 +188,7 @@ def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     numbers = (keys[inside] - low).view(unsigned)
     if window.shift:
         numbers >>= np.asarray(window.shift, unsigned)
-    return below, _nothing()._replace(loose=(numbers,))
+    return below, _nothing()._replace(loose=(numbers,), waiting=numbers.size)
 
 
 def _count(numbers: np.ndarray) -> Pile:
@@ -211,10 +215,10 @@ def join_near(a: Near, b: Near) -> Near:
 
 
 def _together(a: Pile, b: Pile) -> Pile:
-    loose = (*a.loose, *b.loose)
-    if sum(x.size for x in loose) > LOOSE:
-        b, loose = _add(b, _count(np.concatenate(loose))), ()
-    return _add(a, b)._replace(loose=loose)
+    loose, waiting = (*a.loose, *b.loose), a.waiting + b.waiting
+    if waiting > LOOSE:
+        b, loose, waiting = _add(b, _count(np.concatenate(loose))), (), 0
+    return _add(a, b)._replace(loose=loose, waiting=waiting)
 
 
 def _add(a: Pile, b: Pile) -> Pile:
@@ -238,7 +242,7 @@ def _narrow(window: KeyWindow, place: int, near: Near, at: int) -> KeyWindow:
     pile, own = near.inside[at], place - near.below[at]
     if own < 0:
         return _window(near.least, window.low - 1, sure=True)
-    if own >= int(pile.counts.sum()) + sum(x.size for x in pile.loose):
+    if own >= int(pile.counts.sum()) + pile.waiting:
         return _window(window.low + window.width, near.most, sure=True)
     number = window.low + (_number_at(pile, own) << window.shift)
     return _window(number, number + (1 << window.shift) - 1, sure=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from brainsurgery_jax._lazy import Array, Inexact, jax, jnp, np
 from brainsurgery_jax.numerics import filtered
@@ -21,7 +21,7 @@ from brainsurgery_jax.numerics.factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.numerics.ladder import ladder
+from brainsurgery_jax.numerics.ladder import Attempt, ladder
 from brainsurgery_jax.numerics.math import largest_entries, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Number, Outcome, Rung, kernel
@@ -37,22 +37,28 @@ class FactorParams(TypedDict):
     method: str
 
 
+class FilteredAttempt(NamedTuple):
+    """What a rung on an accelerator does, as `Attempt`: the degrees of the polynomials that it filters by."""
+
+    degrees: tuple[int, ...]
+    sure: bool
+    rebuilt: bool
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"filtered-{self.degrees[-1]}"
+
+
 def ladder_of(avals: Avals, params: FactorParams, backend: str, *, rebuilt: bool) -> tuple[Rung, ...]:
     """The rungs of a factorization. On an accelerator none is certain, unless `randomized` asks for no more: what they
     do not accept is for the host."""
     if backend != HOST:
         last = filtered.DEGREES[-1] if params["method"] == "randomized" else None
-        return tuple(_filtered(degrees, sure=degrees is last, rebuilt=rebuilt) for degrees in filtered.DEGREES)
-    tried = ladder(avals[0], params["rank"], params["method"])
-    names = (f"{t['way']}-{t['blocks']}" if t["blocks"] else t["way"] for t in tried)
-    return tuple(
-        Rung(name, factorize, (*t.items(), ("rebuilt", rebuilt))) for name, t in zip(names, tried, strict=True)
-    )
-
-
-def _filtered(degrees: tuple[int, ...], *, sure: bool, rebuilt: bool) -> Rung:
-    static = ("degrees", degrees), ("sure", sure), ("rebuilt", rebuilt)
-    return Rung(f"filtered-{degrees[-1]}", factorize_filtered, static)
+        attempts = [FilteredAttempt(degrees, degrees is last, rebuilt) for degrees in filtered.DEGREES]
+        return tuple(Rung(a.name, factorize_filtered, (("attempt", a),)) for a in attempts)
+    attempts = ladder(avals[0], params["rank"], params["method"], rebuilt=rebuilt)
+    return tuple(Rung(attempt.name, factorize, (("attempt", attempt),)) for attempt in attempts)
 
 
 @kernel(resumes=True)
@@ -60,10 +66,7 @@ def factorize(
     x: Inexact[Array, "m n"],
     *,
     rank: int,
-    way: str,
-    blocks: int,
-    sure: bool,
-    rebuilt: bool,
+    attempt: Attempt,
     tol: Number,
     key_high: Number,
     key_low: Number,
@@ -72,9 +75,10 @@ def factorize(
 ) -> Outcome:
     """One rung: the factors or the truncated matrix, whether it is accepted, facts, and the state for the next rung.
 
-    Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
-    `chosen_by`: the method, by which the rungs were chosen.
+    Low-precision matrices are factorized in float32; wide ones as their transpose. `chosen_by`: the method, by which
+    the rungs were chosen.
     """
+    way, sure = attempt.way, attempt.sure
     wide = x.shape[0] < x.shape[1]
     tall = _tall(x.T if wide else x, state)
     key = key_high, key_low
@@ -85,7 +89,7 @@ def factorize(
         return Outcome(None, finite, {}, None)
     if way == "lanczos":
         normal, probe = random_blocks(tall, rank, key)
-        state = reach(tall, state, normal, blocks)
+        state = reach(tall, state, normal, attempt.blocks)
         found = ritz(state, rank)
         if on_host(x) and not sure and limit_excess(found, state.norm2) > tol:
             return Outcome(None, np.False_, {}, state)
@@ -96,7 +100,7 @@ def factorize(
             return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
-    value = _low(t, x, wide) if rebuilt else _split(t, x, wide)
+    value = _low(t, x, wide) if attempt.rebuilt else _split(t, x, wide)
     return Outcome(value, finite if sure else finite & (t.excess <= tol), facts, state)
 
 
@@ -105,9 +109,7 @@ def factorize_filtered(
     x: jax.Array,
     *,
     rank: int,
-    degrees: tuple[int, ...],
-    sure: bool,
-    rebuilt: bool,
+    attempt: FilteredAttempt,
     tol: Number,
     key_high: Number,
     key_low: Number,
@@ -119,10 +121,10 @@ def factorize_filtered(
     tall = x.T if wide else x
     tall = tall if tall.dtype == jnp.bfloat16 else widen(tall)
     words = jax.lax.bitcast_convert_type(jnp.stack([key_high, key_low]), np.uint32)
-    state = filtered.reach(tall, state, rank, degrees, jax.random.wrap_key_data(words))
+    state = filtered.reach(tall, state, rank, attempt.degrees, jax.random.wrap_key_data(words))
     t = filtered.truncation(tall, state, rank)
-    value = _low(t, x, wide) if rebuilt else _split(t, x, wide)
-    good = jnp.isfinite(t.kept2) if sure else t.excess <= tol
+    value = _low(t, x, wide) if attempt.rebuilt else _split(t, x, wide)
+    good = jnp.isfinite(t.kept2) if attempt.sure else t.excess <= tol
     return Outcome(value, good, {"energy": t.kept2 / t.norm2, "excess": t.excess}, state)
 
 

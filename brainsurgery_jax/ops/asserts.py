@@ -63,8 +63,11 @@ def assert_(view: View, *, operator: AssertionKey) -> Verdict:
     return operator.ask(view)
 
 
+_HOLDS = Known(True)
+
+
 def _compare(label: str, found: object, wanted: object) -> Known:
-    return Known(found == wanted, "" if found == wanted else f"{label} is {found}, not {wanted}")
+    return _HOLDS if found == wanted else Known(False, f"{label} is {found}, not {wanted}")
 
 
 @assertion(bare="target")

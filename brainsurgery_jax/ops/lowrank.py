@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.numerics import filtered
 from brainsurgery_jax.numerics.factor import Lanczos, product
-from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.numerics.ladder import Attempt, ladder, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.op import Avals, Form, Number, Params, Real, build, kernel
@@ -99,9 +99,8 @@ def _anywhere(avals: Avals, params: Params) -> bool:
 def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:
     """The full SVD."""
     none = np.zeros(())
-    outcome = factorize(
-        x, rank=rank, way="exact", blocks=0, sure=True, rebuilt=rebuilt, tol=none, key_high=none, key_low=none
-    )
+    attempt = Attempt("exact", sure=True, rebuilt=rebuilt)
+    outcome = factorize(x, rank=rank, attempt=attempt, tol=none, key_high=none, key_low=none)
     return outcome.value, outcome.accepted
 
 
@@ -109,13 +108,13 @@ def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Numb
     """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
     is not good enough. Derivatives are those of the full SVD."""
     # As on the host: for which platform a trace will be compiled is not known.
-    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method)
+    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, rebuilt=rebuilt)
     if len(tries) < 2:
         return _exactly(x, rank, rebuilt=rebuilt)
 
     @jax.custom_jvp
     def climb_all(x: Array, numbers: dict[str, Number]) -> tuple[Any, Flag]:
-        return _first_good(x, tries, None, {"rank": rank, "rebuilt": rebuilt, **numbers})
+        return _first_good(x, tries, None, {"rank": rank, **numbers})
 
     @climb_all.defjvp
     def _(primals: Any, tangents: Any) -> Any:
@@ -126,10 +125,10 @@ def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Numb
     return climb_all(x, numbers)
 
 
-def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
+def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
     """The first result that is accepted, and whether x is finite."""
     first, *others = tries
-    value, good, _, state = factorize(x, **first, **params, state=state)
+    value, good, _, state = factorize(x, attempt=first, **params, state=state)
     if not others:
         return value, good
     return jax.lax.cond(good, lambda: (value, good), lambda: _first_good(x, others, state, params))

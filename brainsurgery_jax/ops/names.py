@@ -20,7 +20,7 @@ from brainsurgery_jax.protocol import (
     DropAlias,
     Edit,
     Expand,
-    Move,
+    MoveAll,
     Publish,
     RenameAlias,
     Say,
@@ -78,8 +78,8 @@ def move(view: View, *, from_: Pattern, to: Template) -> Iterator[Edit]:
     Leaves of a tree that hold no tensor, such as None, are matched and renamed with them.
     Example: `move: {from: 'transformer\\.(.+)', to: 'model.\\1'}`
     """
-    for source, (target,) in view.rename(from_, {"to": to}, others=True):
-        yield Move(from_.alias, source, to.alias, target)
+    rows = view.rename(from_, {"to": to}, others=True)
+    yield MoveAll(from_.alias, [name for name, _ in rows], to.alias, [target for _, (target,) in rows])
 
 
 @control()

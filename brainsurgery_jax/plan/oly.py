@@ -120,7 +120,7 @@ class _Line:
 
     def name(self) -> Scalar:
         if self.next in ("'", '"'):
-            return self.quoted_scalar()
+            return self.quote_scalar()
         found = NAME.match(self.text, self.at)
         if found is None or self.text[found.end() : found.end() + 1] not in ("", ":", " ", "\t"):
             word = self.word()
@@ -143,7 +143,7 @@ class _Line:
         if self.next not in ("'", '"'):
             return PAIR.match(self.text, self.at) is not None
         start = self.at
-        self.quoted_scalar()
+        self.quote_scalar()
         self.blanks()
         found, self.at = self.next == ":", start
         return found
@@ -183,7 +183,7 @@ class _Line:
 
     def key(self) -> Scalar:
         if self.next in ("'", '"'):
-            return self.quoted_scalar()
+            return self.quote_scalar()
         found = KEY.match(self.text, self.at)
         if found is None:
             hint = "Write `key: value`, with the key in quotes unless it is a plain word."
@@ -197,7 +197,7 @@ class _Line:
             self.fail(f"'{owner}' needs a value, but found {self.found()}", hint)
         if self.next in ("[", "{"):
             return self.brackets(owner)
-        return self.quoted_scalar() if self.next in ("'", '"') else self.bare()
+        return self.quote_scalar() if self.next in ("'", '"') else self.bare()
 
     def brackets(self, owner: str) -> List | Map:
         start, span, closing = self.at, self.span(), CLOSING[self.next]
@@ -226,7 +226,7 @@ class _Line:
         text = self.text[start : self.at]
         return Scalar(typed(text), text, span)
 
-    def quoted_scalar(self) -> Scalar:
+    def quote_scalar(self) -> Scalar:
         span = self.span()
         text = self.single() if self.takes("'") else self.double()
         return Scalar(text, text, span)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean, worded
-from brainsurgery_jax.packaged import packaged_folder
+from brainsurgery_jax.packaged import find_packaged_folder
 from brainsurgery_jax.plan.declarations import Variable, comment_of, declare, is_help, variables_of
 from brainsurgery_jax.plan.source import Map, compose
 
@@ -83,7 +83,9 @@ def _about(text: str) -> tuple[str, ...]:
 def _files() -> Mapping[str, Traversable]:
     """The file of each recipe."""
     found = (
-        (entry.name, entry) for entry in packaged_folder("recipes", "plans").iterdir() if entry.name.endswith(_SUFFIX)
+        (entry.name, entry)
+        for entry in find_packaged_folder("recipes", "plans").iterdir()
+        if entry.name.endswith(_SUFFIX)
     )
     return {name.removesuffix(_SUFFIX).replace("_", "-"): entry for name, entry in sorted(found)}
 

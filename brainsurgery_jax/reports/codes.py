@@ -6,7 +6,7 @@ import re
 from functools import cache
 
 from brainsurgery_jax.documents import Entry, Record, Text, show_only
-from brainsurgery_jax.packaged import packaged_folder
+from brainsurgery_jax.packaged import find_packaged_folder
 
 _CODE = re.compile(r"[a-z]+(-[a-z]+)*")
 
@@ -19,7 +19,7 @@ def is_code(word: str) -> bool:
 @cache
 def code_pages() -> dict[str, str]:
     """The section of each code, in Markdown, by the code."""
-    text = (packaged_folder("pages", "docs") / "diagnostics.md").read_text(encoding="utf-8")
+    text = (find_packaged_folder("pages", "docs") / "diagnostics.md").read_text(encoding="utf-8")
     sections = re.split(r"^(?=###? )", re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL), flags=re.MULTILINE)
     cut = (section.removeprefix("### ").partition("\n") for section in sections)
     return {title.strip(): body.strip() for title, _, body in cut if is_code(title.strip())}

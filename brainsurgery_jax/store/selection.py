@@ -76,8 +76,10 @@ def is_below(name: str, entry: str) -> bool:
 
 def choose_part(header: Header, address: Address) -> Choice:
     """What an address means of a checkpoint. Raises StoreError where that is not clear, or is not there."""
-    entries = [*header.tensors, *header.unread, *header.left_out]
     part = _part(header, address)
+    if not part and not address.leave_out:
+        return Choice("", (), ".")
+    entries = [*header.tensors, *header.unread, *header.left_out]
     dotted = not part or any(entry == part or entry.startswith(f"{part}.") for entry in entries)
     choice = Choice(part, address.leave_out, "." if dotted else "/")
     _check_part(header, choice, entries)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from brainsurgery_jax.cli.app import app
 from tests.cli.conftest import Command
 
 
@@ -83,6 +84,22 @@ def test_convert_gives_what_it_wrote(command: Command, place: Path):
     found = said(command, "convert", "base.safetensors", "out.npz", "--layout", "none", "--verify")
     assert [row["path"] for row in found["published"]] == ["out.npz"]
     assert found["verification"]
+
+
+def test_report_gives_the_page_that_it_wrote(command: Command, place: Path):
+    pytest.importorskip("matplotlib")
+    found = said(command, "report", "base.safetensors", "--to", "page.html")
+    assert (found["path"], found["other"], found["page"]) == ("base.safetensors", None, "page.html")
+    assert found["bytes"] == (place / "page.html").stat().st_size
+
+
+def test_every_command_that_yields_something_takes_json(command: Command):
+    without = {name for name in app_commands() if "--json" not in command(name, "--help").out}
+    assert without == {"schema", "web"}  # which prints JSON itself, and which serves pages
+
+
+def app_commands() -> list[str]:
+    return [str(one.name) for one in app.registered_commands]
 
 
 def test_an_imported_plan_is_data(command: Command, place: Path):

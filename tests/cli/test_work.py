@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from brainsurgery_jax.cli import plans
+from brainsurgery_jax.cli.options import More
 from tests.null.world import write_zeros
 
 STEPS = """
@@ -32,7 +33,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def explain(plan: str, *, everything: bool = False, as_json: bool = False, work: bool = True) -> None:
-    plans.explain([plan], plans.More(everything, work), overwrite=False, shard_size="5GB", json=as_json)
+    plans.explain([plan], More(work=work, everything=everything), overwrite=False, shard_size="5GB", json=as_json)
 
 
 def test_a_row_says_what_is_done_where_what_it_reads_and_writes_and_what_for(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, Plot, ReplacePlot, Target
+from brainsurgery_jax.cli.options import Json, Memory, Plot, ReplacePlot, Target, spread_groups
 
 
 class DiffOrder(StrEnum):
@@ -28,15 +29,26 @@ class DiffGroups(StrEnum):
     module = "module"
 
 
+@dataclass(frozen=True)
+class Closeness:
+    """How different two tensors may be that count as equal."""
+
+    eps: Annotated[float, typer.Option(metavar="X", help="Absolute closeness.", min=0)] = 0.0
+    rtol: Annotated[
+        float, typer.Option(metavar="X", help="Relative tolerance, as a fraction of the left value.", min=0)
+    ] = 0.0
+    ignore_dtype: Annotated[bool, typer.Option("--ignore-dtype", help="Compare values but not dtypes.")] = False
+
+
+EXACT = Closeness()
+
+
+@spread_groups
 def diff(
     left: Annotated[str, typer.Argument(metavar="LEFT", help="A checkpoint file or folder.")],
     right: Annotated[str, typer.Argument(metavar="RIGHT", help="A second checkpoint, in any format.")],
     target: Target = None,
-    eps: Annotated[float, typer.Option(metavar="X", help="Absolute tolerance.", min=0)] = 0.0,
-    rtol: Annotated[
-        float, typer.Option(metavar="X", help="Relative tolerance, as a fraction of the left value.", min=0)
-    ] = 0.0,
-    ignore_dtype: Annotated[bool, typer.Option("--ignore-dtype", help="Compare values but not dtypes.")] = False,
+    closeness: Closeness = EXACT,
     quick: Annotated[
         bool, typer.Option("--quick", help="Report no figures; stop reading a tensor at its first difference.")
     ] = False,
@@ -72,7 +84,7 @@ def diff(
             "--quick measures nothing to sort by or to sum up. Leave it out.", param_hint="--quick"
         )
     wishes = pages.Wishes(
-        target, eps, rtol, ignore_dtype, quick, memory, effective_rank or sort is DiffOrder.rank, sort.value, top,
-        by.value if by else None,
+        target, closeness.eps, closeness.rtol, closeness.ignore_dtype, quick, memory,
+        effective_rank or sort is DiffOrder.rank, sort.value, top, by.value if by else None,
     )  # fmt: skip
     raise typer.Exit(pages.diff(left, right, wishes, json=json, plot=drawn))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import Items, Json, Ops, Overwrite, Shard, know
+from brainsurgery_jax.cli.options import NO_MORE, Items, Json, More, Ops, Overwrite, Shard, know, spread_groups
 
 
 def explain_code(word: str, *, json: bool) -> bool:
@@ -24,24 +24,16 @@ def explain_code(word: str, *, json: bool) -> bool:
     return True
 
 
+@spread_groups
 def explain(
     items: Items,
     ops: Ops = None,
     overwrite: Overwrite = False,
     shard_size: Shard = "5GB",
-    work: Annotated[
-        bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")
-    ] = False,
-    hosts: Annotated[
-        int | None, typer.Option("--hosts", metavar="N", min=1, help="Model the run on N hosts: time, bytes, memory.")
-    ] = None,
-    cluster: Annotated[
-        str, typer.Option("--cluster", metavar="KEY=VALUE,...", help="What the hosts are: reads=2GB,writes=1GB,...")
-    ] = "",
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="Show only which inputs and steps make this tensor.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False,
+    more: More = NO_MORE,
     json: Json = False,
 ) -> None:
     """Show what a run would do, step by step; or what the code of a diagnostic means: `explain no-match`.
@@ -57,7 +49,6 @@ def explain(
         raise typer.Exit(provenance.print_tensor(items, tensor, json=json))
     from brainsurgery_jax.cli import plans
 
-    if cluster and hosts is None:
+    if more.cluster and more.hosts is None:
         raise typer.BadParameter("needs --hosts", param_hint="--cluster")
-    more = plans.More(everything, work, hosts, cluster)
     plans.explain(items, more, overwrite=overwrite, shard_size=shard_size, json=json)

@@ -9,20 +9,20 @@ import typer
 
 from brainsurgery_jax.cli.environment import arrange
 from brainsurgery_jax.cli.options import (
-    Devices,
-    Fsync,
-    Json,
-    Memory,
+    DESTINATION,
+    PRINTING,
+    RESOURCES,
+    Destination,
     Ops,
-    Overwrite,
-    Quiet,
-    Shard,
-    Verbose,
+    Printing,
+    Resources,
     completing,
     know,
+    spread_groups,
 )
 
 
+@spread_groups
 def repl(
     items: Annotated[
         list[str] | None,
@@ -34,18 +34,9 @@ def repl(
         ),
     ] = None,
     ops: Ops = None,
-    overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compute, but write nothing.")] = False,
-    fsync: Fsync = True,
-    shard_size: Shard = "5GB",
-    memory: Memory = None,
-    devices: Devices = "all",
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Before each step, show its effects and ask for confirmation.")
-    ] = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    destination: Destination = DESTINATION,
+    resources: Resources = RESOURCES,
+    printing: Printing = PRINTING,
 ) -> None:
     """Open an interactive prompt for editing checkpoints.
 
@@ -57,8 +48,5 @@ def repl(
     from brainsurgery_jax.cli import plans
     from brainsurgery_jax.cli.prompt import repl as prompt
 
-    choices = plans.Choices(
-        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
-        preview=preview, verbose=verbose, quiet=quiet, json=json,
-    )  # fmt: skip
+    choices = plans.Choices(**vars(destination), **vars(resources), **vars(printing))
     prompt.repl(items or [], choices)

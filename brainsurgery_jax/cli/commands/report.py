@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Memory, Target
+from brainsurgery_jax.cli.options import Json, Memory, Target
 
 
 def report(
@@ -25,9 +25,10 @@ def report(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
     memory: Memory = None,
+    json: Json = False,
 ) -> None:
     """Write a report as one page of HTML: health, figures, pictures. It needs the extra `plot`."""
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import report as pages
 
-    pages.report((path, other), to, pages.ReportWishes(target, spectra, overwrite, memory))
+    pages.report((path, other), to, pages.ReportWishes(target, spectra, overwrite, memory), json=json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -10,20 +11,17 @@ import typer
 
 from brainsurgery_jax.cli.environment import arrange
 from brainsurgery_jax.cli.options import (
-    Devices,
-    Fsync,
+    DESTINATION,
+    PRINTING,
+    RESOURCES,
+    Destination,
     Items,
-    Json,
-    Memory,
     Ops,
-    Overwrite,
-    Quiet,
-    Shard,
-    Verbose,
+    Printing,
+    Resources,
     know,
+    spread_groups,
 )
-
-Lost = Annotated[str | None, typer.Option(hidden=True)]
 
 
 class SummaryMode(StrEnum):
@@ -33,109 +31,135 @@ class SummaryMode(StrEnum):
     resolve = "resolve"
 
 
-Summarize = Annotated[
-    bool | None,
-    typer.Option(
-        "--summarize/--no-summarize",
-        "-s",
-        help="After the run, print the executed steps as YAML.",
-        show_default="no",
-    ),
-]
-SummarizePath = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Write the summary to this file instead of stdout.")
-]
-Mode = Annotated[SummaryMode, typer.Option(help="raw: steps only; resolve: inputs and output too.")]
+@dataclass(frozen=True)
+class Summary:
+    """Whether the steps are printed after the run, and how."""
+
+    summarize: Annotated[
+        bool | None,
+        typer.Option(
+            "--summarize/--no-summarize",
+            "-s",
+            help="After the run, print the executed steps as YAML.",
+            show_default="no",
+        ),
+    ] = None
+    summarize_path: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the summary to this file instead of stdout.")
+    ] = None
+    summary_mode: Annotated[SummaryMode, typer.Option(help="raw: steps only; resolve: inputs and output too.")] = (
+        SummaryMode.raw
+    )
+
+
+@dataclass(frozen=True)
+class Locking:
+    """The locks that a run writes and agrees with, and whether it can be resumed."""
+
+    lock: Annotated[
+        bool,
+        typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors."),
+    ] = False
+    sha256: Annotated[bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")] = False
+    locked: Annotated[
+        list[str] | None,
+        typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock; one for each output."),
+    ] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process of a run over several this is."""
+
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Run on several processes, each started with this plan.")
+    ] = False
+    coordinator: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where process 0 listens (default: as SLURM and others say)."),
+    ] = None
+    process_id: Annotated[int | None, typer.Option(metavar="N", min=0, help="The number of this process, from 0.")] = (
+        None
+    )
+    process_count: Annotated[int | None, typer.Option(metavar="N", min=1, help="The number of processes.")] = None
+    lost_after: Annotated[
+        float, typer.Option(metavar="SECONDS", min=2.0, help="Take a process for lost after this long without a sign.")
+    ] = 30.0
+
+    def refuse_parts(self, *, interactive: bool) -> None:
+        """Raise BadParameter for options of a run over several processes without it, or with the prompt."""
+        parts = self.coordinator, self.process_id, self.process_count
+        if not self.distributed and any(part is not None for part in parts):
+            raise typer.BadParameter("needs --distributed", param_hint="--coordinator, --process-id, --process-count")
+        if self.distributed and interactive:
+            raise typer.BadParameter("a prompt has one process; leave out --interactive", param_hint="--distributed")
+
+    @property
+    def own(self) -> tuple[str | None, int | None, int | None, float] | None:
+        """The fields of a `ProcessAddress`; None for a run of one process."""
+        return (self.coordinator, self.process_id, self.process_count, self.lost_after) if self.distributed else None
+
+
+Lost = Annotated[str | None, typer.Option(hidden=True)]
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Options of BrainSurgery that have no effect here."""
+
+    provider: Lost = None
+    arena_root: Lost = None
+    arena_segment_size: Lost = None
+    num_workers: Lost = None
+    log_level: Lost = None
+
+
+SUMMARY, LOCKING, PROCESSES, IGNORED = Summary(), Locking(), Processes(), Ignored()
+"""As they are without options."""
+
 Interactive = Annotated[
     bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
-]
-Lock = Annotated[
-    bool, typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors.")
-]
-Distributed = Annotated[
-    bool, typer.Option("--distributed", help="Run on several processes, each started with this plan.")
-]
-Coordinator = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens (default: as SLURM and others say).")
-]
-ProcessId = Annotated[int | None, typer.Option(metavar="N", min=0, help="The number of this process, from 0.")]
-ProcessCount = Annotated[int | None, typer.Option(metavar="N", min=1, help="The number of processes.")]
-LostAfter = Annotated[
-    float, typer.Option(metavar="SECONDS", min=2.0, help="Take a process for lost after this long without a sign.")
 ]
 CompileCache = Annotated[
     bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
 ]
 
 
+@spread_groups
 def run(
     items: Items,
     ops: Ops = None,
-    overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Evaluate asserts and dumps, but write nothing.")] = False,
-    fsync: Fsync = True,
-    shard_size: Shard = "5GB",
-    memory: Memory = None,
-    devices: Devices = "all",
-    summarize: Summarize = None,
-    summarize_path: SummarizePath = None,
-    summary_mode: Mode = SummaryMode.raw,
-    lock: Lock = False,
-    sha256: Annotated[
-        bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")
-    ] = False,
-    locked: Annotated[
-        list[str] | None,
-        typer.Option("--locked", metavar="LOCK", help="Publish only what agrees with this lock; one for each output."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
-    ] = False,
-    distributed: Distributed = False,
-    coordinator: Coordinator = None,
-    process_id: ProcessId = None,
-    process_count: ProcessCount = None,
-    lost_after: LostAfter = 30.0,
+    destination: Destination = DESTINATION,
+    resources: Resources = RESOURCES,
+    summary: Summary = SUMMARY,
+    locking: Locking = LOCKING,
+    processes: Processes = PROCESSES,
     interactive: Interactive = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    printing: Printing = PRINTING,
     compile_cache: CompileCache = True,
-    provider: Lost = None,
-    arena_root: Lost = None,
-    arena_segment_size: Lost = None,
-    num_workers: Lost = None,
-    log_level: Lost = None,
+    ignored: Ignored = IGNORED,
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless every step succeeds."""
-    _refuse_parts(distributed, interactive, coordinator, process_id, process_count)
+    processes.refuse_parts(interactive=interactive)
     arrange(os.environ, compile_cache=compile_cache)
     know(ops)
     from brainsurgery_jax.cli import plans
 
+    asked, path = summary.summarize, summary.summarize_path
     choices = plans.Choices(
-        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
-        preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
-        summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
-        lock=lock, sha256=sha256, locked=tuple(locked or ()), resume=resume,
-        process=(coordinator, process_id, process_count, lost_after) if distributed else None,
-        lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
-                      num_workers=num_workers, log_level=log_level),
+        **vars(destination), **vars(resources), **vars(printing), resolve=summary.summary_mode is SummaryMode.resolve,
+        summarize=asked if asked is not None else path is not None, summarize_path=path,
+        lock=locking.lock, sha256=locking.sha256, locked=tuple(locking.locked or ()), resume=locking.resume,
+        process=processes.own, lost=_options(**vars(ignored)),
     )  # fmt: skip
     if not interactive:
         return plans.run(items, choices)
     from brainsurgery_jax.cli.prompt import repl as prompt
 
     return prompt.repl(items, choices)
-
-
-def _refuse_parts(distributed: bool, interactive: bool, *parts: object) -> None:
-    """Raise BadParameter for options of a run over several processes without it, or with the prompt."""
-    if not distributed and any(part is not None for part in parts):
-        raise typer.BadParameter("needs --distributed", param_hint="--coordinator, --process-id, --process-count")
-    if distributed and interactive:
-        raise typer.BadParameter("a prompt has one process; leave out --interactive", param_hint="--distributed")
 
 
 def _options(**given: str | None) -> tuple[str, ...]:

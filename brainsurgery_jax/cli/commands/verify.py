@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Devices, Json, Memory, Ops, Overwrite, know
+from brainsurgery_jax.cli.options import RESOURCES, Json, Memory, Ops, Overwrite, Resources, know, spread_groups
 
 Locked = Annotated[str, typer.Argument(metavar="OUTPUT|LOCK", help="An output written with `--lock`, or its lock.")]
 
@@ -31,6 +31,7 @@ def verify(
     raise typer.Exit(provenance.verify_output(path, inputs=inputs, memory=memory, json=json))
 
 
+@spread_groups
 def replay(
     path: Locked,
     to: Annotated[
@@ -42,8 +43,7 @@ def replay(
     ] = None,
     ops: Ops = None,
     overwrite: Overwrite = False,
-    memory: Memory = None,
-    devices: Devices = "all",
+    resources: Resources = RESOURCES,
     json: Json = False,
 ) -> None:
     """Make an output again from the plan in its lock, and compare the two. The exit code is 1 if they differ."""
@@ -51,5 +51,5 @@ def replay(
     know(ops)
     from brainsurgery_jax.cli import provenance
 
-    options = provenance.replay_options(memory, devices, overwrite=overwrite)
+    options = provenance.replay_options(resources.memory, resources.devices, overwrite=overwrite)
     raise typer.Exit(provenance.replay_output(path, to, given or (), options, json=json))

@@ -22,7 +22,7 @@ from brainsurgery_jax.engine.compute.order import in_order
 from brainsurgery_jax.engine.compute.placement import call_part, call_placed
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.blocks import cuts, padded_length
+from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.segments import has_parts, tiles
@@ -186,7 +186,7 @@ def _in_blocks(e: Expr, operands: Sequence[np.ndarray]) -> Array:
 
 
 def _blocks(e: Expr, start: int, stop: int) -> np.ndarray:
-    size = padded_length(e.aval.size)
+    size = pad_length(e.aval.size)
     parts = []
     for number in range(start // size, -(-stop // size)):
         base = number * size

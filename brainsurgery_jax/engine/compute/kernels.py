@@ -60,7 +60,7 @@ def call_elementwise(e: Expr, operands: Sequence[np.ndarray]) -> Array:
     assert e.kernel is not None and n <= blocks.BLOCK
     if runs_on_numpy(e):
         return _in_pieces(e, operands)
-    length = blocks.padded_length(n)
+    length = blocks.pad_length(n)
     result = accept(e, compiled(e.kernel, e.static)([_pad(x, length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
@@ -115,7 +115,7 @@ def _pad(x: np.ndarray, length: int) -> np.ndarray:
 def call_block(e: Expr, block: int) -> Array:
     """Block number `block` of a kernel without operands. The length of a block follows from the size alone."""
     assert e.kernel is not None
-    size = blocks.padded_length(e.aval.size)
+    size = blocks.pad_length(e.aval.size)
     static = (*e.static, ("size", size))
     return accept(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 

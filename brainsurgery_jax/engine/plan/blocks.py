@@ -22,6 +22,6 @@ def cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def padded_length(n: int) -> int:
+def pad_length(n: int) -> int:
     """The block length in which `n` elements are computed: a power of two, so that few lengths occur."""
     return max(LEAST, 1 << (n - 1).bit_length()) if n < BLOCK else BLOCK

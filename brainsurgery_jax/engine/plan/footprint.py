@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, padded_length
+from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, pad_length
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
@@ -160,7 +160,7 @@ def making_block(e: Expr, elements: int) -> int:
         return size + _on_the_way(e, min(elements, PIECE))
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
-        length = max(elements, padded_length(elements))
+        length = max(elements, pad_length(elements))
         return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + holding_block(e, elements) + COMPILED
     return 3 * size  # selected, reordered, flattened
 

@@ -72,14 +72,14 @@ def _is_scattered(e: Expr, runs: Sequence[Run]) -> bool:
 
 def mixes(e: Expr) -> bool:
     """Whether any operand of a block of `e` permutes axes, or is computed in its own parts."""
-    return any(_mixes(node) for node in streamed_below(e))
+    return any(_mixes(node) for node in walk_streamed(e))
 
 
 def _mixes(e: Expr) -> bool:
     return cuts_of(e) is not None if e.moves is None else e.moves.mixes(operand_avals(e))
 
 
-def streamed_below(e: Expr) -> Iterator[Expr]:
+def walk_streamed(e: Expr) -> Iterator[Expr]:
     """The calls that compute a block of a tensor, down to leaves and arrays that are held whole."""
     seen: set[Expr] = set()
     stack = [e]
@@ -107,15 +107,15 @@ def boxes_to_ask(question: Pending) -> list[Box]:
         return []
     boxes = list(tiles(mixed[0]))
     in_order = has_parts(mixed[0]) and _follow(mixed[0].aval.shape, boxes)
-    return _looked_at(question, boxes) if question.reduction.unordered or in_order else []
+    return _choose_parts(question, boxes) if question.reduction.unordered or in_order else []
 
 
 def blocks_to_ask(question: Pending) -> list[tuple[int, int]]:
     """The blocks in which a question reads its tensors, if not in boxes."""
-    return _looked_at(question, list(cuts(0, asked_of(question)[0].aval.size)))
+    return _choose_parts(question, list(cuts(0, asked_of(question)[0].aval.size)))
 
 
-def _looked_at(question: Pending, parts: list[T]) -> list[T]:
+def _choose_parts(question: Pending, parts: list[T]) -> list[T]:
     """The parts of tensors that a question needs: of a sampled one some, at equal distances."""
     if not question.reduction.sampled:
         return parts
@@ -132,7 +132,7 @@ def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
 
 def has_parts(e: Expr) -> bool:
     """Whether any node below a tensor is computed in parts."""
-    return any(cuts_of(node) is not None for node in streamed_below(e))
+    return any(cuts_of(node) is not None for node in walk_streamed(e))
 
 
 def tiles(e: Expr) -> Iterator[Box]:

@@ -135,7 +135,7 @@ class OrbaxSource:
         arrays = self._arrays.values()
         decoded = [array for array in arrays if not array.plain]
         pieces = any(array.plain for array in arrays) and (self._tree.ocdbt or any(array.indexed for array in arrays))
-        kept = min(sum(array.stored_bytes for array in decoded), self._cache_bytes) if decoded else 0
+        kept = min(sum(array.count_stored_bytes for array in decoded), self._cache_bytes) if decoded else 0
         chunk = max((array.chunk_bytes for array in decoded), default=0)
         return ReadingMemory(
             _NODES + kept, max((AHEAD + 2) * PIECE if pieces else 0, chunk + 2 * PIECE if decoded else 0)

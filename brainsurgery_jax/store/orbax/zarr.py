@@ -69,7 +69,7 @@ class ZarrArray(NamedTuple):
         return prod(self.inner) * self.aval.dtype.bits // 8
 
     @property
-    def stored_bytes(self) -> int:
+    def count_stored_bytes(self) -> int:
         """Bytes of all chunks; those at an edge reach beyond the array."""
         counts = (-(-n // size) for n, size in zip(self.aval.shape, self.inner, strict=True))
         return prod(counts) * self.chunk_bytes
