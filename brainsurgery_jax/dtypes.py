@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -109,6 +110,7 @@ def parse_dtype(name: str) -> DType | None:
     return BY_NAME.get(name.strip().lower())
 
 
+@cache
 def to_numpy(dtype: DType) -> np.dtype:
     """The numpy dtype, of ml_dtypes where numpy has none. Raises TypeError if neither has it."""
     import numpy as np

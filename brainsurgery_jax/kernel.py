@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
 
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.moves import Moves
 from brainsurgery_jax.index.parts import Cuts
@@ -52,6 +52,8 @@ class KernelFacts(TypedDict, total=False):
     device: Fact[bool]
     on_device: Fact[int]
     parts: Fact[Cuts]
+    needs_whole: Fact[int]
+    before_rounding: Fact[DType | None]
     fold: Fact[Passes]
     with_tensors: Callable[..., TensorExpr]
 
@@ -81,6 +83,10 @@ class Kernel(Generic[P, R]):
       decomposition of a large matrix; its numbers are float32. What it does not accept there the host computes.
     - `on_device`: (avals, params) -> bytes as `workspace`, on an accelerator, where it differs.
     - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
+    - `needs_whole`: (avals, params) -> how many of the last operands each part needs whole. On numpy the kernel takes
+      any elements of the others, the same of each, flat, and gives as many.
+    - `before_rounding`: (avals, params) -> a wider dtype which, as its key `dtype`, gives the result before its last
+      step, that rounds it as `astype` does; None if there is no such step.
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
       the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
@@ -105,6 +111,8 @@ class Kernel(Generic[P, R]):
     device: Fact[bool] | None = None
     on_device: Fact[int] | None = None
     parts: Fact[Cuts] | None = None
+    needs_whole: Fact[int] | None = None
+    before_rounding: Fact[DType | None] | None = None
     fold: Fact[Passes] | None = None
     with_tensors: Callable[..., TensorExpr] | None = None
 

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jnp, np
-from brainsurgery_jax.dtypes import FLOAT64, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
@@ -49,13 +49,24 @@ def _space(avals: Avals, params: Params) -> int:
     )
 
 
+def _before_rounding(avals: Avals, params: Params) -> DType | None:
+    return FLOAT32 if params["exact"] and params["dtype"] in (BFLOAT16, FLOAT16) else None
+
+
 def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make an elementwise kernel of a function that returns a tensor of its parameter `dtype`."""
-    return kernel(name, elementwise=True, result=result_aval, host=anywhere, workspace=_space)
+    return kernel(
+        name,
+        elementwise=True,
+        result=result_aval,
+        host=anywhere,
+        workspace=_space,
+        before_rounding=_before_rounding,
+    )
 
 
-PIECE = 1 << 18
-"""Elements that a part is computed in at a time: what is made on the way stays in the cache."""
+PIECE = 1 << 17
+"""Elements of a part that are computed at a time: what is made on the way stays in the cache."""
 
 PART = 1 << 20
 """Elements of a part."""
@@ -84,16 +95,18 @@ def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]
 
     def decorate(fn: Callable[..., Array]) -> Kernel[..., Array]:
         def of_parts(*operands: Array, values: int, **static: Any) -> Array:
-            xs, small = operands[: len(operands) - values], operands[len(operands) - values :]
-            if not on_host(xs[0]):
-                return fn(xs, small, **static)
-            flat = [x.reshape(-1) for x in xs]
-            out = np.empty(flat[0].size, to_numpy(static["dtype"]))
-            for at in range(0, out.size, PIECE):
-                out[at : at + PIECE] = fn([x[at : at + PIECE] for x in flat], small, **static)
-            return out.reshape(xs[0].shape)
+            count = len(operands) - values
+            return fn(operands[:count], operands[count:], **static)
 
-        return kernel(name, result=result_aval, host=anywhere, workspace=_part_space, parts=_parts)(of_parts)
+        return kernel(
+            name,
+            result=result_aval,
+            host=anywhere,
+            workspace=_part_space,
+            parts=_parts,
+            needs_whole=lambda avals, params: params["values"],
+            before_rounding=_before_rounding,
+        )(of_parts)
 
     return decorate
 

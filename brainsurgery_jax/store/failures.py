@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 
@@ -25,13 +24,21 @@ def remedy_for(error: OSError) -> str:
     return ""
 
 
-@contextmanager
-def os_failures(path: object, doing: str) -> Iterator[None]:
+class os_failures:
     """Turns an OSError of its block into a StoreError: `PATH: could not DOING: REASON`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(path, f"could not {doing}: {error.strerror or error}", remedy=remedy_for(error)) from error
+
+    __slots__ = ("doing", "path")
+
+    def __init__(self, path: object, doing: str):
+        self.path, self.doing = path, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            problem = f"could not {self.doing}: {error.strerror or error}"
+            raise StoreError(self.path, problem, remedy=remedy_for(error)) from error
 
 
 def no_tensor(path: str, name: str, names: Collection[str]) -> StoreError:

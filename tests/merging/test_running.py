@@ -15,13 +15,14 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_NAME, to_numpy
+from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.run import budget
 from brainsurgery_jax.merging.combine import add_multiples
 from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
 from brainsurgery_jax.merging.tensors import inner_product
-from tests.checkpoints import normal, plan_of, read, set_block
+from tests.checkpoints import bits, normal, plan_of, read, set_block
 from tests.measured import measured
 from tests.merging.cases import CASES, merge, models
 
@@ -88,6 +89,24 @@ def test_budget_and_threads_change_no_bit(keys: dict[str, Any], tmp_path: Path, 
         found.append(read(plan["output"]["path"]))
     for other in found[1:]:
         assert all(np.array_equal(other[name].view(np.uint16), x.view(np.uint16)) for name, x in found[0].items())
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32])
+@pytest.mark.parametrize("keys", LARGE.values(), ids=LARGE)
+def test_the_length_of_a_piece_changes_no_bit(
+    keys: dict[str, Any], dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tensors = three((70, 50), dtype)
+    tensors["a"]["h.0.w"][3, :9] = np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e-7
+    found = []
+    for length in (1 << 17, 900):
+        monkeypatch.setattr(blocks, "PIECE", length)
+        monkeypatch.setattr(blocks, "SHORT_PIECE", length)
+        plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
+        plan["output"]["alias"] = "m"
+        bs.load(plan).run(durable=False)
+        found.append(read(plan["output"]["path"]))
+    assert all(bits(found[1][name]) == bits(x) for name, x in found[0].items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")

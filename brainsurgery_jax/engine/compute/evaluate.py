@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise
+from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise, call_in_pieces
 from brainsurgery_jax.engine.compute.ladder import Taken, results_of
 from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
 from brainsurgery_jax.engine.compute.placement import call_part, call_placed
+from brainsurgery_jax.engine.compute.reading import Unread, read_late
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.segments import has_parts, tiles
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, runs_on_numpy, walk
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
@@ -58,17 +59,20 @@ class Evaluator:
 
     def pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
         """Pieces in turn, boxes in row-major order. What they share is computed once."""
-        values: dict[Piece, Array] = {}
+        values: dict[Piece, Array | Unread] = {}
         uses, order = plan_pieces(wanted)
+        unread = read_late(uses, order)
         made = iter(order)
         for root in wanted:
             while root not in values:
                 piece, needs = next(made)
-                values[piece] = self._make(piece, [values[n] for n in needs])
+                late = unread.get(piece) if piece.expr not in self._near else None
+                values[piece] = self._make(piece, [values[n] for n in needs]) if late is None else late
                 for n in needs:
                     _release(n, uses, values)
             found = values[root]
             _release(root, uses, values)
+            assert not isinstance(found, Unread), "only calls on slices are given what is not read yet"
             if root.box is not None:
                 found = in_order(np.asarray(found).reshape(root.shape))
             yield found
@@ -143,7 +147,7 @@ class Evaluator:
             return self.given[e]
         return e.value if e.is_const else None
 
-    def _make(self, piece: Piece, operands: Sequence[Array]) -> Array:
+    def _make(self, piece: Piece, operands: Sequence[Array | Unread]) -> Array:
         e = piece.expr
         if e.is_leaf:
             if e in self._near and self._near[e][0].holds(piece):
@@ -156,12 +160,12 @@ class Evaluator:
             return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[key_of_box(piece.box)]
         assert e.kernel is not None
         if e.kernel.elementwise:
-            made = _in_blocks(e, [np.asarray(x).reshape(-1) for x in operands])
+            made = _in_blocks(e, _flat(operands))
             return made if piece.box is None else np.asarray(made).reshape(piece.shape)
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return call_part(e, [np.asarray(x) for x in operands])
+            return _call_part(e, operands, piece.shape)
         return _assemble(piece, [np.asarray(x) for x in operands])
 
 
@@ -177,9 +181,23 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _in_blocks(e: Expr, operands: Sequence[np.ndarray]) -> Array:
+def _flat(operands: Sequence[Array | Unread]) -> list[np.ndarray | Unread]:
+    return [x if isinstance(x, Unread) else np.asarray(x).reshape(-1) for x in operands]
+
+
+def _call_part(e: Expr, operands: Sequence[Array | Unread], shape: tuple[int, ...]) -> np.ndarray:
+    """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
+    assert e.kernel is not None
+    if e.kernel.needs_whole is None or not runs_on_numpy(e):
+        return call_part(e, [np.asarray(x) for x in operands])
+    count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
+    whole = [np.asarray(x) for x in operands[count:]]
+    return call_in_pieces(e, _flat(operands[:count]), whole).reshape(shape)
+
+
+def _in_blocks(e: Expr, operands: Sequence[np.ndarray | Unread]) -> Array:
     """Run an elementwise kernel on flat operands, block by block: a box can span far more elements than it contains."""
-    n = operands[0].shape[0]
+    n = operands[0].size
     if n <= blocks.BLOCK:
         return call_elementwise(e, operands)
     return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in operands])) for at, end in cuts(0, n)])
@@ -194,7 +212,7 @@ def _blocks(e: Expr, start: int, stop: int) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array]) -> None:
+def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array | Unread]) -> None:
     uses[piece] -= 1
     if not uses[piece]:
         del values[piece]

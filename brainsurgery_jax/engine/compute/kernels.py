@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import BFLOAT16, to_numpy
 from brainsurgery_jax.engine.compute.devices import compiling
+from brainsurgery_jax.engine.compute.reading import Unread
 from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.footprint import item_bytes
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
 from brainsurgery_jax.numerics.lookup import look_up, patterns
@@ -54,44 +56,56 @@ def precise(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def call_elementwise(e: Expr, operands: Sequence[np.ndarray]) -> Array:
+def call_elementwise(e: Expr, operands: Sequence[np.ndarray | Unread]) -> Array:
     """One elementwise kernel on flat operands of at most one block."""
-    n = operands[0].shape[0]
+    n = operands[0].size
     assert e.kernel is not None and n <= blocks.BLOCK
     if runs_on_numpy(e):
-        return _in_pieces(e, operands)
+        return call_in_pieces(e, operands)
     length = blocks.pad_length(n)
-    result = accept(e, compiled(e.kernel, e.static)([_pad(x, length) for x in operands], numbers_of(e)))
+    result = accept(e, compiled(e.kernel, e.static)([_pad(x[:], length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
 
-def _in_pieces(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
-    """Run a kernel on numpy arrays, in pieces that fit in the cache together with their intermediate results."""
+def call_in_pieces(e: Expr, operands: Sequence[np.ndarray | Unread], values: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """Run a kernel on flat numpy arrays, in pieces that fit in the cache together with their intermediate results.
+    `values` are operands that each piece needs whole."""
     assert e.kernel is not None
-    n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
+    n, function, numbers = operands[0].size, pure(e.kernel, _before_rounding(e)), numbers_of(e)
     out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
-        if (table := _table_for(e, operands)) is not None:
-            look_up(table, operands[0].view(f"u{operands[0].itemsize}"), out)
-            return out
-        for at in range(0, n, blocks.PIECE):
-            piece = slice(at, at + blocks.PIECE)
-            out[piece] = accept(e, function([x[piece] for x in operands], numbers))
+        table = None if values else _table_for(e, n, len(operands))
+        length = blocks.PIECE if e.kernel.elementwise else blocks.SHORT_PIECE
+        for at in range(0, n, length):
+            piece = slice(at, at + length)
+            if table is None:
+                made = accept(e, function([*(x[piece] for x in operands), *values], numbers))
+                np.copyto(out[piece], made, casting="unsafe")  # which rounds: half the time of an array between
+            else:
+                look_up(table, operands[0][piece].view(f"u{item_bytes(e.srcs[0])}"), out[piece])
     return out
 
 
-def _table_for(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray | None:
+def _before_rounding(e: Expr) -> Static:
+    """The static parameters of a call, its result being rounded when it is put where it belongs."""
+    assert e.kernel is not None
+    found = e.kernel.before_rounding
+    wide = None if found is None else found(tuple(s.aval for s in e.srcs), dict(e.static))
+    return e.static if wide is None else tuple({**dict(e.static), "dtype": wide}.items())
+
+
+def _table_for(e: Expr, size: int, operands: int) -> np.ndarray | None:
     """A lookup table of a call for all values of a short float; None if a table does not pay."""
-    x = operands[0]
-    if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
+    source, short = e.srcs[0].aval.dtype, item_bytes(e.srcs[0])
+    if operands > 1 or not source.is_float or short > 2 or size < 1 << 8 * short:
         return None
-    if e.srcs[0].aval.dtype == BFLOAT16 and e.aval.dtype.bits > 16:
+    if source == BFLOAT16 and e.aval.dtype.bits > 16:
         return None  # numpy widens it faster than it looks up
     if e.aval.dtype.bits > 64:
         return None
     assert e.kernel is not None
     bits = tuple((name, value.tobytes()) for name, value in numbers_of(e).items())  # 0.0 and -0.0 are equal
-    return _table(e.kernel, e.static, bits, x.dtype)
+    return _table(e.kernel, e.static, bits, to_numpy(source))
 
 
 @lru_cache(maxsize=32)

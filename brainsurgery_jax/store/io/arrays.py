@@ -36,7 +36,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A fresh uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
     nbytes = prod(shape) * dtype.itemsize
     memory = empty_bytes(nbytes + ALIGNMENT)
-    skip = -memory.ctypes.data % ALIGNMENT
+    skip = -memory.__array_interface__["data"][0] % ALIGNMENT  # as `ctypes.data`, which takes ten times as long
     return memory[skip : skip + nbytes].view(dtype).reshape(shape)
 
 

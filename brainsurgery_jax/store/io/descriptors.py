@@ -7,8 +7,8 @@ import os
 import sys
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from threading import Lock
 from typing import ClassVar
 
@@ -72,20 +72,24 @@ class Descriptors:
             self._paths.append(path)
             return len(self._paths) - 1
 
-    @contextmanager
-    def lease(self, file: int) -> Iterator[int]:
+    def lease(self, file: int) -> AbstractContextManager[int]:
         """A descriptor that stays open inside the block, whatever other threads open meanwhile."""
+        return _Lease(self, file)
+
+    def take(self, file: int) -> int:
+        """The descriptor of a file, which stays open until it is given back."""
         with self._lock:
             fd = self._descriptor(file)
             self._leases[file] += 1
             self._close_idle(self._limit)
-        try:
-            yield fd
-        finally:
-            with self._lock:
-                self._leases[file] -= 1
-                if file in self._closed or not self._limit:
-                    self._close_if_idle(file)
+        return fd
+
+    def give_back(self, file: int) -> None:
+        """Says that a descriptor that was taken is no longer used."""
+        with self._lock:
+            self._leases[file] -= 1
+            if file in self._closed or not self._limit:
+                self._close_if_idle(file)
 
     def _descriptor(self, file: int) -> int:
         if file in self._closed:
@@ -141,6 +145,21 @@ class Descriptors:
             for number in range(len(self._paths)) if file is None else (file,):
                 self._closed.add(number)
                 self._close_if_idle(number)
+
+
+class _Lease(AbstractContextManager[int]):
+    """A descriptor in use. Each read has one: a generator would take some times as long."""
+
+    __slots__ = ("_file", "_owner")
+
+    def __init__(self, owner: Descriptors, file: int):
+        self._owner, self._file = owner, file
+
+    def __enter__(self) -> int:
+        return self._owner.take(self._file)
+
+    def __exit__(self, *failure: object) -> None:
+        self._owner.give_back(self._file)
 
 
 def make_room(open_one: Callable[[], int], locked: Descriptors | None = None) -> int:
