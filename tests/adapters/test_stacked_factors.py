@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,12 @@ def test_factors_of_experts_without_a_config_are_refused(tmp_path: Path):
 
 
 def test_ranks_that_do_not_fit_the_factors_are_refused(tmp_path: Path):
-    trained("mixtral", tmp_path, **UNEVEN)
-    path = tmp_path / "lora/adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "rank_pattern": {"gate_up_proj": 4}}))
-    with pytest.raises(bs.PlanError, match=r"which parameter of '.*experts' do '.*' of 'lora' change"):
+    tuned("mixtral", tmp_path, *BOTH)
+    adapter = extract(tmp_path, rank=3)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**config_of(adapter), "r": 2}))
+    with pytest.raises(bs.PlanError, match=r"which parameter of '.*experts' do '.*' of 'lora' change") as told:
         resize(tmp_path, {"rank": 2})
+    assert "Extract the adapter anew with the rank that is wanted" in str(told.value)
+    shutil.rmtree(adapter)
+    assert config_of(extract(tmp_path, rank=2))["r"] == 2
