@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.adapters.architecture import Architecture
-from brainsurgery_jax.adapters.kernels import differing, rank_above, share_budget, spectrum
+from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
+from brainsurgery_jax.adapters.kernels import differing, pooled, rank_above, share_budget, spectrum
+from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, patterns_of, words_of
+from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.numerics.math import fold_seed
-from brainsurgery_jax.ops.elementwise import subtract
 from brainsurgery_jax.ops.lowrank import MethodKeys, energy_rank, factors, numbers_of
 from brainsurgery_jax.ops.sets import entry
-from brainsurgery_jax.ops.shape import transpose, with_shape
+from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.wording import few
@@ -48,60 +49,21 @@ class Extent(NamedTuple):
         return any(f".{module}".endswith(f".{word}") for word in self.whole)
 
 
-class ModelPair(NamedTuple):
-    """A tensor in both models."""
-
-    name: str
-    base: TensorExpr
-    tuned: TensorExpr
-
-    @property
-    def module(self) -> str:
-        return self.name.rpartition(".")[0]
-
-    @property
-    def parameter(self) -> str:
-        return self.name.rpartition(".")[2]
-
-    @property
-    def is_alike(self) -> bool:
-        """Whether shapes agree."""
-        return self.base.aval.shape == self.tuned.aval.shape
-
-
-class WeightChange(NamedTuple):
-    """What is factorized: the change of a weight as PEFT multiplies factors [out, in], for a table [width, words], for
-    a convolution [out, in * kernel]."""
-
-    pair: ModelPair
-    delta: TensorExpr
-
-    @property
-    def full(self) -> int:
-        """The largest rank that there can be."""
-        return min(self.delta.aval.shape)
-
-    @property
-    def cost(self) -> int:
-        """The parameters that a rank takes."""
-        return sum(self.delta.aval.shape)
-
-    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes of `lora_A` and `lora_B`: those of a convolution have its kernel, and one of a single entry."""
-        out, ins = self.delta.aval.shape
-        if len(whole := self.pair.tuned.aval.shape) == 2:
-            return (rank, ins), (out, rank)
-        return (rank, *whole[1:]), (out, rank, *(1 for _ in whole[2:]))
-
-
 @dataclass
 class AdapterParts:
-    """What belongs into an adapter: tensors by name, and modules by kind."""
+    """What belongs into an adapter: tensors by name, ranks by module or parameter of stacked experts, and names by
+    kind: `stacks` of these parameters, `whole` of modules."""
 
     tensors: dict[str, TensorExpr] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    stacks: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)
     biased: bool = False
+
+
+def _parameters(low: Mapping[str, WeightChange], beside: WeightChange) -> list[str]:
+    """The parameters of a module that are factorized."""
+    return [change.pair.parameter for change in low.values() if change.pair.module == beside.pair.module]
 
 
 @dataclass(frozen=True)
@@ -121,7 +83,7 @@ class ExtractStep:
         """What the step does. Raises Refusal."""
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
-        changes = {pair.name: self._change(pair) for pair in changed if self._is_factorable(pair)}
+        changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
         ranks = self._ranks(changes)
         found = self._collect(changed, changes, ranks)
         if not found.ranks:
@@ -228,19 +190,10 @@ class ExtractStep:
         shared = self.is_tied and self._is_vocabulary(pair.module)
         aval = pair.tuned.aval
         fits = len(aval.shape) == 2 or self.model.is_convolution(aval.shape)
-        known = pair.parameter == "weight" and aval.dtype.is_float and self.model.is_factorable(pair.module)
-        return known and fits and pair.is_alike and not shared and not self.extent.keeps_whole(pair.module)
-
-    def _change(self, pair: ModelPair) -> WeightChange:
-        work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
-        tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
-        delta = self.view.apply(subtract, tuned, base)
-        if len(delta.aval.shape) > 2:
-            out, *inputs = delta.aval.shape
-            delta = self.view.apply(with_shape, delta, shape=(out, prod(inputs)))
-        elif self.model.is_table(pair.module) or self.model.is_transposed(pair.module):
-            delta = self.view.apply(transpose, delta, axes=(0, 1))
-        return WeightChange(pair, delta)
+        known = pair.parameter == "weight" and self.model.is_factorable(pair.module)
+        known = known or is_stack(self.model.config, pair.name, aval.shape)
+        kept = shared or self.extent.keeps_whole(pair.module)
+        return known and aval.dtype.is_float and fits and pair.is_alike and not kept
 
     # --- ranks
 
@@ -252,12 +205,16 @@ class ExtractStep:
         if self.view.provisional:  # which tensors differ is not known yet
             return {name: change.full for name, change in changes.items()}
         if extent.energy is not None:
-            wanted = {name: self.view.apply(energy_rank, c.delta, energy=extent.energy) for name, c in changes.items()}
-            return {name: self.view.number(rank, changes[name].full) for name, rank in wanted.items()}
+            return {name: self._largest(c, energy_rank, energy=extent.energy) for name, c in changes.items()}
         if extent.rank is not None:
-            counts = {name: self.view.apply(rank_above, c.delta, least=extent.least) for name, c in changes.items()}
-            return {name: min(extent.rank, self.view.number(n, changes[name].full)) for name, n in counts.items()}
+            found = {name: self._largest(c, rank_above, least=extent.least) for name, c in changes.items()}
+            return {name: min(extent.rank, rank) for name, rank in found.items()}
         return self._share(changes)
+
+    def _largest(self, change: WeightChange, rank_of: Kernel[..., Any], **keys: object) -> int:
+        """The rank that the data ask for, of stacked experts the largest."""
+        found = [self.view.apply(rank_of, delta, **keys) for delta in change.deltas]
+        return max(self.view.number(rank, change.full) for rank in found)
 
     def _share(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
         """Ranks that share a budget of parameters."""
@@ -265,7 +222,8 @@ class ExtractStep:
             return {}
         budget = self.extent.budget
         costs = tuple(change.cost for change in changes.values())
-        spectra = [self.view.apply(spectrum, change.delta) for change in changes.values()]
+        each = [[self.view.apply(spectrum, delta) for delta in change.deltas] for change in changes.values()]
+        spectra = [own[0] if len(own) == 1 else self.view.apply(pooled, *own) for own in each]
         ranks = self.view.apply(share_budget, *spectra, costs=costs, budget=budget)
         found = {
             name: self.view.number(self.view.apply(entry, ranks, axis=0, at=at), change.full)
@@ -279,7 +237,7 @@ class ExtractStep:
     def _is_low(self, change: WeightChange, rank: int) -> bool:
         """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept, and
         so is one that is not known yet."""
-        return self.extent.rank is not None or self.view.provisional or rank * change.cost < change.delta.aval.size
+        return self.extent.rank is not None or self.view.provisional or rank * change.cost < change.size
 
     # --- what the adapter holds
 
@@ -292,9 +250,11 @@ class ExtractStep:
             pair.module: pair.name for pair in reversed(changed)
             if pair.name not in low and pair.name not in left_out and pair.parameter != "bias"
         }  # fmt: skip
+        low = {name: change for name, change in low.items() if change.pair.module not in whole}
+        stacks = {change.pair.module: nest(_parameters(low, change)) for change in low.values() if change.is_stacked}
         for name, change in low.items():
-            if change.pair.module not in whole:
-                self._factorize(found, change, ranks[name])
+            nested = stacks[change.pair.module][change.pair.parameter] if change.is_stacked else ""
+            self._factorize(found, change, ranks[name], nested)
         for module, name in reversed(whole.items()):
             self._save_whole(found, module, name)
         for pair in changed:
@@ -304,17 +264,22 @@ class ExtractStep:
                 found.biased = True
         return found
 
-    def _factorize(self, found: AdapterParts, change: WeightChange, rank: int) -> None:
+    def _factorize(self, found: AdapterParts, change: WeightChange, rank: int, nested: str) -> None:
+        """`nested`: what stands before the names of the factors, where a module has several parameters adapted."""
         module = self.model.module_of(change.pair.module)
         numbers = numbers_of(self.how, fold_seed(self.view.seed, change.pair.name))
-        b, a = self.view.apply_all(factors, change.delta, rank=rank, **numbers)
+        made = [self.view.apply_all(factors, delta, rank=rank, **numbers) for delta in change.deltas]
+        b, a = join_factors(self.view, [(b, a) for b, a in made]) if change.is_stacked else made[0]
         ends = ("lora_A.weight", "lora_B.weight")
         if self.model.is_table(change.pair.module):
             ends = ("lora_embedding_A", "lora_embedding_B")
         for end, x, shape in zip(ends, (a, b), change.shapes(rank), strict=True):
             shaped = x if x.aval.shape == shape else self.view.apply(with_shape, x, shape=shape)
-            found.tensors[f"{HEAD}{module}.{end}"] = self.view.apply(in_dtype, shaped, dtype=self.dtype)
-        found.ranks[module] = rank
+            found.tensors[f"{HEAD}{module}{nested}.{end}"] = self.view.apply(in_dtype, shaped, dtype=self.dtype)
+        adapted = f"{module}.{change.pair.parameter}" if change.is_stacked else module
+        found.ranks[adapted] = rank
+        if change.is_stacked:
+            found.stacks.append(adapted)
 
     def _save_whole(self, found: AdapterParts, module: str, changed: str) -> None:
         """All tensors of a module, as the tuned model has them: PEFT loads such modules as a whole."""
@@ -353,10 +318,13 @@ class ExtractStep:
 
     def _config(self, found: AdapterParts) -> dict[str, object]:
         """The adapter_config.json: a scale of 1 for every module."""
-        modules = {self.model.module_of(name.rpartition(".")[0]) for name in self.model.shapes}
+        names = {self.model.module_of(name) for name in self.model.shapes}
+        modules = {name.rpartition(".")[0] for name in names}
+        low = [name for name in found.ranks if name not in found.stacks]
         usual = max(Counter(found.ranks.values()).items(), key=lambda item: (item[1], item[0]))[0]
         pattern = patterns_of({module: rank for module, rank in found.ranks.items() if rank != usual}, found.ranks)
         transposed = any(self.model.is_transposed(module) for module in found.ranks)
+        stacked = {"target_parameters": words_of(found.stacks, names, anywhere=False)} if found.stacks else {}
         return {
             "peft_type": "LORA",
             "task_type": self.model.task,
@@ -365,7 +333,8 @@ class ExtractStep:
             "lora_alpha": usual,
             "rank_pattern": pattern,
             "alpha_pattern": pattern,
-            "target_modules": words_of(list(found.ranks), modules, anywhere=False),
+            "target_modules": words_of(low, modules, anywhere=False),
+            **stacked,
             "modules_to_save": words_of(found.whole, modules, anywhere=True),
             "fan_in_fan_out": transposed,
             "bias": "all" if found.biased else "none",

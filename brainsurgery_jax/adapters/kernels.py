@@ -75,6 +75,12 @@ def rank_above(x: Array, *, least: Number) -> tuple[Array, Array]:
     return xp.asarray(xp.sum(singular_values(widen(x)).astype(np.float64) > least, dtype=np.int64)), finite
 
 
+@kernel(result=lambda avals, params: (avals[0],), host=_anywhere)
+def pooled(*spectra: Array) -> Array:
+    """What a rank of all matrices together keeps: the roots of the sums of squared singular values, falling [n]."""
+    return np.sqrt(np.sum(np.square(np.stack(spectra)), axis=0))
+
+
 class BudgetParams(TypedDict):
     """The parameters that one more rank of each matrix costs, and those that there are."""
 

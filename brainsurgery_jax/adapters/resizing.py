@@ -6,7 +6,7 @@ The product of each pair is factorized anew without being formed: `b = Qb Rb`, `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,29 +15,33 @@ from typing import NamedTuple
 from brainsurgery_jax.adapters.extraction import ADAPTER_CONFIG, Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
 from brainsurgery_jax.adapters.reading import AdaptedModule, read_modules
+from brainsurgery_jax.adapters.stacked import Wrapped, cut_factors, join_factors, read_wrapped
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.adapters import keep_scales, read_adapter
+from brainsurgery_jax.families.adapters import Adapter, FactorTensor, keep_scales, read_adapter
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
 
+Factors = tuple[TensorExpr, TensorExpr]
+"""`b` [outputs, r] and `a` [r, inputs]."""
+
 
 class FactorPair(NamedTuple):
-    """The factors of a module as matrices: `b` [outputs, r] and `a` [r, inputs], and their names."""
+    """The factors of a module as matrices, one pair for each stacked expert, and their names: of `a` and of `b`."""
 
     names: tuple[str, str]
-    b: TensorExpr
-    a: TensorExpr
+    parts: Sequence[Factors]
 
     @property
     def rank(self) -> int:
-        return self.a.aval.shape[0]
+        return self.parts[0][1].aval.shape[0]
 
     @property
     def full(self) -> int:
         """The largest rank that the product can have."""
-        return min(self.b.aval.shape[0], self.a.aval.shape[1])
+        b, a = self.parts[0]
+        return min(b.aval.shape[0], a.aval.shape[1])
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class ResizeStep:
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
         pairs = {m: self._pair(own) for m, own in self.modules.items() if own.factors is not None}
+        pairs |= {own.parameter: self._stacked_pair(own) for own in self.stacked}
         if not pairs:
             raise Refusal("adapter-merge", f"'{self.adapter}' holds no factors", key="adapter",
                           hint="Name the alias of an adapter.")  # fmt: skip
@@ -66,18 +71,40 @@ class ResizeStep:
             expr = results.get(name) or self.view.fetch(self.adapter, name, "adapter")
             if name in results or self.to != self.adapter:
                 yield Bind(self.to, name, expr, "rebind", (self.adapter, name))
+        if self._config is not None:
+            yield SetConfig(self.to, keep_scales(self._config, self._resized(results, ranks)), ADAPTER_CONFIG)
+
+    @cached_property
+    def _config(self) -> Mapping[str, object] | None:
+        """The adapter_config.json; None if there is none."""
         known = self.view.config(self.adapter, "adapter")
-        if known is not None and known[0] == ADAPTER_CONFIG and isinstance(known[1], Mapping):
-            avals = {n: (results.get(n) or self.view.fetch(self.adapter, n)).aval for n in self._name}
-            yield SetConfig(self.to, keep_scales(known[1], read_adapter(avals)), ADAPTER_CONFIG)
+        found = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
+        return found if isinstance(found, Mapping) else None
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        names = self.view.names(self.adapter)
+        return {name: self.view.fetch(self.adapter, name, "adapter").aval.shape for name in names}
+
+    @cached_property
+    def stacked(self) -> list[Wrapped]:
+        return read_wrapped(self.adapter, self._shapes, self._config or {})
 
     @cached_property
     def modules(self) -> dict[str, AdaptedModule]:
-        return read_modules(self.adapter, self.view.names(self.adapter))
+        taken = {name for own in self.stacked for name in (own.a, own.b)}
+        return read_modules(self.adapter, [name for name in self._shapes if name not in taken])
 
-    @cached_property
-    def _name(self) -> tuple[str, ...]:
-        return tuple(self.view.names(self.adapter))
+    def _resized(self, results: Mapping[str, TensorExpr], ranks: Mapping[str, int]) -> Adapter:
+        """The adapter with its new ranks, those of stacked experts by parameter."""
+        avals = {n: (results.get(n) or self.view.fetch(self.adapter, n)).aval for n in self._shapes}
+        taken = {own.parameter: (FactorTensor(ranks[own.parameter], own.a, avals.pop(own.a)),) for own in self.stacked}
+        found = read_adapter({n: aval for n, aval in avals.items() if all(n != own.b for own in self.stacked)})
+        return found._replace(factors={**found.factors, **taken})
+
+    def _stacked_pair(self, own: Wrapped) -> FactorPair:
+        b, a = (self.view.fetch(self.adapter, name, "adapter") for name in (own.b, own.a))
+        return FactorPair((own.a, own.b), cut_factors(self.view, b, a, own.experts))
 
     def _pair(self, own: AdaptedModule) -> FactorPair:
         assert own.factors is not None
@@ -89,7 +116,7 @@ class ResizeStep:
             hint = "Use the adapter as it was saved."
             message = f"'{own.factors[0]}' {a.aval} and '{own.factors[1]}' {b.aval} are no factors of one product"
             raise Refusal("shapes-differ", message, key="adapter", hint=hint)
-        return FactorPair(own.factors, flat_b, flat_a)
+        return FactorPair(own.factors, [(flat_b, flat_a)])
 
     def _with_shape(self, x: TensorExpr, shape: tuple[int, ...]) -> TensorExpr:
         return x if x.aval.shape == shape else self.view.apply(with_shape, x, shape=shape)
@@ -98,27 +125,32 @@ class ResizeStep:
         """The new rank of each module: of what is asked no more than its product can have."""
         if self.extent.rank is not None:
             return {module: min(self.extent.rank, pair.full) for module, pair in pairs.items()}
-        wide = {module: self._in_one_dtype(pair) for module, pair in pairs.items()}
-        wanted = {m: self.view.apply(product_rank, b, a, energy=self.extent.energy) for m, (b, a) in wide.items()}
-        return {m: self.view.number(rank, min(pairs[m].rank, pairs[m].full)) for m, rank in wanted.items()}
+        return {module: self._rank_by_energy(pair) for module, pair in pairs.items()}
 
-    def _in_one_dtype(self, pair: FactorPair) -> tuple[TensorExpr, TensorExpr]:
-        work = common_work([pair.b.aval.dtype, pair.a.aval.dtype])
-        return self.view.apply(in_dtype, pair.b, dtype=work), self.view.apply(in_dtype, pair.a, dtype=work)
+    def _rank_by_energy(self, pair: FactorPair) -> int:
+        """The least rank that keeps the share that is asked for, in each of stacked experts."""
+        wanted = [
+            self.view.apply(product_rank, *self._in_one_dtype(*part), energy=self.extent.energy) for part in pair.parts
+        ]
+        return max(self.view.number(rank, min(pair.rank, pair.full)) for rank in wanted)
+
+    def _in_one_dtype(self, b: TensorExpr, a: TensorExpr) -> Factors:
+        work = common_work([b.aval.dtype, a.aval.dtype])
+        return self.view.apply(in_dtype, b, dtype=work), self.view.apply(in_dtype, a, dtype=work)
 
     def _results(self, pairs: Mapping[str, FactorPair], ranks: Mapping[str, int]) -> Iterator[tuple[str, TensorExpr]]:
         """The tensors that differ, by name: factors, and the `alpha` of kohya, which goes with the rank."""
         for module, pair in pairs.items():
-            rank = ranks[module]
-            if rank == pair.rank:
+            if (rank := ranks[module]) == pair.rank:
                 continue
-            b, a = self.view.apply_all(refactor, *self._in_one_dtype(pair), rank=rank)
+            made = [self.view.apply_all(refactor, *self._in_one_dtype(*part), rank=rank) for part in pair.parts]
+            b, a = join_factors(self.view, [(b, a) for b, a in made]) if len(made) > 1 else made[0]
             for name, x in zip(pair.names, (a, b), strict=True):
                 old = self.view.fetch(self.adapter, name, "adapter").aval
-                is_a = name == pair.names[0]
-                shape = (rank, *old.shape[1:]) if is_a else (old.shape[0], rank, *old.shape[2:])
-                short = self.view.apply(in_dtype, x, dtype=old.dtype)
-                yield name, self._with_shape(short, shape)
-            if (alpha := self.modules[module].parts.get("alpha")) is not None:
+                columns = rank * len(made)
+                shape = (columns, *old.shape[1:]) if name == pair.names[0] else (old.shape[0], columns, *old.shape[2:])
+                yield name, self._with_shape(self.view.apply(in_dtype, x, dtype=old.dtype), shape)
+            alpha = self.modules[module].parts.get("alpha") if module in self.modules else None
+            if alpha is not None:
                 found = self.view.fetch(self.adapter, alpha, "adapter")
                 yield alpha, self.view.apply(scale, found, by=rank / pair.rank)

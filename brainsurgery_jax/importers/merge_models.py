@@ -20,6 +20,10 @@ from brainsurgery_jax.store.detect import open_source
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
+_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+(?:@\w[\w./-]*)?")
+"""The name of a model on the Hugging Face hub, and which revision of it."""
+
+
 def refuse(message: str, span: Span | None, hint: str = "", code: str = UNSUPPORTED) -> PlanError:
     """The error of one mistake in a configuration."""
     return PlanError([Diagnostic(code, message, span, hint)])
@@ -42,13 +46,17 @@ class Model:
         """The model of a reference, `PATH` or `PATH+ADAPTER`. Its headers are read if the path exists."""
         path, _, adapter = reference.partition("+")
         for what, place in (("model", path), ("adapter", adapter)):
-            if place and not _is_here(place) and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", place):
+            name, _, revision = place.partition("@")
+            if revision and not _is_here(place) and _is_here(name):
+                message = f"'{name}' is on this machine, where {what}s have no revisions such as '{revision}'"
+                raise refuse(message, span, f"If that revision lies there, name the path alone: `{name}`.", FORM)
+            if place and not _is_here(place) and not _ON_HUB.fullmatch(place):
                 message = f"there is no {what} at '{place}'"
                 raise refuse(message, span, "Paths are relative to the working directory.", FORM)
         if not _is_here(path):
             return cls(path, alias, span, None, adapter=adapter)
         dtypes = {name: info.aval.dtype.name for name, info in open_source(path).header.tensors.items()}
-        config = _read_json(os.path.join(os.path.expanduser(path), "config.json"))
+        config = read_json_file(os.path.join(os.path.expanduser(path), "config.json"))
         return cls(path, alias, span, dtypes, config, adapter)
 
     @property
@@ -134,10 +142,12 @@ def _is_here(path: str) -> bool:
 
 
 def _download(path: str) -> str:
-    return f"hf download {path} --local-dir {path}"
+    name, _, revision = path.partition("@")
+    return f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir {path}"
 
 
-def _read_json(path: str) -> Mapping[str, object]:
+def read_json_file(path: str) -> Mapping[str, object]:
+    """The mapping in a file; empty if it holds none, or cannot be read."""
     try:
         found = parse_json(read_regular(path))
     except (OSError, ValueError):

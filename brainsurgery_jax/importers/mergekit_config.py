@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.importers.mergekit_words import Tokenizer, read_tokenizer
+from brainsurgery_jax.importers.mergekit_words import AskedChat, Tokenizer, read_chat, read_tokenizer
 from brainsurgery_jax.plan.overrides import read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 
@@ -44,7 +44,7 @@ NEEDS_BASE = (
     "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
 )  # fmt: skip
 _KEYS = ("merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
-         "tokenizer_source", "tokenizer")  # fmt: skip
+         "tokenizer_source", "tokenizer", "chat_template")  # fmt: skip
 _PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
 _MOST = 1e30
@@ -115,6 +115,7 @@ class Config:
     dtype: str | None
     out_dtype: str | None
     tokenizer: Tokenizer | None
+    chat: AskedChat | None
     notes: tuple[str, ...]
     spans: Mapping[str, Span]
 
@@ -193,7 +194,8 @@ class _ConfigReader:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
-            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), tuple(self.notes),
+            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), read_chat(root, self),
+            tuple(self.notes),
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
 
@@ -206,8 +208,6 @@ class _ConfigReader:
             if near or key.text in _WORDS or where not in _FREE:
                 message = f"the key '{key.text}' of a {where} is not supported.{near}"
                 self.complain(message, key, f"Supported: {', '.join(keys)}.", UNSUPPORTED)
-            elif key.text == "chat_template":
-                self.note(key, "is not applied: the files of the tokenizer are copied as they are")
             else:
                 self.note(key, "is ignored")
 
@@ -320,7 +320,9 @@ class _ConfigReader:
             if parts and all(parts) and {key.text for key, _ in node.entries} <= {"model", "lora"}:
                 return "+".join(parts)
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
-            hint = "Only paths can be imported: no revisions, no overrides. Download the revision, and name its folder."
+            hint = (
+                "Write `PATH`, `NAME@REVISION`, or `{model: {path: NAME, revision: REVISION}}`. No key overrides more."
+            )
             self.complain(f"expected the path of a model, got {describe(node)}", node, hint, UNSUPPORTED)
             return ""
         if not all(node.value.split("+")) or node.value.count("+") > 1:
@@ -330,10 +332,14 @@ class _ConfigReader:
 
     @staticmethod
     def path_within(node: Map, key: str) -> str:
-        """The text of `{KEY: {path: TEXT}}`; empty if it says more, such as a revision."""
+        """What `{KEY: {path: PATH, revision: REVISION}}` says, as `PATH@REVISION`; empty if it says more."""
         inner = get(node, key)
-        path = get(inner, "path") if isinstance(inner, Map) and len(inner.entries) == 1 else None
-        return path.value if isinstance(path, Scalar) and isinstance(path.value, str) else ""
+        if not isinstance(inner, Map) or not {key.text for key, _ in inner.entries} <= {"path", "revision"}:
+            return ""
+        path, revision = get(inner, "path"), _value_of(inner, "revision")
+        if not isinstance(path, Scalar) or not isinstance(path.value, str):
+            return ""
+        return f"{path.value}@{revision.text}" if isinstance(revision, Scalar) else path.value
 
     def dtype(self, root: Map, key: str) -> str | None:
         node = get(root, key)

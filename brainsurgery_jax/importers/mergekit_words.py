@@ -1,4 +1,4 @@
-"""What a mergekit configuration says of the tokenizer of the result, as data."""
+"""What a mergekit configuration says of the tokenizer of the result and of its template of chats, as data."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ def read_tokenizer(root: Map, reader: ConfigReader) -> Tokenizer | None:
         return None
     reader.check_keys(table, _KEYS, "tokenizer")
     return _read(get(table, "source"), table, reader)
+
+
+class AskedChat(NamedTuple):
+    """The template of chats of the result: a name, `auto`, or its text; and the line that asks for it."""
+
+    text: str
+    line: int
+
+
+def read_chat(root: Map, reader: ConfigReader) -> AskedChat | None:
+    """The template that a configuration asks for; None if it says nothing."""
+    node = get(root, "chat_template")
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return None
+    if isinstance(node, Scalar):
+        return AskedChat(node.text, node.span.line)
+    reader.complain(f"chat_template: expected a text, got {describe(node)}", node)
+    return None
 
 
 def _read(node: Node | None, table: Map, reader: ConfigReader) -> Tokenizer | None:

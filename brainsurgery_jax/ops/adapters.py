@@ -77,13 +77,13 @@ def lora_extract(
 ) -> Iterator[Edit]:
     """Take an adapter out of a fine-tuned model: with it, PEFT makes that model of the base.
 
-    Matrices that differ, and convolutions, become two factors, whose product is the best approximation of the change:
-    of one `rank`; or of the least rank that keeps a share of the `energy`; or of ranks that share a `budget` of
-    parameters so that all together keep the most. `least` lowers a rank to the number of singular values above it.
-    Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was resized, matrices whose factors
-    would be larger, and modules whose names end as `whole` says. Factors are float32, or of `dtype`. What
-    adapter_config.json says follows from names and shapes. Write it with `format: peft`. `of` is a pattern of the names
-    that are looked at.
+    Matrices that differ, convolutions, and stacked experts one by one, become two factors, whose product is the best
+    approximation of the change: of one `rank`; or of the least rank that keeps a share of the `energy`; or of ranks
+    that share a `budget` of parameters so that all together keep the most. `least` lowers a rank to the number of
+    singular values above it. Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was
+    resized, matrices whose factors would be larger, and modules whose names end as `whole` says. Factors are float32,
+    or of `dtype`. What adapter_config.json says follows from names and shapes. Write it with `format: peft`. `of` is a
+    pattern of the names that are looked at.
     Example: `lora_extract: {base: base, tuned: tuned, to: adapter, rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """

@@ -33,7 +33,8 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_*", "lora_resize", "refactor"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        ("phlora*", "phlora_*", "lora_resize", "refactor", "refactor_attention"), MODES,
+        "may refuse values (NaN, infinity): needs `checks=`",
         f"(factors|truncated|refactor|rebase): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
@@ -55,6 +56,9 @@ LIMITS: tuple[Limit, ...] = (
         "may refuse values (NaN, singular matrices): needs `checks=`",
         f"(rome|memit|emmet|ablate|consolidate|wanda|sparsegpt): {CHECKS}", ("f",), lifted=True,
     ),
+    Limit(("tie",), MODES, "head and table must be equal: needs `checks=`", "an assert on values cannot", lifted=True),
+    Limit(("rebasin",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"rebasin: {CHECKS}", ("f",),
+          lifted=True),
     Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
     Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"reduce: {CHECKS}",
           ("i",), lifted=True),

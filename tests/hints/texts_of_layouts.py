@@ -108,7 +108,7 @@ MERGES = [
     Row(merge, "import-form", LINEAR.replace("model: b", "model: b+"), "b+,", "b,",
         "Write `MODEL`, or `MODEL+ADAPTER` with one adapter.", MEAN),
     Row(merge, "import-unsupported", LINEAR.replace("model: b", "model: {model: b, revision: main}"),
-        "{model: b, revision: main}", "b", "Only paths can be imported", MEAN),
+        "{model: b, revision: main}", "b", "Write `PATH`, `NAME@REVISION`", MEAN),
     Row(merge, "import-form", LINEAR.replace("linear", "lineer"), "lineer", "linear", "Supported: linear", MEAN),
     Row(merge, "import-form", AB, "models:", "merge_method: linear\nmodels:", "Supported: linear", MEAN),
     Row(merge, "import-form", TIED, "[{model: b", "[{model: a, layer_range: [2, 4]}, {model: b",

@@ -313,7 +313,7 @@ def test_what_mergekit_ignores_is_ignored_with_a_note(here: Path):
         "const_tag (merge.yml:5) is ignored.",
         "scaled-env (merge.yml:6) is ignored.",
         "name (merge.yml:12) is ignored.",
-        "chat_template (merge.yml:13) is not applied: the files of the tokenizer are copied as they are.",
+        "chat_template (merge.yml:13) has no effect: no model has a template.",
         "note (merge.yml:20) is ignored.",
         "t (merge.yml:26) has no effect on passthrough.",
     ):
@@ -361,7 +361,8 @@ REFUSED = {
     "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
     "no list": ({"merge_method": "linear", "models": "a"}, "models: expected a list, got the text 'a'"),
     "no model": ({"merge_method": "linear", "models": [{}]}, "missing key 'model'"),
-    "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
+    "override": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
+    "template": ({**LINEAR, "chat_template": [1]}, "chat_template: expected a text, got a list"),
     "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
     "no weight": ({**LINEAR, "models": models(a=1, b=None)}, r"merge\.yml:6:3: 'b' has no weight"),
     "no weight for the base": ({**LINEAR, "base_model": "c"}, r"merge\.yml:\d+:13: 'c' has no weight"),

@@ -27,9 +27,11 @@ TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 def put_tokenizer(folder: Path, words: Sequence[str], merges: Sequence[Sequence[str]] = ()) -> None:
     """A tokenizer with a letter for each byte; words with `<` are added ones."""
-    added = [{"id": n, "content": word, "special": True} for n, word in enumerate(words) if "<" in word]
-    vocab = {word: n for n, word in enumerate(words) if "<" not in word}
-    data = {"added_tokens": added, "normalizer": None, "pre_tokenizer": {"type": "ByteLevel"},
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": n, "content": word, "special": True, **plain} for n, word in enumerate(words) if "<" in word]
+    vocab = {word: n for n, word in enumerate(words)}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    data = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": letters,
             "model": {"type": "BPE", "vocab": vocab, "merges": [*merges]}}  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(data))
     listed = {str(each["id"]): {"content": each["content"], "special": True} for each in added}
@@ -211,3 +213,79 @@ def test_what_is_said_of_words_is_checked(here: Path, held: Mapping[str, Any], t
     config = {"merge_method": "linear", "models": models(a=1, b=1), "tokenizer": {"source": "union", "tokens": tokens}}
     with pytest.raises(bs.PlanError, match=r"which is not merged|expected"):
         plan_of(put_config(here, config).name)
+
+
+# --- Templates of chats -----------------------------------------------------------------------------------------------
+
+
+def put_template(folder: Path, text: str, *, in_settings: bool = False) -> None:
+    if in_settings:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": text}))
+    else:
+        (folder / "chat_template.jinja").write_text(text)
+
+
+def note_of(here: Path, asked: str) -> str:
+    """What the comments of the plan say of a template that is asked for."""
+    text = plan_of(put_config(here, {**LINEAR, "chat_template": asked}).name)
+    return next(line for line in text.splitlines() if "chat_template (" in line)
+
+
+def test_the_usual_template_is_that_of_the_copied_files(here: Path, held: Mapping[str, Any]):
+    put_template(here / "a", "A", in_settings=True)
+    put_template(here / "c", "A")
+    assert note_of(here, "auto").endswith(") is that of a, whose files are copied.")
+
+
+@pytest.mark.parametrize("in_settings", [False, True])
+def test_the_usual_template_of_other_models_is_named_with_what_to_do_by_hand(
+    here: Path, held: Mapping[str, Any], in_settings: bool
+):
+    for letter, text in {"a": "A", "b": "B", "c": "B"}.items():
+        put_template(here / letter, text, in_settings=in_settings)
+    note = note_of(here, "auto")
+    assert "is not applied: the usual one is that of b." in note
+    by_hand = (
+        "write the text of `chat_template` in b/tokenizer_config.json to" if in_settings else "`cp b/chat_template"
+    )
+    assert by_hand in note
+
+
+def test_models_without_a_template_have_no_usual_one(here: Path, held: Mapping[str, Any]):
+    assert note_of(here, "auto").endswith(") has no effect: no model has a template.")
+
+
+@pytest.mark.parametrize(("asked", "what"), [("chatml", "the text of the template 'chatml'"), ("{{ a }}", "that text")])
+def test_a_template_by_name_or_text_is_left_to_be_written(
+    here: Path, held: Mapping[str, Any], asked: str, what: str
+):  # fmt: skip
+    assert note_of(here, asked).endswith(f"When the plan has run, write {what} to merged/chat_template.jinja.")
+
+
+# --- Revisions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["org/name@v1.2", {"model": {"path": "org/name", "revision": "v1.2"}}])
+def test_a_revision_is_downloaded_into_a_folder_of_its_own(here: Path, held: Mapping[str, Any], model: Any):
+    both = [{"model": of, "parameters": {"weight": 1}} for of in ("a", model)]
+    config = {"merge_method": "linear", "dtype": "float32", "models": both}
+    text = plan_of(put_config(here, config).name)
+    assert "hf download org/name --revision v1.2 --local-dir org/name@v1.2" in text
+    (here / "org").mkdir()
+    (here / "b").rename(here / "org/name@v1.2")
+    (here / "plan.yaml").write_text(text)
+    bs.load("plan.yaml").run(durable=False)
+    found = read(here / "merged" / "model.safetensors")
+    np.testing.assert_allclose(found[TABLES[0]], (held["a"][TABLES[0]] + held["b"][TABLES[0]]) / 2, atol=1e-6)
+
+
+def test_a_revision_of_a_folder_is_refused(here: Path, held: Mapping[str, Any]):
+    config = {"merge_method": "linear", "models": [{"model": "a@v1", "parameters": {"weight": 1}}]}
+    with pytest.raises(
+        bs.PlanError, match="'a' is on this machine, where models have no revisions such as 'v1'"
+    ) as told:
+        plan_of(put_config(here, config).name)
+    assert "name the path alone: `a`" in str(told.value)
+    config["models"] = [{"model": "a", "parameters": {"weight": 1}}]
+    assert "- a::a" in plan_of(put_config(here, config).name)
