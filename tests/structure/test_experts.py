@@ -184,6 +184,15 @@ def test_groups_of_experts_stay_equal(step: dict[str, Any], why: str, tmp_path: 
         edit(tmp_path / "whole", tmp_path / "out", step)
 
 
+def test_the_only_group_of_experts_keeps_two(tmp_path: Path) -> None:
+    """The router of the class sums the two best scores of each group, also of one."""
+    make("deepseek_v3", tmp_path / "whole", n_group=1, n_routed_experts=4)
+    with pytest.raises(PlanError, match="n_group 1: groups are chosen by their 2 best experts, and would have 1"):
+        edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [2]}})
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [2, 0]}})
+    assert torch.isfinite(logits(load(tmp_path / "out"))).all()
+
+
 @pytest.mark.parametrize(
     "step", [{"expert_prune": {"drop": [1, 5]}}, {"expert_merge": {"groups": [[0, 1], [2, 3], [4, 6], [5, 7]]}}]
 )
