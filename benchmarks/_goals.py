@@ -168,7 +168,10 @@ GOALS: Mapping[str, list[Goal]] = {
     "web": [
         Seconds("first page", 1),
         Seconds("spectrum", 2),
-        *(Beside(f"statistics, {dtype}", f"reading, {dtype}", 3, start=None) for dtype in ("float32", "bfloat16")),
+        *(
+            Beside(f"statistics, {dtype}, cold file", f"reading, {dtype}, cold file", 3, start=None)
+            for dtype in ("float32", "bfloat16")
+        ),
         *(Memory(job, 500 + 300) for job in ("spectrum", "statistics, float32", "statistics, bfloat16")),
         Seconds("search", 0.3),
     ],

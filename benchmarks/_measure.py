@@ -87,6 +87,16 @@ def touch_memory(nbytes: int) -> None:
     touched[:: 1 << 12] = 1
 
 
+def forget(path: Path) -> None:
+    """Take the pages of a file out of the page cache, so that the next to read it waits for the disk.
+
+    Pages that are not written yet cannot be dropped, nor those that a process has mapped.
+    """
+    os.sync()
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def alternate(jobs: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, Run]:
     """The median of each job, the jobs run in turn so that a drift of the machine meets all; one warm-up each."""
     runs: dict[str, list[Run]] = {name: [] for name in jobs}

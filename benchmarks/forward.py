@@ -1,9 +1,11 @@
 """The forward pass of a model with the shapes of Llama-1B on 32 tokens: its time beside that of reading the weights,
-and its peak of anonymous memory. `python benchmarks/forward.py [FOLDER]`; the model (2.5 GB) is made there."""
+from the page cache and from the disk, and its peak of anonymous memory. `python benchmarks/forward.py [FOLDER]`; the
+model (2.5 GB) is made there."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from _measure import forget
 
 VOCABULARY, WIDTH, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 128256, 2048, 8192, 16, 32, 8, 64
 CONFIG = {
@@ -55,6 +58,27 @@ def reading(path: Path) -> float:
     return time.perf_counter() - start
 
 
+def once(folder: Path, source: str) -> float:
+    """Seconds of a plain reading of the weights."""
+    path = folder / "model.safetensors"
+    if source == "disk":
+        forget(path)
+    return reading(path)
+
+
+def forward(folder: Path, source: str) -> float:
+    """Seconds of a forward pass; its processor time is printed."""
+    import brainsurgery_jax as bs
+
+    if source == "disk":
+        forget(folder / "model.safetensors")
+    start, cpu = time.perf_counter(), time.process_time()
+    found = bs.compare_logits(folder, folder, tokens=32)
+    took, used = time.perf_counter() - start, time.process_time() - cpu
+    print(f"from the {source}: a forward pass {took:.2f} s, {used:.2f} s of processor time; {found}")
+    return took
+
+
 def anonymous() -> float:
     """The anonymous memory of this process, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -62,7 +86,7 @@ def anonymous() -> float:
 
 
 def main() -> None:
-    """Make the model if it is missing, and print the figures of three runs."""
+    """Make the model if it is missing, and print the figures of three runs of each, in turn, and their medians."""
     import threading
 
     import brainsurgery_jax as bs
@@ -79,14 +103,15 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)  # a failure below must end the process
     watcher.start()
+    took: dict[str, list[tuple[float, float]]] = {"page cache": [], "disk": []}
     for _ in range(3):
-        once = reading(folder / "model.safetensors")
-        start, cpu = time.perf_counter(), time.process_time()
-        found = bs.compare_logits(folder, folder, tokens=32)
-        took, used = time.perf_counter() - start, time.process_time() - cpu
-        print(f"read once {once:.2f} s; a forward pass {took:.2f} s, {used:.2f} s of CPU; {found}")
+        for source, found in took.items():
+            found.append((once(folder, source), forward(folder, source)))
     done.set()
     watcher.join()
+    for source, found in took.items():
+        read, passed = (statistics.median(each) for each in zip(*found, strict=True))
+        print(f"from the {source}, medians: reading {read:.2f} s, a forward pass {passed:.2f} s, {passed / read:.2f} x")
     print(f"peak of anonymous memory {peak[0]:.0f} MB")
 
 

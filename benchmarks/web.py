@@ -20,7 +20,7 @@ import numpy as np
 from _answer import conclude, repetitions
 from _checkpoints import DATA, SMALL, hollow, llama
 from _jobs import COMMAND, HERE, compile_package
-from _measure import Run, alternate, anonymous_memory
+from _measure import Run, alternate, anonymous_memory, forget
 from playwright.sync_api import Browser, Page, sync_playwright
 from safetensors.numpy import save_file
 
@@ -140,8 +140,10 @@ def statistics(page: Page) -> None:
     page.get_by_text(re.compile("looks? broken")).wait_for()
 
 
-def read(path: Path) -> Run:
-    """Read a file through a small buffer, as `cat` does."""
+def read(path: Path, *, cold: bool = False) -> Run:
+    """Read a file through a small buffer, as `cat` does; `cold`: from the disk."""
+    if cold:
+        forget(path)
     buffer = bytearray(1 << 18)
     cpu, start = time.process_time(), time.perf_counter()
     with path.open("rb", buffering=0) as file:
@@ -162,6 +164,11 @@ def measure_all(browser: Browser) -> Mapping[str, Run]:
                 jobs["spectrum"] = partial(in_page, server, path, show_matrix, spectrum)
             found |= alternate(jobs, repetitions())
         found |= alternate({f"statistics, {dtype}": partial(fresh_statistics, browser, path)}, repetitions())
+        cold = {
+            f"reading, {dtype}, cold file": partial(read, path, cold=True),
+            f"statistics, {dtype}, cold file": partial(fresh_statistics, browser, path, cold=True),
+        }
+        found |= alternate(cold, repetitions())
     names = hollow(DATA / f"hollow-{NAMES}.safetensors", NAMES)
     with serve(browser, names) as server:
         jobs = {"search": partial(in_page, server, names, lambda page: None, search)}
@@ -169,8 +176,9 @@ def measure_all(browser: Browser) -> Mapping[str, Run]:
         return found | alternate(jobs, repetitions())
 
 
-def fresh_statistics(browser: Browser, path: Path) -> Run:
-    """The statistics of a server that has computed others: it keeps what it found, also for other windows."""
+def fresh_statistics(browser: Browser, path: Path, *, cold: bool = False) -> Run:
+    """The statistics of a server that has computed others: it keeps what it found, also for other windows. `cold`: the
+    file is on the disk alone."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         warm = Path(folder, "warm.safetensors")
         save_file({"x": np.ones((64, 64), ml_dtypes.bfloat16 if "bf16" in path.name else np.float32)}, warm)
@@ -183,6 +191,8 @@ def fresh_statistics(browser: Browser, path: Path) -> Run:
             page.get_by_role("heading", name=path.name).wait_for()
             page.get_by_role("button", name="Close").first.click()
             page.get_by_role("heading", name=warm.name).wait_for(state="detached")
+            if cold:
+                forget(path)
             run = server.measure(lambda: statistics(page))
             page.context.close()
             return run._replace(moved=path.stat().st_size)

@@ -25,12 +25,15 @@ def features(place: FamilyPlace, kin: Mapping[str, Kin]) -> Iterator[ConfigDiffe
     own = _known(place)
     if own is None or not own.features:
         return
+    head = place.family.counts["L"][0].replace("#", "*") + "."
     known = {each for model in MODELS.values() if model.family is place.family for each in model.features}
-    found = {each for each in known if f"{place.base}layers.*.{each}" in kin}
-    if not found or found == own.features:
+    found = {each for each in known if place.base + head + each in kin}
+    fused = place.family.fused.items()
+    cut = {whole.removeprefix(head) for whole, parts in fused if any(place.base + part in kin for part in parts)}
+    if found == own.features or not (found or cut & own.features):
         return
     # Classes also differ in the biases that they have, so that these leave open which one is meant.
-    biased = any(starred.startswith(f"{place.base}layers.*.") and starred.endswith(".bias") for starred in kin)
+    biased = any(starred.startswith(place.base + head) and starred.endswith(".bias") for starred in kin)
     others = [model.name for model in MODELS.values() if not biased and _would_fit(model, own, found)]
     patch = place.patch({"model_type": others[0]}) if len(others) == 1 else {}
     if patch and not place.part:
@@ -38,7 +41,7 @@ def features(place: FamilyPlace, kin: Mapping[str, Kin]) -> Iterator[ConfigDiffe
     if lacking := sorted(own.features - found):
         message = f"model_type '{own.name}' has '{lacking[0]}' in its layers, of which there is none"
     else:
-        name = next(iter(kin[f"{place.base}layers.*.{min(found - own.features)}"].first.values()))
+        name = next(iter(kin[place.base + head + min(found - own.features)].first.values()))
         message = f"model_type '{own.name}' has no '{name}', which loaders ignore then"
     yield ConfigDifference(message, patch, classes=not patch)
 

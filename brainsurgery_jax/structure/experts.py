@@ -85,10 +85,10 @@ def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
     """Refuse what leaves groups of experts of different sizes, or too small. `kept`: for each new expert the old one
     whose group it is in."""
     groups = layout.model.place.config.get(GROUPS)
-    if isinstance(groups, int) and groups > 1:
+    if isinstance(groups, int) and groups > 0:
         each = layout.count // groups
         left = [sum(1 for n in kept if n // each == g) for g in range(groups)]
-        if len(set(left)) > 1 or list(kept) != sorted(kept):
+        if len(set(left)) > 1 or (groups > 1 and list(kept) != sorted(kept)):
             raise Refusal("structure-experts", f"{GROUPS} {groups}: groups of experts would differ, {left}", key=key,
                           hint="Leave as many in each group, in their order.")  # fmt: skip
         if left[0] < SCORED:

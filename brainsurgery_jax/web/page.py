@@ -25,6 +25,9 @@ STYLE = """
 .bs-line-error { background: rgba(200, 0, 40, .18); }
 .body--dark .bs-editor, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
 .bs-editor { background: #fff; border: 1px solid #bbb; height: 45vh; width: 100%; }
+#not-connected { position: fixed; inset: auto 0 0 0; z-index: 10000; padding: .7rem 1rem; }
+#not-connected { background: #b00020; color: #fff; }
+.bs-not-connected #app { opacity: .6; } #popup { display: none; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """
 

@@ -195,7 +195,8 @@ MAY_IMPORT = {
     "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments numerics.rollups "
     "looking plots completion trial session _lazy reading world pace run_options provenance.lock "
     "nametree lower plan.oly plan.typed plan.source "
-    "plan.pages plan.schema plan.recipes keys select regular_files store.address store.atomic store.base store.detect "
+    "plan.declarations plan.pages plan.schema plan.recipes "
+    "keys select regular_files store.address store.atomic store.base store.detect "
     "store.failures store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.show cli.sizes",
     "converters": "__init__",

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from tests.auditing.write import between, put_between
-from tests.structure.judged import edit, load, logits, make
+from tests.structure.judged import TOKENS, edit, load, logits, make
+from tests.structure.test_tokenizers import write_holder, write_tokenizer
 
 PAGE, MARK = Path(__file__).resolve().parents[2] / "docs" / "structure.md", "agreement"
 TIED = frozenset({"gpt2", "llama-tied", "gemma2"})
@@ -29,6 +30,8 @@ class AgreementRow(NamedTuple):
     untied: bool = False
     before: Sequence[Mapping[str, Any]] = ()
     """Steps before the step."""
+    tokenizer: bool = False
+    """Whether an alias `other` has the same words and more, under other numbers, by which the result is asked."""
 
 
 def _old_words(x: torch.Tensor) -> torch.Tensor:
@@ -58,11 +61,18 @@ ROWS = (
                  untied=True),
     AgreementRow("`vocab: {multiple_of: 64}` (logits of the old words)", {"vocab": {"multiple_of": 64, "rows": "zero"}},
                  ("gpt2", "llama", "llama-tied", "qwen2", "gemma2", "mixtral", "olmo2", "gpt_neox"), _old_words),
+    AgreementRow("`vocab: {tokenizer: ...}` (logits of the old words)",
+                 {"vocab": {"tokenizer": "other", "alias": "model"}},
+                 ("gpt2", "llama", "llama-tied", "gemma2", "mixtral", "gpt_neox"), tokenizer=True),
     AgreementRow("`standard_names`, there and back",
                  {"standard_names": {"alias": "model", "like": "original"}},
                  ("gpt2", "gpt_neox", "llama", "llama-tied", "gemma2", "gemma3", "olmo2", "mixtral", "gpt_oss"),
                  before=({"standard_names": {"alias": "model"}},)),
 )  # fmt: skip
+
+WORDS = ["<pad>", "<s>", "</s>", *(f"Ġword{n}" for n in range(88))]
+"""One for each row of the models."""
+OTHER_WORDS = ["Ġnew", *reversed(WORDS), "Ġnewer"]
 
 
 class Agreement(NamedTuple):
@@ -77,8 +87,14 @@ def measure(row: AgreementRow, name: str, folder: Path) -> Agreement:
     model = make(name, folder / "whole")
     first = [{"untie": {}}] if row.untied and name in TIED else []
     others = {"original": folder / "whole"} if row.before else {}
+    numbers = torch.arange(len(WORDS))
+    if row.tokenizer:
+        write_tokenizer(folder / "whole", WORDS)
+        others["other"] = write_holder(folder / "other", OTHER_WORDS)
+        numbers = torch.tensor([OTHER_WORDS.index(word) for word in WORDS])
     edit(folder / "whole", folder / "out", *first, *row.before, row.asked, **others)
-    before, after = row.look(logits(model)), row.look(logits(load(folder / "out")))
+    made = logits(load(folder / "out"), numbers[TOKENS])
+    before, after = row.look(logits(model)), row.look(made[..., numbers] if row.tokenizer else made)
     return Agreement(float((after - before).abs().max()), float(before.abs().max()))
 
 

@@ -50,16 +50,16 @@ def load(folder: Path, cls: str = "") -> Any:
     return found.eval()
 
 
-def logits(model: Any) -> torch.Tensor:
+def logits(model: Any, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
     """What a model says of the tokens."""
     known = inspect.signature(model.forward).parameters
-    given: dict[str, Any] = {"input_ids": TOKENS} if "input_ids" in known else {}
+    given: dict[str, Any] = {"input_ids": tokens} if "input_ids" in known else {}
     if "input_features" in known:
         given["input_features"] = torch.linspace(-1, 1, 2 * 8 * 40).reshape(2, 8, 40)
     if "pixel_values" in known:
         given["pixel_values"] = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
     if "decoder_input_ids" in known:
-        given["decoder_input_ids"] = TOKENS
+        given["decoder_input_ids"] = tokens
     if "use_cache" in known:
         given["use_cache"] = False  # layers that were moved know their old numbers
     with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from brainsurgery_jax.errors import PlanError
@@ -16,6 +17,7 @@ from tests.structure.judged import assert_same, edit, load, logits, make
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "deepseek_v3")
+DOCS = Path(__file__).parents[2] / "docs" / "structure.md"
 STACKED = (*EXPERTS, "gpt_oss")
 
 
@@ -182,6 +184,28 @@ def test_groups_of_experts_stay_equal(step: dict[str, Any], why: str, tmp_path: 
     make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8)
     with pytest.raises(PlanError, match=why):
         edit(tmp_path / "whole", tmp_path / "out", step)
+
+
+def test_one_expert_that_is_left_becomes_the_mlp_of_a_dense_model(tmp_path: Path) -> None:
+    """The steps of docs/structure.md: the model computes what the mixture of this one expert does."""
+    block = re.search(r"a dense model again:\n\n```\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert block is not None
+    make("mixtral", tmp_path / "whole")
+    first, *rest = yaml.safe_load(block[1])
+    edit(tmp_path / "whole", tmp_path / "one", first)
+    edit(tmp_path / "whole", tmp_path / "out", first, *rest)
+    dense = load(tmp_path / "out")
+    assert type(dense).__name__ == "LlamaForCausalLM"
+    assert_same(logits(dense), logits(load(tmp_path / "one")))
+
+
+def test_the_only_group_of_experts_keeps_two(tmp_path: Path) -> None:
+    """The router of the class sums the two best scores of each group, also of one."""
+    make("deepseek_v3", tmp_path / "whole", n_group=1, n_routed_experts=4)
+    with pytest.raises(PlanError, match="n_group 1: groups are chosen by their 2 best experts, and would have 1"):
+        edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [2]}})
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [2, 0]}})
+    assert torch.isfinite(logits(load(tmp_path / "out"))).all()
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,20 @@ def write_tokenizer(folder: Path, words: Sequence[str], special: Sequence[str] =
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": len(words)}))
 
 
+def write_holder(folder: Path, words: Sequence[str]) -> Path:
+    """A checkpoint of nothing but a tokenizer."""
+    write_tokenizer(folder, words)
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": words.index("</s>")}))
+    return folder
+
+
 def two_models(tmp_path: Path, name: str = "llama") -> tuple[Any, Path]:
     """A model with 91 rows and a tokenizer, and the folder of another one with a tokenizer of its own."""
-    model, other = make(name, tmp_path / "whole"), tmp_path / "other"
+    model = make(name, tmp_path / "whole")
     write_tokenizer(tmp_path / "whole", OLD)
     (tmp_path / "whole/merges.txt").write_text("#version: 0.2\n")
-    write_tokenizer(other, NEW)
-    save_file({"x": torch.zeros(1)}, other / "model.safetensors")
-    (other / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 3}))
-    return model, other
+    return model, write_holder(tmp_path / "other", NEW)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "gpt2", "gemma2", "mixtral", "gpt_neox"])

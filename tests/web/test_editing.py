@@ -107,6 +107,30 @@ def test_a_move_is_written_by_the_form_and_previewed(page: Page, server: Server)
     page.get_by_role("button", name="No-go").click()
 
 
+def choose(page: Page, form: str) -> None:
+    page.get_by_label("Op", exact=True).fill(form)
+    page.get_by_role("option", name=form, exact=True).click()
+
+
+def test_an_assert_and_a_recipe_are_written_by_the_form_and_run(page: Page, server: Server):
+    open_plan(page, server)
+    choose(page, "recipe magnitude-pruning")
+    page.get_by_label("model (required)").fill("model.safetensors")
+    page.get_by_label("out (required)").fill("pruned.safetensors")
+    page.get_by_role("button", name="Add step").click()
+    page.get_by_text("1. execute:").wait_for()
+    choose(page, "assert count")
+    page.get_by_label("of (required)").fill("model::.*")
+    page.get_by_label("is (required)").fill("11")
+    page.get_by_role("button", name="Add step").click()
+    page.get_by_text("2. assert:").wait_for()
+    page.get_by_text("No mistakes.").wait_for()
+    assert plan_of(page)["transforms"] == [
+        {"execute": {"recipe": {"magnitude-pruning": {"model": "model.safetensors", "out": "pruned.safetensors"}}}},
+        {"assert": {"count": {"of": "model::.*", "is": 11}}},
+    ]
+
+
 def test_a_composite_step_shows_the_steps_that_it_stands_for(page: Page, server: Server):
     open_plan(page, server)
     inner = "transforms: [{scale_: {target: wte.weight, by: 2}}, {delete: {target: h.2.mlp.bias}}]"

@@ -15,7 +15,7 @@ import pytest
 from tests.web.conftest import Server
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, WebSocketRoute
+    from playwright.sync_api import Page, Route, WebSocketRoute
 
 pytest.importorskip("playwright", reason="NO BROWSER TEST: Playwright is not installed (make venv installs it)")
 
@@ -33,10 +33,18 @@ class Wire:
 
     def __init__(self, page: Page):
         self.held = {"up": False, "down": False}
+        self.gone = False
+        """Whether nobody answers."""
         self._waiting: dict[str, list[str | bytes]] = {"up": [], "down": []}
         page.route_web_socket(lambda url: "socket.io" in url, self._connect)
+        page.route(
+            lambda url: "transport=polling" in url, lambda route: route.abort() if self.gone else route.fallback()
+        )
 
     def _connect(self, browser: WebSocketRoute) -> None:
+        if self.gone:
+            browser.close(code=1012)
+            return
         server = browser.connect_to_server()
         self.held, self._waiting = {"up": False, "down": False}, {"up": [], "down": []}
         self._browser = browser
@@ -44,16 +52,23 @@ class Wire:
         browser.on_message(lambda message: self._pass("up", message))
         server.on_message(lambda message: self._pass("down", message))
 
+    def _poll(self, route: Route) -> None:
+        if self.gone:
+            route.abort()
+        else:
+            route.fallback()
+
     def _pass(self, way: str, message: str | bytes) -> None:
         if self.held[way]:
             self._waiting[way].append(message)
         else:
             self._send[way](message)
 
-    def cut(self) -> None:
-        """Break the connection: what is held is lost, but clicks, which nobody sends again."""
+    def cut(self, *, clicks: bool = False) -> None:
+        """Break the connection: what is held is lost; what was clicked, which nobody sends again, with `clicks`."""
         self._waiting["down"].clear()
-        self._waiting["up"] = [message for message in self._waiting["up"] if '"piece"' not in str(message)]
+        kept = [] if clicks else [message for message in self._waiting["up"] if '"piece"' not in str(message)]
+        self._waiting["up"] = kept
         self.release("up")
         self._browser.close(code=1012)
 
@@ -83,6 +98,7 @@ def write(page: Page, text: str, at: float = 1.0) -> None:
 
 
 def add_line(page: Page, line: str) -> None:
+    page.locator("#not-connected").wait_for(state="hidden")  # clicks are blocked until then
     page.get_by_label("A step on one line").fill(line)
     page.get_by_role("button", name="Add line").click()
 
@@ -207,6 +223,40 @@ def test_what_is_typed_while_the_connection_is_broken_goes_over_to_the_next_page
     page.get_by_role("tab", name="Plan").click()
     page.locator(".cm-content").wait_for()
     assert agreed(page, server, "# unheard") == "# before\n# unheard\n"
+
+
+def test_nothing_but_the_plan_can_be_changed_until_the_connection_is_back(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    add_line(page, "help")
+    page.get_by_text("1. help").wait_for()
+    wire.gone = True
+    wire.cut()
+    page.get_by_role("alert").get_by_text("Not connected. Only the text of the plan can be changed").wait_for()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Undo").press("Enter")
+    page.get_by_label("A step on one line").press_sequentially("ops")
+    assert not page.get_by_label("A step on one line").input_value()
+    page.locator(".cm-content").press("Control+Home")
+    page.keyboard.insert_text("# typed\n")
+    wire.gone = False
+    page.locator("#not-connected").wait_for(state="hidden")
+    assert agreed(page, server, "# typed") == "# typed\ntransforms:\n  - help: {}\n"
+    add_line(page, "help")
+    assert agreed(page, server, "{}\n  - help") == "# typed\ntransforms:\n  - help: {}\n  - help: {}\n"
+
+
+def test_a_click_that_was_on_its_way_when_the_connection_broke_is_told(page: Page, server: Server):
+    wire = Wire(page)
+    open_plan(page, server)
+    add_line(page, "help")
+    page.get_by_text("1. help").wait_for()
+    wire.hold("up")
+    page.get_by_role("button", name="Undo").click()
+    wire.cut(clicks=True)
+    page.get_by_text("What you did last may not have arrived: look before you repeat it.").wait_for()
+    assert agreed(page, server) == "transforms:\n  - help: {}\n"
+    page.get_by_role("button", name="Close").click()
 
 
 def test_a_plan_that_is_longer_than_a_message_arrives(page: Page, server: Server):

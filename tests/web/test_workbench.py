@@ -15,12 +15,13 @@ import yaml
 from brainsurgery_jax.api import load
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.op import OPS
+from brainsurgery_jax.op import ASSERTS, OPS
+from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
 from brainsurgery_jax.provenance.lock import read_lock
 from brainsurgery_jax.web.confined import Root
 from brainsurgery_jax.web.names import BranchedNames
 from brainsurgery_jax.web.plan_text import add_input, add_steps
-from brainsurgery_jax.web.step_form import has_switch, list_choices
+from brainsurgery_jax.web.step_form import find_form, has_switch, list_choices, list_forms
 from brainsurgery_jax.web.workbench import Workbench
 from tests.web.conftest import write_model
 
@@ -110,6 +111,30 @@ def test_the_form_offers_switches_for_booleans_and_choices_for_literals(name: st
             assert has_switch(field), field.key
         if field.key == "if_missing":
             assert list_choices(field) == ["error", "skip"]
+
+
+def test_the_form_offers_every_op_assert_and_recipe():
+    offered = list_forms()
+    assert {name for name in offered if " " not in name} == OPS.keys() - {"assert"}
+    assert [name for name in offered if name.startswith("assert ")] == [f"assert {name}" for name in sorted(ASSERTS)]
+    assert [name for name in offered if name.startswith("recipe ")] == [f"recipe {name}" for name in recipe_names()]
+
+
+@pytest.mark.parametrize("name", sorted(ASSERTS))
+def test_the_form_asks_for_the_keys_of_an_assert_and_makes_its_step(name: str):
+    form = find_form(f"assert {name}")
+    payload: dict[str, object] = {one.key: "x" for one in form.keys if one.required}
+    bare = ASSERTS[name].bare
+    assert form.make(payload) == {"assert": {name: payload[bare] if bare else payload}}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_form_asks_for_the_variables_of_a_recipe_and_makes_its_step(name: str):
+    form = find_form(f"recipe {name}")
+    variables = find_recipe(name).variables
+    assert [(one.key, one.required) for one in form.keys] == [(n, v.default is None) for n, v in variables.items()]
+    assert [one.default for one in form.keys] == [v.default and v.default.text for v in variables.values()]
+    assert form.make({"x": 1}) == {"execute": {"recipe": {name: {"x": 1}}}}
 
 
 # --- undo and runs

@@ -54,4 +54,4 @@ GPT2 = Family(
     },
 )
 
-MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True),)
+MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, features=frozenset({"attn.c_attn.weight"})),)

@@ -55,4 +55,6 @@ GPT_NEOX = Family(
     },
 )
 
-MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM"),)
+MODELS = (
+    ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", features=frozenset({"attention.query_key_value.weight"})),
+)
