@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -50,7 +51,12 @@ Interactive = Annotated[
     bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
 ]
 Lock = Annotated[
-    bool, typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors.")
+    bool | None,
+    typer.Option(
+        "--lock/--no-lock",
+        help="Write a lock beside each output: what it was made of, digests of all tensors.",
+        show_default="in folders, without digests",
+    ),
 ]
 Distributed = Annotated[
     bool, typer.Option("--distributed", help="Run on several processes, each started with this plan.")
@@ -80,7 +86,7 @@ def run(
     summarize: Summarize = None,
     summarize_path: SummarizePath = None,
     summary_mode: Mode = SummaryMode.raw,
-    lock: Lock = False,
+    lock: Lock = None,
     sha256: Annotated[
         bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")
     ] = False,
@@ -110,6 +116,7 @@ def run(
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless every step succeeds."""
     _refuse_parts(distributed, interactive, coordinator, process_id, process_count)
+    _refuse_at_prompt(interactive, {"--lock": lock, "--sha256": sha256, "--locked": locked, "--resume": resume})
     arrange(os.environ, compile_cache=compile_cache)
     know(ops)
     from brainsurgery_jax.cli import plans
@@ -136,6 +143,12 @@ def _refuse_parts(distributed: bool, interactive: bool, *parts: object) -> None:
         raise typer.BadParameter("needs --distributed", param_hint="--coordinator, --process-id, --process-count")
     if distributed and interactive:
         raise typer.BadParameter("a prompt has one process; leave out --interactive", param_hint="--distributed")
+
+
+def _refuse_at_prompt(interactive: bool, options: Mapping[str, object]) -> None:
+    """Raise BadParameter for options that the prompt, whose steps are written one by one, cannot keep."""
+    if interactive and (given := [name for name, value in options.items() if value]):
+        raise typer.BadParameter("the prompt keeps no record; leave out --interactive", param_hint=", ".join(given))
 
 
 def _options(**given: str | None) -> tuple[str, ...]:
