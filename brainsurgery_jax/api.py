@@ -325,7 +325,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     with closing(files), stops_told(published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
         budget = agree_on_budget(hosts, options.budget())
-        recording = _recording(plan, options, files, budget)
+        recording = _recording(plan, options, budget)
         if recording is not None:
             files.watch = recording.watch_source
         begun, answer = start(plan.data, files, options.flags), _answer(plan, files, budget, stop)
@@ -355,10 +355,10 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     return Report(said, tuple(published), steps, dry_run, notes, tuple(reports), hosts.number)
 
 
-def _recording(plan: Plan, options: RunOptions, files: Files, budget: Budget) -> Recording | None:
+def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
     """The record of a run that writes a lock or must agree with one. Raises StoreError for a lock that is none."""
     headers_only = not options.lock and not options.locked
-    if headers_only and (options.dry_run or options.lock is False or files.reads_memory):
+    if headers_only and (options.dry_run or options.lock is False):
         return None
     from brainsurgery_jax.provenance.lock import read_complete
     from brainsurgery_jax.provenance.recording import HEADERS_ONLY, Recording, Wish

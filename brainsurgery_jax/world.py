@@ -133,11 +133,6 @@ class Files:
         return sidecar_folder(checkpoint)
 
     @property
-    def reads_memory(self) -> bool:
-        """Whether checkpoints were given as values, which nobody can read again."""
-        return bool(self._given)
-
-    @property
     def sources(self) -> tuple[Source, ...]:
         """The checkpoints that are open."""
         return tuple(self._sources.values())

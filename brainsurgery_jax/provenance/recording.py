@@ -70,7 +70,7 @@ class Recording:
 
     def __init__(self, data: PlanData, document: Map | None, wish: Wish, budget: Budget):
         self._data, self._document, self._wish, self._budget = data, document, wish, budget
-        self._sources: list[Source] = []
+        self._sources: dict[Source, None] = {}
         self._digests: dict[tuple[Source, str], bytes] = {}
         self._writers: dict[int, WatchedWriter] = {}
         self._expected: Mapping[int, tuple[str, Lock]] = {}
@@ -82,8 +82,9 @@ class Recording:
 
     def watch_source(self, source: Source) -> Source:
         """The source, watched if digests are wanted."""
-        self._sources.append(WatchedSource(source) if self._wish.digests else source)
-        return self._sources[-1]
+        watched = WatchedSource(source) if self._wish.digests else source
+        self._sources[watched] = None
+        return watched
 
     def begin(self, program: Program, inputs: Mapping[str, Source]) -> None:
         """Compare what is known before anything is read, and look at the places of the locks. `inputs` are the
@@ -147,10 +148,11 @@ class Recording:
         return beside
 
     def _add_header(self, number: int, staged: StagedOutput) -> None:
-        """Write the lock of what headers say."""
+        """Write the lock of what headers say, unless the output is made of values in memory."""
         assert self._program is not None
         p = self._program.publications[number]
-        if _may_carry(p) and isinstance(staged, Staged):
+        leaves = (e for e in walk(p.tensors.values()) if e.is_leaf)
+        if _may_carry(p) and isinstance(staged, Staged) and all(leaf.source in self._sources for leaf in leaves):
             self._put(self._complete(p, staged, {}), staged)
 
     def _put(self, lock: Lock, staged: Staged) -> None:
