@@ -253,7 +253,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.plan.schedule import roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
     from brainsurgery_jax.engine.run.execute import count_tasks, equip
-    from brainsurgery_jax.engine.run.staging import cut
+    from brainsurgery_jax.engine.run.staging import cut, held_at_end
 
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(overwrite=True)) as files:
@@ -266,7 +266,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         items = plan_work(program, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied
-        memory = projection(items, machine)
+        memory = projection(items, machine, held_at_end(program.publications))
         return Explanation(
             program, copied, computed, count_tasks(roots, items), *memory, budget.threads, cuts, machine, items
         )
@@ -281,7 +281,8 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     the budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
     ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
-    each output (`sha256`: with the SHA-256 of its files in it), `locked` names those that the run must agree with;
+    each output (`sha256`: with the SHA-256 of its files in it; by default only folders carry one, without digests,
+    and with `lock=False` none), `locked` names those that the run must agree with;
     `resume` keeps a journal, and goes on with a run that was interrupted; `distributed` tells which process of a run
     over several this is (`engine.run.hosts.ProcessAddress`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
@@ -362,14 +363,16 @@ class Heard:
 
 def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
     """The record of a run that writes a lock or must agree with one. Raises StoreError for a lock that is none."""
-    if not (options.lock or options.locked):
+    headers_only = not options.lock and not options.locked
+    if headers_only and (options.dry_run or options.lock is False):
         return None
-    from brainsurgery_jax.provenance.lock import read_lock
-    from brainsurgery_jax.provenance.recording import Recording, Wish
+    from brainsurgery_jax.provenance.lock import read_complete
+    from brainsurgery_jax.provenance.recording import HEADERS_ONLY, Recording, Wish
 
     places = [options.locked] if isinstance(options.locked, str) else options.locked or ()
-    wish = Wish(options.lock, options.sha256, {place: read_lock(place) for place in places})
-    return Recording(plan.data, plan.document, wish, budget)
+    expected = {place: read_complete(place) for place in places}
+    wish = Wish(bool(options.lock), options.sha256, expected, folders=options.lock is not False)
+    return Recording(plan.data, plan.document, HEADERS_ONLY if headers_only else wish, budget)
 
 
 def _resumption(plan: Plan, program: Program, files: Files, options: RunOptions, process: int) -> Resumption | None:

@@ -29,7 +29,8 @@ class RunOptions:
     - `flags`: flags that are on from the start, as the op `set` turns them on
     - `listen`: called with the engine's events as they happen
     - `look`: called with each complete output before any is published; may raise
-    - `lock`: write the lock of each output: what it was made of, and the digests of its tensors
+    - `lock`: write the lock of each output: what it was made of, and the digests of its tensors (None: of folders only,
+      without digests; False: none)
     - `sha256`: with the SHA-256 of its files of weights in it
     - `locked`: the path of a lock that plan, inputs, versions and the output must agree with; of several outputs the
       paths of all their locks
@@ -47,7 +48,7 @@ class RunOptions:
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
     look: Callable[[StagedOutput], None] | None = None
-    lock: bool = False
+    lock: bool | None = None
     sha256: bool = False
     locked: str | Sequence[str] | None = None
     resume: bool = False
@@ -73,7 +74,7 @@ class RunKeywords(TypedDict, total=False):
     flags: Flags
     listen: Callable[[Any], None] | None
     look: Callable[[StagedOutput], None] | None
-    lock: bool
+    lock: bool | None
     sha256: bool
     locked: str | Sequence[str] | None
     resume: bool

@@ -43,9 +43,12 @@ def _split(text: str) -> tuple[str, str]:
 def _print(found: Verification, fine: str, *, json: bool) -> int:
     if json:
         differences = list(found.differences)
-        show.json(ok=found.ok, lock=found.lock, path=found.path, tensors=found.tensors, differences=differences)
+        show.json(ok=found.ok, lock=found.lock, path=found.path, tensors=found.tensors, differences=differences,
+                  headers_only=found.headers_only)  # fmt: skip
     elif found.ok:
         show.result(f"ok: {found.path} {fine} ({counted(found.tensors, 'tensor')})")
+        if found.headers_only:
+            show.remark("the lock has no digests: elements were not compared. `run --lock` writes them.", "yellow")
     else:
         for text in found.differences:
             show.result(text)

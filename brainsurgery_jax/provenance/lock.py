@@ -66,6 +66,11 @@ class Lock(NamedTuple):
     files: Mapping[str, LockedFile]
 
     @property
+    def has_digests(self) -> bool:
+        """Whether it says what the elements of the output are."""
+        return all(tensor.digest is not None for tensor in self.tensors.values())
+
+    @property
     def number(self) -> int:
         """Which output of the plan it is of, from 0: as they are published, `save` steps first."""
         written = list(map(os.path.normpath, written_paths(self.plan)))
@@ -81,7 +86,20 @@ class Lock(NamedTuple):
             "plan": self.plan, "inputs": listed,
             "output": {"path": self.output, "tensors": _tensors(self.tensors), "files": files},
         }  # fmt: skip
-        return (json.dumps(data, indent=1) + "\n").encode()
+        return (_lines(data) + "\n").encode()
+
+
+def _lines(value: Any, margin: str = "\n") -> str:
+    """The JSON of plain data, a line for each tensor: what holds no mapping stays on its line."""
+    entries = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    if not any(isinstance(entry, dict) for entry in entries):
+        return json.dumps(value)
+    inner = margin + " "
+    texts = [_lines(entry, inner) for entry in entries]
+    if isinstance(value, list):
+        return f"[{inner}{f',{inner}'.join(texts)}{margin}]"
+    keyed = (f"{json.dumps(key)}: {text}" for key, text in zip(value, texts, strict=True))
+    return f"{{{inner}{f',{inner}'.join(keyed)}{margin}}}"
 
 
 def _tensors(tensors: Mapping[str, LockedTensor]) -> dict[str, object]:
@@ -128,6 +146,15 @@ def read_lock(path: str) -> Lock:
         why = f"there is no {bad}" if isinstance(bad, KeyError) else str(bad)
         remedy = "Name a lock file, or an output that was written with `--lock`."
         raise StoreError(place, f"is no lock that this version reads: {why}", remedy=remedy) from bad
+
+
+def read_complete(path: str) -> Lock:
+    """The lock at a path, with the digests of the output. Raises StoreError also for one that has none."""
+    lock = read_lock(path)
+    if not lock.has_digests:
+        remedy = "Write one with the output: `brainsurgery-jax run PLAN --lock`."
+        raise StoreError(find_lock(path), "has no digests, and cannot tell results apart", remedy=remedy)
+    return lock
 
 
 def _lock_of(data: Any) -> Lock:

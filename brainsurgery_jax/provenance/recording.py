@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,11 +50,18 @@ SHOWN = 5
 
 class Wish(NamedTuple):
     """What a run is recorded for: `write` locks, with `sha256` the SHA-256 of files of weights in them; `expected`: the
-    locks that its outputs must agree with, by path."""
+    locks that its outputs must agree with, by path. `folders`: at least outputs that are folders get one; without
+    `digests` it has what headers say, and no tensor is read for it."""
 
     write: bool
     sha256: bool = False
     expected: Mapping[str, Lock] = MappingProxyType({})
+    folders: bool = False
+    digests: bool = True
+
+
+HEADERS_ONLY = Wish(write=False, folders=True, digests=False)
+"""What runs are recorded for that ask for nothing."""
 
 
 class Recording:
@@ -63,27 +70,31 @@ class Recording:
 
     def __init__(self, data: PlanData, document: Map | None, wish: Wish, budget: Budget):
         self._data, self._document, self._wish, self._budget = data, document, wish, budget
-        self._sources: list[WatchedSource] = []
-        self._digests: dict[tuple[WatchedSource, str], bytes] = {}
+        self._sources: dict[Source, None] = {}
+        self._digests: dict[tuple[Source, str], bytes] = {}
         self._writers: dict[int, WatchedWriter] = {}
         self._expected: Mapping[int, tuple[str, Lock]] = {}
         self._program: Program | None = None
         self._aliases: Mapping[int, str] = {}
         self._versions: Mapping[str, str] = {}
+        self._say = cache(str)  # layers repeat shapes
         self.origins = Origins()
 
     def watch_source(self, source: Source) -> Source:
-        """The source, watched."""
-        self._sources.append(WatchedSource(source))
-        return self._sources[-1]
+        """The source, watched if digests are wanted."""
+        watched = WatchedSource(source) if self._wish.digests else source
+        self._sources[watched] = None
+        return watched
 
     def begin(self, program: Program, inputs: Mapping[str, Source]) -> None:
         """Compare what is known before anything is read, and look at the places of the locks. `inputs` are the
         checkpoints by alias. Raises PlanError and StoreError."""
         self._program, self._aliases = program, {id(source): alias for alias, source in reversed(list(inputs.items()))}
+        if not self._wish.digests and not any(map(_may_carry, program.publications)):
+            return
         backend = choose_accelerators(list(roots_of(program)), self._budget.devices).backend
         self._versions = versions_of(backend)
-        for p in program.publications:
+        for p in program.publications if self._wish.digests else ():
             if p.kept:
                 remedy = "Write `format: safetensors`, or run without a lock."
                 raise StoreError(p.path, "is a delta, and a lock is of a whole checkpoint", remedy=remedy)
@@ -95,13 +106,15 @@ class Recording:
                 check_replacement(path, p.overwrite or is_lock(path), directory=False)
         self._expected = _assign(self._wish.expected, program.publications)
         for number, (place, lock) in self._expected.items():
-            own = self._header_of(program.publications[number])
+            own = self._header_of(program.publications[number], {})
             differing = [*_differing_plans(lock, own), *differing_versions(lock.versions, own.versions)]
             _refuse(place, [*differing, *_differing_inputs(lock, own)])
 
     def handle(self, commit: Commit, look: Any) -> Handling:
         """How the run is to handle its outputs."""
-        return Handling(commit, self._watch_writer, look, partial(self._seal, commit))
+        if self._wish.digests:
+            return Handling(commit, self._watch_writer, look, partial(self._seal, commit))
+        return Handling(commit, look=look, seal=self._add_header)
 
     def _watch_writer(self, number: int, writer: Writer) -> Writer:
         assert self._program is not None
@@ -122,12 +135,11 @@ class Recording:
             place, expected = self._expected[number]
             found = differing_tensors(expected.tensors, lock.tensors)
             _refuse(place, [*_differing_inputs(expected, lock), *(f"output: {text}" for text in found)])
-        if not self._wish.write:
-            return None
         if os.path.isdir(staged.staging):
-            staged.place.write(LOCKFILE, lock.to_json())
-            if self._budget.durable:
-                fsync_path(staged.place.path_of(LOCKFILE))
+            if self._wish.write or self._wish.folders:
+                self._put(lock, staged)
+            return None
+        if not self._wish.write:
             return None
         beside = commit.stage(lock_path(staged.destination, directory=False), overwrite=True, own=())
         beside.place.write("", lock.to_json())
@@ -135,23 +147,38 @@ class Recording:
             beside.place.flush()
         return beside
 
+    def _add_header(self, number: int, staged: StagedOutput) -> None:
+        """Write the lock of what headers say, unless the output is made of values in memory."""
+        assert self._program is not None
+        p = self._program.publications[number]
+        leaves = (e for e in walk(p.tensors.values()) if e.is_leaf)
+        if _may_carry(p) and isinstance(staged, Staged) and all(leaf.source in self._sources for leaf in leaves):
+            self._put(self._complete(p, staged, {}), staged)
+
+    def _put(self, lock: Lock, staged: Staged) -> None:
+        staged.place.write(LOCKFILE, lock.to_json())
+        if self._budget.durable:
+            fsync_path(staged.place.path_of(LOCKFILE))
+
     def _lock_of(self, number: int, p: Publication, staged: Staged) -> Lock:
         digests = self._digests_of_output(number, p, staged)
         self._digest_inputs(p, digests)
-        header = self._header_of(p)
+        return self._complete(p, staged, digests)
+
+    def _complete(self, p: Publication, staged: Staged, digests: Mapping[str, bytes]) -> Lock:
+        """The lock of a complete output."""
         labels = self._labels()
         tensors = {name: self._tensor(name, e, digests.get(name), labels) for name, e in p.tensors.items()}
-        files = {name: _file(staged.place.path_of(name), full=self._wish.sha256 or name in p.side_names)
+        hashed = staged.place.list() if self._wish.sha256 else p.side_names if self._wish.digests else ()
+        files = {name: _file(staged.place.path_of(name), full=name in hashed)
                  for name in staged.place.list() if name != LOCKFILE}  # fmt: skip
         if "" in files:
-            files = {header.output: files[""]}
-        return header._replace(tensors=tensors, files=files, inputs=self._inputs(p))
+            files = {_name_of(p): files[""]}
+        return self._header_of(p, tensors)._replace(files=files)
 
-    def _header_of(self, p: Publication) -> Lock:
-        """The lock of an output before anything is read."""
-        output = "." if p.directory else os.path.basename(resolve_path(p.path))
-        tensors = {name: LockedTensor(str(e.aval)) for name, e in p.tensors.items()}
-        return Lock(self._versions, self._plan(_folder_of(p)), self._inputs(p), output, tensors, {})
+    def _header_of(self, p: Publication, tensors: Mapping[str, LockedTensor]) -> Lock:
+        """The lock of an output of these tensors, without its files."""
+        return Lock(self._versions, self._plan(_folder_of(p)), self._inputs(p), _name_of(p), tensors, {})
 
     def _plan(self, folder: str) -> dict[str, Any]:
         """The plan, its paths relative to a folder; what refers to the environment stays as it was written."""
@@ -164,10 +191,10 @@ class Recording:
                 plan[key] = said if hides_environment(said) else _each(plan[key], partial(convert, folder=folder))
         return plan
 
-    def _tensor(self, name: str, e: Expr, digest: bytes | None, labels: Mapping[WatchedSource, str]) -> LockedTensor:
+    def _tensor(self, name: str, e: Expr, digest: bytes | None, labels: Mapping[Source, str]) -> LockedTensor:
         leaves = [leaf for leaf in walk([e]) if leaf.is_leaf]
         inputs = tuple(f"{labels[leaf.source]}::{leaf.name}" for leaf in leaves)
-        return LockedTensor(str(e.aval), _hex(digest), inputs, self.origins.steps_of(name, e))
+        return LockedTensor(self._say(e.aval), _hex(digest), inputs, self.origins.steps_of(name, e))
 
     # --- Digests ------------------------------------------------------------------------------------------------------
 
@@ -201,9 +228,9 @@ class Recording:
 
     # --- Inputs -------------------------------------------------------------------------------------------------------
 
-    def _labels(self) -> dict[WatchedSource, str]:
+    def _labels(self) -> dict[Source, str]:
         """What each checkpoint is called: the alias of an input, else `load-N`."""
-        labels: dict[WatchedSource, str] = {}
+        labels: dict[Source, str] = {}
         for source in self._sources:
             labels[source] = self._aliases.get(id(source), f"load-{len(labels) + 1}")
         return labels
@@ -212,10 +239,15 @@ class Recording:
         folder = _folder_of(p)
         found: dict[str, LockedInput] = {}
         for source, label in self._labels().items():
-            tensors = {name: LockedTensor(str(info.aval), _hex(self._digests.get((source, name))))
+            tensors = {name: LockedTensor(self._say(info.aval), _hex(self._digests.get((source, name))))
                        for name, info in source.header.tensors.items()}  # fmt: skip
             found[label] = LockedInput(relate(source.header.path, folder), tensors)
         return found
+
+
+def _may_carry(p: Publication) -> bool:
+    """Whether an output is a whole checkpoint in a folder of this machine, in which a lock may lie unasked."""
+    return p.directory and not p.kept and not is_remote(p.path)
 
 
 def _assign(locks: Mapping[str, Lock], publications: Sequence[Publication]) -> dict[int, tuple[str, Lock]]:
@@ -245,6 +277,11 @@ def _refuse(place: str, differing: Sequence[str]) -> None:
         without = worded(shell="without `--locked`", python="without `locked=`")
         hint = f"Go back to what the lock names, or run {without}."
         raise PlanError([Diagnostic("lock-differs", f"{place}: {told}", hint=hint)])
+
+
+def _name_of(p: Publication) -> str:
+    """The path of an output relative to the folder of its lock."""
+    return "." if p.directory else os.path.basename(resolve_path(p.path))
 
 
 def _folder_of(p: Publication) -> str:

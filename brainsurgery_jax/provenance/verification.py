@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
@@ -25,12 +26,13 @@ from brainsurgery_jax.world import Files
 
 class Verification(NamedTuple):
     """What was compared with a lock: the path of the lock, that of the checkpoint, its number of tensors, and all
-    differences in words; none if `ok`."""
+    differences in words; none if `ok`. `headers_only`: the lock has no digests, so that no element was compared."""
 
     lock: str
     path: str
     tensors: int
     differences: tuple[str, ...]
+    headers_only: bool = False
 
     @property
     def ok(self) -> bool:
@@ -39,7 +41,8 @@ class Verification(NamedTuple):
 
 
 def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Verification:
-    """Check that an output is still what its lock says: names, shapes, dtypes, every element, side files.
+    """Check that an output is still what its lock says: names, shapes, dtypes, every element, side files. A lock
+    without digests says nothing of elements.
 
     **Arguments**: `path` is that of an output or of its lock. With `inputs` the checkpoints that it was made of are
     compared, too. `memory` is the budget in bytes (default: a quarter of the available memory).
@@ -59,7 +62,7 @@ def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Ver
     for alias, read in lock.inputs.items() if inputs else ():
         differing = _differing_checkpoint(locate(read.path, folder), read.tensors, memory)
         found += (f"input '{alias}': {text}" for text in differing)
-    return Verification(place, output, len(lock.tensors), tuple(found))
+    return Verification(place, output, len(lock.tensors), tuple(found), not lock.has_digests)
 
 
 def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory: int | None) -> Iterator[str]:
@@ -100,7 +103,7 @@ def replay(
 
     **Arguments**: `path` is that of an output or of its lock. The new output is written to `to`, or beside the lock and
     removed again. `inputs`: paths of checkpoints by alias, for those that are not where the lock says. `options` are
-    those of the run.
+    those of the run. If the lock has no digests, the new output is compared with the one that is there.
     **Returns** a `Verification`: what differs. Then nothing is written.
     **Raises** PlanError and StoreError for a plan that does not run.
     **Example**:
@@ -114,19 +117,36 @@ def replay(
     lock = read_lock(place)
     made = locate(lock.output, os.path.dirname(place)) if to is None else to
     folder = os.path.dirname(os.path.abspath(place))
+    known = lock
+    if not lock.has_digests:
+        old, memory = locate(lock.output, folder), None if options is None else options.memory
+        if differing := tuple(_differing_checkpoint(old, lock.tensors, memory)):
+            return Verification(place, old, len(lock.tensors), differing)
+        known = _with_digests(lock, old, memory)
     with _folder_aside(lock, folder, to) as aside:
         name = "output" if lock.output == "." else os.path.basename(lock.output)
         target = os.path.join(aside, name) if to is None else to
         plan = _plan_again(lock, inputs or {}, _Places(folder, aside, locate(lock.output, folder), target))
-        chosen = replace(options or RunOptions(durable=to is not None), locked=place, only=target, lock=to is not None)
+        expected = os.path.join(aside, "expected.json")
+        Path(expected).write_bytes(known.to_json())
+        chosen = replace(
+            options or RunOptions(durable=to is not None), locked=expected, only=target, lock=to is not None
+        )
         try:
             api.run_with(plan, chosen, Files(overwrite=chosen.overwrite))
         except PlanError as bad:
             if not all(d.code == "lock-differs" for d in bad.diagnostics):
                 raise
-            told = (d.message.removeprefix(f"{place}: ") for d in bad.diagnostics)
+            told = (d.message.removeprefix(f"{expected}: ") for d in bad.diagnostics)
             return Verification(place, made, len(lock.tensors), tuple(told))
     return Verification(place, made, len(lock.tensors), ())
+
+
+def _with_digests(lock: Lock, output: str, memory: int | None) -> Lock:
+    """A lock with the digests of its output as that is."""
+    with closing(open_source(output)) as source:
+        found = locked_digests(source, list(lock.tensors), default_budget(host_bytes=memory))
+    return lock._replace(tensors={n: t._replace(digest=found[n].hex()) for n, t in lock.tensors.items()})
 
 
 @contextmanager

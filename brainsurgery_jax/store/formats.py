@@ -58,6 +58,7 @@ class Format(NamedTuple):
     - `options` of this format alone that a plan may set; `shards`: whether a folder is split into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
+    - `held`: the bytes that a library holds when all tensors are there, and it makes the output of them;
     - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
       any number);
     - `keeps`: whether tensors that an output has from its base as they are stay there, and are not written;
@@ -74,6 +75,7 @@ class Format(NamedTuple):
     shards: bool = False
     encoded: bool = False
     cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
+    held: Callable[[Mapping[str, Aval], WriteOptions], int] | None = None
     trees: bool = False
     metadata_bytes: int | None = 0
     keeps: bool = False
@@ -188,6 +190,7 @@ ORBAX = Format(
         "chunk": Option("Largest chunk of a tensor.", "64MB", read_chunk),
     },
     encoded=True,
+    held=packages.held_by_orbax,
     trees=True,
     metadata_bytes=None,
 )

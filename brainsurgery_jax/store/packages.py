@@ -80,6 +80,13 @@ def load_orbax():
     return format
 
 
+def held_by_orbax(avals: Mapping[str, Aval], options: WriteOptions) -> int:
+    """The bytes that orbax holds while it writes an output."""
+    from brainsurgery_jax.store.orbax.encode import held_bytes
+
+    return held_bytes(avals, options)
+
+
 def recognise_orbax(folder: str, names: Sequence[str]) -> bool:
     """Whether a folder with these names in it is a checkpoint of orbax."""
     from brainsurgery_jax.store.orbax.folder import recognises

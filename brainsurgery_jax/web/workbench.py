@@ -358,7 +358,7 @@ class Workbench:
 
     def _run(self, progress: Progress, overwrite: bool) -> None:
         options = RunOptions(
-            self._memory, listen=progress.hear, stop=self._stop, overwrite=overwrite, lock=progress.lock
+            self._memory, listen=progress.hear, stop=self._stop, overwrite=overwrite, lock=progress.lock or None
         )
         try:
             with self._limits():

@@ -64,6 +64,25 @@ def test_reading_orbax_holds_what_is_projected(
     assert found.anonymous <= found.in_all < 3 * found.anonymous, found
 
 
+@pytest.mark.parametrize("options", [{"compression": True}, {"compression": True, "chunk": "1MB"}], ids=str)
+def test_writing_compressed_orbax_holds_what_is_projected(
+    tmp_path: Path, models: list[Path], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # as for reading
+    large, tiny = (plan(tmp_path, source, [], format="orbax", options=options) for source in models)
+    projected = bs.explain(bs.load(large)).peak_in_all
+    assert sampled(large, tiny) <= projected < 224 << 20
+
+
+def test_a_budget_without_room_for_what_orbax_holds_is_refused_before_anything_is_read(
+    tmp_path: Path, models: list[Path]
+) -> None:
+    compressed = plan(tmp_path, models[0], [], format="orbax", options={"compression": True})
+    with pytest.raises(bs.PlanError, match=r"needs .* of memory, the budget is 95"):
+        bs.load(compressed).run(memory=100_000_000)
+    assert not (tmp_path / "out-large").exists()
+
+
 def test_a_budget_without_room_for_decoded_chunks_is_refused_before_anything_is_read(
     tmp_path: Path, models: list[Path]
 ) -> None:

@@ -201,7 +201,8 @@ def test_the_config_of_an_adapter_comes_back_with_it(tmp_path: Path) -> None:
     asked = {"layout": "tunix", "config": str(tmp_path / "config.json"), "durable": False}
     bs.convert(str(folder), str(tmp_path / "tunix"), **asked)
     bs.convert(str(tmp_path / "tunix"), str(tmp_path / "back"), verify=True, **asked)
-    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    names = ["adapter_config.json", "adapter_model.safetensors", "brainsurgery.lock.json"]
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == names
     assert json.loads((tmp_path / "back" / "adapter_config.json").read_text())["lora_alpha"] == 6
 
 

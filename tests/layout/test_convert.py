@@ -81,7 +81,8 @@ def test_the_only_layout_for_a_model_is_recognised_and_so_is_the_way_back(tmp_pa
     bs.convert(str(tmp_path / "flax"), str(tmp_path / "back"), verify=True, durable=False)
     same(read(tmp_path / "back" / "model.safetensors"), gpt2())
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == GPT2
-    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["config.json", "model.safetensors"]
+    names = ["brainsurgery.lock.json", "config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == names
 
 
 def test_the_name_of_a_library_takes_the_layout_for_the_model(tmp_path: Path) -> None:

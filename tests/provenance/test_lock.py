@@ -168,8 +168,11 @@ def test_a_lock_does_not_replace_what_is_no_lock():
 
 def test_the_lock_of_an_input_does_not_travel():
     plan().run(lock=True)
-    bs.load({"inputs": ["out"], "output": "again/"}).run()
+    again = bs.load({"inputs": ["out"], "output": "again/"})
+    again.run(lock=False)
     assert not os.path.exists("again/brainsurgery.lock.json")
+    again.run(overwrite=True)
+    assert [read["path"] for read in lock_of("again/")["inputs"].values()] == ["../out"]
 
 
 # --- Verify -----------------------------------------------------------------------------------------------------------

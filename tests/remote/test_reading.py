@@ -90,7 +90,8 @@ def test_a_plan_keeps_the_side_files_of_a_remote_model(server: Served, tensors: 
     })  # fmt: skip
     bs.run(plan)
     assert same(bs.open(str(out)), dict(tensors) | {"model.layers.0.w": tensors["model.layers.0.w"] * 2})
-    assert sorted(p.name for p in out.iterdir() if p.suffix == ".json") == ["config.json", "tokenizer.json"]
+    names = ["brainsurgery.lock.json", "config.json", "tokenizer.json"]
+    assert sorted(p.name for p in out.iterdir() if p.suffix == ".json") == names
     assert (out / "config.json").read_bytes() == (tmp_path / "served/org/model/config.json").read_bytes()
 
 

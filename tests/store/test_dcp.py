@@ -202,7 +202,7 @@ def test_torch_gets_back_every_dtype_bit_for_bit(tmp_path: Path) -> None:
 def test_the_same_plan_writes_the_same_bytes_without_paths_or_ids(tmp_path: Path) -> None:
     source = write(tmp_path / "m.safetensors", {"a": counting((3,)), "b": counting((2, 2))})
     one, two = (converted(source, tmp_path / name) for name in ("1", "2"))
-    assert sorted(p.name for p in one.iterdir()) == [".metadata", "__0_0.distcp"]
+    assert sorted(p.name for p in one.iterdir()) == [".metadata", "__0_0.distcp", "brainsurgery.lock.json"]
     assert all(p.read_bytes() == (two / p.name).read_bytes() for p in one.iterdir())
     assert str(tmp_path).encode() not in (one / ".metadata").read_bytes()
 

@@ -202,7 +202,8 @@ def test_a_folder_of_flax_is_read_and_written(tmp_path: Path):
     put(tmp_path / "in" / "flax_model.msgpack", TREE)
     (tmp_path / "in" / "config.json").write_text("{}")
     run({"inputs": [str(tmp_path / "in")], "transforms": [], "output": {"path": f"{tmp_path}/o/", "format": "flax"}})
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["config.json", "flax_model.msgpack"]
+    names = ["brainsurgery.lock.json", "config.json", "flax_model.msgpack"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == names
     assert equal(serialization.msgpack_restore((tmp_path / "o" / "flax_model.msgpack").read_bytes()), TREE)
 
 

@@ -76,7 +76,7 @@ def test_a_run_from_bucket_to_bucket_writes_the_bytes_of_one_from_disk_to_disk(
 ) -> None:
     monkeypatch.chdir(model.parent)
     output = {"path": "disk/", "shard": "200B"}
-    bs.load({"inputs": [str(model)], "transforms": steps, "output": output}).run(durable=False)
+    bs.load({"inputs": [str(model)], "transforms": steps, "output": output}).run(durable=False, lock=False)
     disk = {path.name: path.read_bytes() for path in (model.parent / "disk").iterdir()}
     assert run_in_bucket(model, steps, Bucket()) == disk | {MARKER: b""}
     assert sorted(os.listdir(model.parent)) == ["disk", "model"]
@@ -136,7 +136,7 @@ def test_a_format_that_is_written_as_a_stream_goes_to_any_place(
 ) -> None:
     monkeypatch.chdir(model.parent)
     plan = {"inputs": [str(model)], "transforms": STEPS, "output": {"path": path, "format": format}}
-    bs.load(plan).run(durable=False)
+    bs.load(plan).run(durable=False, lock=False)
     place = model.parent / path
     disk = {file.name: file.read_bytes() for file in (place.iterdir() if place.is_dir() else [place])}
     bucket = Bucket()

@@ -57,7 +57,7 @@ def plan_for(model: Path, steps: Sequence[Any], **output: Any) -> dict[str, Any]
 
 def surgery(model: Path, *steps: Any, world: Files | None = None, **output: Any) -> Path:
     """The folder that a plan with these steps makes of the model."""
-    bs.load(plan_for(model, steps, **output)).run(durable=False, world=world)
+    bs.load(plan_for(model, steps, **output)).run(durable=False, world=world, lock=False)
     return model.parent / "out"
 
 
@@ -170,7 +170,7 @@ def test_files_of_two_checkpoints_may_follow_each_other(tmp_path: Path) -> None:
     second = sharded(tmp_path / "second", 6)
     steps = [{"copy": {"from": rf"b::h\.{n}\.(.*)", "to": rf"a::h.{n}.\1"}} for n in (3, 4, 5)]
     plan = {"inputs": [f"a::{first}", f"b::{second}"], "transforms": steps, "output": f"{tmp_path}/out/"}
-    bs.load(plan | {"output": {"path": f"{tmp_path}/out/", "alias": "a"}}).run(durable=False)
+    bs.load(plan | {"output": {"path": f"{tmp_path}/out/", "alias": "a"}}).run(durable=False, lock=False)
     assert len(files(tmp_path / "out")) == 6
     assert len(kept(first, tmp_path / "out")) == 3
     assert len(kept(second, tmp_path / "out")) >= 3

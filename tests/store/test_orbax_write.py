@@ -182,7 +182,7 @@ def test_side_files_come_back_and_files_of_orbax_do_not(tmp_path: Path, version:
     (tmp_path / "config.json").write_text("{}")
     path = converted(tmp_path, options={"version": version})
     bs.load({"inputs": [f"m::{path}"], "output": str(tmp_path / "back")}).run(durable=False)
-    assert sorted(os.listdir(tmp_path / "back")) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "back")) == ["brainsurgery.lock.json", "config.json", "model.safetensors"]
 
 
 def test_nothing_else_is_left_beside_it(tmp_path: Path) -> None:

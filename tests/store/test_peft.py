@@ -46,7 +46,9 @@ def test_an_adapter_is_read_with_its_config(tmp_path: Path, suffix: str) -> None
 def test_an_adapter_is_written_as_it_was(tmp_path: Path) -> None:
     source = adapter(tmp_path / "a")
     target = converted(source, tmp_path / "b", format="peft")
-    assert sorted(p.name for p in target.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in target.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "brainsurgery.lock.json",
+    ]  # fmt: skip
     assert json.loads((target / "adapter_config.json").read_text()) == CONFIG
     assert bits(bs.open(str(target))[NAME]) == bits(counting((2, 3)))
     assert (target / "adapter_model.safetensors").stat().st_mode & 0o777 == 0o644
@@ -86,7 +88,7 @@ def test_an_adapter_of_a_base_gets_the_config_of_the_base_only_on_request(
     )
     target = converted(base, tmp_path / "lora", steps, format="peft", options={"config": {"lora_alpha": 2}}, **output)
     assert sorted(p.name for p in target.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", *names,
+        "adapter_config.json", "adapter_model.safetensors", "brainsurgery.lock.json", *names,
     ]  # fmt: skip
 
 

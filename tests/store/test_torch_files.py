@@ -179,7 +179,8 @@ def test_a_folder_gets_pytorch_model_bin_and_the_side_files(tmp_path: Path) -> N
     write(tmp_path / "in" / "model.safetensors", {"a": counting((3,))})
     (tmp_path / "in" / "config.json").write_text("{}")
     converted(tmp_path / "in", tmp_path / "out", format="torch")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "pytorch_model.bin"]
+    names = ["brainsurgery.lock.json", "config.json", "pytorch_model.bin"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert list(bs.open(str(tmp_path / "out"))) == ["a"]
 
 

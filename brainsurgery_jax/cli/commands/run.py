@@ -57,9 +57,13 @@ class Locking:
     """The locks that a run writes and agrees with, and whether it can be resumed."""
 
     lock: Annotated[
-        bool,
-        typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors."),
-    ] = False
+        bool | None,
+        typer.Option(
+            "--lock/--no-lock",
+            help="Write a lock beside each output: what it was made of, digests of all tensors.",
+            show_default="in folders, without digests",
+        ),
+    ] = None
     sha256: Annotated[bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")] = False
     locked: Annotated[
         list[str] | None,
@@ -68,6 +72,12 @@ class Locking:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
     ] = False
+
+    def refuse_at_prompt(self) -> None:
+        """Raise BadParameter for options that the prompt, whose steps are written one by one, cannot keep."""
+        options = {"--lock": self.lock, "--sha256": self.sha256, "--locked": self.locked, "--resume": self.resume}
+        if given := [name for name, value in options.items() if value]:
+            raise typer.BadParameter("the prompt keeps no record; leave out --interactive", param_hint=", ".join(given))
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ def run(
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless every step succeeds."""
     processes.refuse_parts(interactive=interactive)
+    if interactive:
+        locking.refuse_at_prompt()
     arrange(os.environ, compile_cache=compile_cache)
     know(ops)
     from brainsurgery_jax.cli import plans

@@ -38,8 +38,9 @@ class Projection(NamedTuple):
     in_all: int
 
 
-def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
-    """The projection of these items: the larger of the fold stages and the stage after them.
+def projection(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> Projection:
+    """The projection of these items: the largest of the fold stages, the stage after them, and what outputs take
+    `at_end`, when a library makes them of tensors that are all there.
 
     The results of folds are held to the end, and so is what sources keep.
     """
@@ -47,6 +48,7 @@ def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
     stages = [_stage([item for item in items if not isinstance(item.work, Fold)], machine)]
     stages += [_stage(fold.items, machine) for fold in folds]
     held = sum(map(results_held, folds)) + _reading(items, machine)
+    stages.append(Projection(at_end, at_end))
     return Projection(max(p.largest for p in stages) + held, max(p.in_all for p in stages) + held)
 
 
@@ -74,9 +76,9 @@ def _exprs(items: Iterable[WorkItem]) -> Iterator[Expr]:
             yield from (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
 
 
-def refuse_too_large(items: Sequence[WorkItem], machine: Machine) -> None:
-    """Raise PlanError if an item needs more memory than there is."""
-    worst = projection(items, machine).largest
+def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> None:
+    """Raise PlanError if an item, or an output `at_end`, needs more memory than there is."""
+    worst = projection(items, machine, at_end).largest
     if worst > machine.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(machine.host_bytes)}"
         hint = f"Give more: {worded(shell='`--memory`', python='`memory=`')}."

@@ -42,7 +42,7 @@ from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.hosts import ALONE, Hosts, agree
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
-from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging
+from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging, held_at_end
 from brainsurgery_jax.engine.run.together import agree_on_kept, digest_keys, exchange, stages
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
@@ -71,7 +71,7 @@ def execute(
     if hosts.count > 1:
         items = cut_long(items)
         agree(hosts, "work", {"items of work": digest_keys(items)})
-    refuse_too_large(items, machine)
+    refuse_too_large(items, machine, held_at_end(program.publications))
     moved = {item.key: item.reads + item.writes for item in items}
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
     verdicts = Verdicts(program.checks, ignore if hosts.number else tell, together=hosts.count > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
@@ -173,6 +173,12 @@ def refuse_to_share(publications: Sequence[Publication]) -> None:
 def cut(p: Publication) -> FileCounts | None:
     """The files that an output will have; None if its format does not know them in advance."""
     return None if p.format.cut is None else p.format.cut(*_content(p, durable=False))
+
+
+def held_at_end(publications: Iterable[Publication]) -> int:
+    """The most bytes that a library holds that makes an output of tensors that are all there; one follows another."""
+    found = (p.format.held(*_content(p, durable=False)) for p in publications if p.format.held is not None)
+    return max(found, default=0)
 
 
 def _content(p: Publication, *, durable: bool) -> tuple[dict[str, Aval], WriteOptions]:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
@@ -38,8 +39,11 @@ from brainsurgery_jax.store.uninterrupted import defer_signals
 if TYPE_CHECKING:
     import numpy as np
 
-GROUP = 128 << 20
+GROUP = 64 << 20
 """Bytes of tensors that are saved at a time where orbax compresses or cuts them, and so holds what it makes of them."""
+
+_FREED = 32 << 20
+"""Bytes that threads of orbax keep of what they free."""
 
 GRACE_S = 5.0
 """How long orbax may finish what it is writing when we are stopped, in seconds."""
@@ -75,6 +79,21 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     if two := clash({path_of(name, {}): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
+
+
+def held_bytes(avals: Mapping[str, Aval], options: WriteOptions) -> int:
+    """The most bytes that `encode` holds: nothing of tensors that are stored as they are; else those of a group twice,
+    in chunks and as they are stored."""
+    if not avals or not _in_groups(options):
+        return 0
+    leaves = ((options.tree.path(name), SimpleNamespace(nbytes=aval.nbytes)) for name, aval in avals.items())
+    sizes = [size for _, size in _units(nest(leaves), ())]
+    return 2 * max(min(GROUP, sum(sizes)), *sizes) + _FREED
+
+
+def _in_groups(options: WriteOptions) -> bool:
+    """Whether orbax makes something of the tensors."""
+    return any(map(options.options.get, ("compression", "chunk")))
 
 
 def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
@@ -147,7 +166,7 @@ def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) 
     custom = _custom(options.metadata, options.tree, arrays)
     try:
         with _context(options.options, max((array.nbytes for array in arrays.values()), default=0)):
-            _save(made, tree, custom, in_groups=any(map(options.options.get, ("compression", "chunk"))))
+            _save(made, tree, custom, in_groups=_in_groups(options))
     except (ValueError, RuntimeError, NotImplementedError) as error:  # tensorstore's; an OSError is told by the caller
         problem = f"could not be written, and nothing was published: {str(error).splitlines()[0]}"
         raise StoreError(path, problem, remedy="If the disk is full, write to another disk.") from error

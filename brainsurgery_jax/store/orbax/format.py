@@ -12,12 +12,12 @@ from brainsurgery_jax.store.io.encoded import EncodedWriter, open_encoded
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.orbax.aggregate import open_orbax as open_source
 from brainsurgery_jax.store.orbax.encode import check as check_output
-from brainsurgery_jax.store.orbax.encode import encode
+from brainsurgery_jax.store.orbax.encode import encode, held_bytes
 
 DESCRIPTORS = 24
 """Files, sockets and event queues that orbax has open at a time, with some in reserve."""
 
-__all__ = ["check_output", "open_source", "open_writer"]
+__all__ = ["check_output", "held_bytes", "open_source", "open_writer"]
 
 
 def open_writer(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> EncodedWriter:
