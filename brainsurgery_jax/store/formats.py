@@ -60,6 +60,7 @@ class Format(NamedTuple):
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
     - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
       any number);
+    - `together`: whether several processes can write it together;
     - `keeps`: whether tensors that an output has from its base as they are stay there, and are not written;
     - `config_file`: the file beside the tensors that must be there for others to load them.
     """
@@ -76,6 +77,7 @@ class Format(NamedTuple):
     cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
     trees: bool = False
     metadata_bytes: int | None = 0
+    together: bool = False
     keeps: bool = False
     config_file: str = ""
     begins: Callable[[bytes], bool] = lambda head: False
@@ -110,6 +112,7 @@ SAFETENSORS = Format(
     reading=packages.load_safetensors,
     writing=packages.load_safetensors,
     shards=True,
+    together=True,
     cut=packages.cut_safetensors,
     begins=lambda head: head[8:9] == b"{" and head[4:8] == bytes(4),
     metadata_bytes=None,
@@ -188,6 +191,7 @@ ORBAX = Format(
         "chunk": Option("Largest chunk of a tensor.", "64MB", read_chunk),
     },
     encoded=True,
+    together=True,
     trees=True,
     metadata_bytes=None,
 )

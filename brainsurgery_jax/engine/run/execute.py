@@ -87,6 +87,8 @@ def execute(
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
             source.verify_unchanged()
+        if hosts.count > 1:
+            staging.encode_part()
         if hosts.number:
             staging.leave()
         hosts.gather("written")

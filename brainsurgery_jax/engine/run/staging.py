@@ -16,7 +16,6 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
-from brainsurgery_jax.store.formats import SAFETENSORS
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.joining import Join
 from brainsurgery_jax.store.publishing import BY_PLACE
@@ -71,7 +70,7 @@ class Staging:
                 own = p.replaces.own if p.replaces else ()
                 staged = commit.stage(p.path, overwrite=p.overwrite, own=own)
                 self._staged.append(staged)
-                writer = p.format.write(staged, *_content(p, durable=self._durable))
+                writer = p.format.write(staged, *_content(p, durable=self._durable, hosts=self._hosts))
                 self.writers.append(self._handling.watch(number, writer))
                 if not self._hosts.number:
                     _put_side_files(p, staged)
@@ -91,6 +90,11 @@ class Staging:
     def notes(self) -> tuple[Diagnostic, ...]:
         """Notes on the destinations."""
         return tuple(note for staged in self._staged for note in staged.notes)
+
+    def encode_part(self) -> None:
+        """Make the part of this process, of several, of what is made when all have written their tensors."""
+        for number, writer in enumerate(self.writers):
+            writer.encode_part(lambda number=number: self._hosts.gather(f"tensors of output {number}"))
 
     def complete(self) -> None:
         """Complete all outputs, have them looked at and sealed, and upload the data of remote ones. If that raises,
@@ -161,9 +165,9 @@ def _put_side_files(p: Publication, staged: StagedOutput) -> None:
 def refuse_to_share(publications: Sequence[Publication]) -> None:
     """Raise StoreError for an output that several processes cannot write together."""
     for p in publications:
-        if p.format is not SAFETENSORS or p.kept:
+        if not p.format.together or p.kept:
             what = "a delta" if p.kept else f"{p.format.name}"
-            remedy = "Write `format: safetensors`, or run without --distributed."
+            remedy = "Write `format: safetensors` or `format: orbax`, or run without --distributed."
             raise StoreError(p.path, f"is {what}, which one process must write alone", remedy=remedy)
         if is_remote(p.path):
             remedy = "Write to a folder that all processes share, or run without --distributed."
@@ -175,11 +179,11 @@ def cut(p: Publication) -> FileCounts | None:
     return None if p.format.cut is None else p.format.cut(*_content(p, durable=False))
 
 
-def _content(p: Publication, *, durable: bool) -> tuple[dict[str, Aval], WriteOptions]:
+def _content(p: Publication, *, durable: bool, hosts: Hosts = ALONE) -> tuple[dict[str, Aval], WriteOptions]:
     """What an output holds, and how it is written. Tensors that a checkpoint holds as they are may be kept there."""
     unchanged = {name: Held(e.source, e.name) for name, e in p.written.items() if e.is_leaf}
     options = WriteOptions(
         p.directory, p.metadata, p.shard_bytes, durable, unchanged, p.options, p.keep_files, p.nest, p.tree, p.kept,
-        tuple(p.tensors),
+        tuple(p.tensors), hosts.number, hosts.count,
     )  # fmt: skip
     return {name: e.aval for name, e in p.written.items()}, options

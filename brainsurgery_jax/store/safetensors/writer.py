@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,9 @@ class SafetensorsWriter:
     def lane(self, name: str) -> int:
         """The number of the tensor's file: writes to one file take turns, those to different files do not."""
         return self._layout.places[name].file
+
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Nothing: every byte is written to its place at once."""
 
     def finish(self) -> StagedOutput:
         """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""
