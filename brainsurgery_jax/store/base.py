@@ -183,7 +183,8 @@ class WriteOptions(NamedTuple):
     `options` the validated options of this format, and `nest` the places of entries in a format with containers.
     `keep_files`: unchanged files of a sharded checkpoint may remain separate files; otherwise `shard_bytes` alone
     decides where files end. `tree`: the places of tensors in a format with trees. `kept`: tensors that a delta leaves
-    in its base, all of one checkpoint; `names`: all names in order. `process` of `processes` that write it together."""
+    in its base, all of one checkpoint; `names`: all names in order. `process` of `processes` that write it together.
+    `hard_links`: a file that a checkpoint holds as it stands may be a hard link to it."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -198,6 +199,7 @@ class WriteOptions(NamedTuple):
     names: tuple[str, ...] = ()
     process: int = 0
     processes: int = 1
+    hard_links: bool = False
 
 
 class FileCounts(NamedTuple):

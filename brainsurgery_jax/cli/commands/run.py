@@ -52,6 +52,12 @@ Interactive = Annotated[
 Lock = Annotated[
     bool, typer.Option("--lock", help="Write a lock beside each output: what it was made of, digests of all tensors.")
 ]
+HardLinks = Annotated[
+    bool,
+    typer.Option(
+        "--hard-links", help="Link to files of inputs that do not change; writing to one in place changes both."
+    ),
+]
 Distributed = Annotated[
     bool, typer.Option("--distributed", help="Run on several processes, each started with this plan.")
 ]
@@ -91,6 +97,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run was interrupted; if this one is, keep what it wrote.")
     ] = False,
+    hard_links: HardLinks = False,
     distributed: Distributed = False,
     coordinator: Coordinator = None,
     process_id: ProcessId = None,
@@ -119,6 +126,7 @@ def run(
         preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
         lock=lock, sha256=sha256, locked=tuple(locked or ()), resume=resume,
+        hard_links=hard_links,
         process=(coordinator, process_id, process_count, lost_after) if distributed else None,
         lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
                       num_workers=num_workers, log_level=log_level),

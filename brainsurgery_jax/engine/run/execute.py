@@ -51,6 +51,7 @@ from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.files import Left
 from brainsurgery_jax.store.uninterrupted import defer_signals
+from brainsurgery_jax.wording import counted
 
 
 def execute(
@@ -99,12 +100,22 @@ def execute(
 
 def _publish(program: Program, staging: Staging, tell: Listener) -> None:
     staging.complete()
+    links = staging.links
     with defer_signals():  # what is published is reported, whatever comes then
         left = staging.publish()
         for p in program.publications:
             tell(Published(p.path, p.nbytes, len(p.written), p.side_names))
     for old in left:
         tell(Noted(_note_left(old)))
+    for path, count in links:
+        tell(Noted(_note_links(path, count)))
+
+
+def _note_links(path: str, count: int) -> Diagnostic:
+    files = counted(count, "file")
+    message = f"{path}: {files} of it {'is a hard link' if count == 1 else 'are hard links'} to what was read"
+    hint = "Who writes to such a file in place changes both checkpoints; replacing or deleting it changes one."
+    return Diagnostic("io-linked", message, hint=hint, severity="note")
 
 
 def _note_left(old: Left) -> Diagnostic:

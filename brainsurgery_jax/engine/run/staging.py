@@ -16,7 +16,9 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
+from brainsurgery_jax.store.io.encoded import path_of
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.local import count_links
 from brainsurgery_jax.store.joining import Join
 from brainsurgery_jax.store.publishing import BY_PLACE
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
@@ -39,6 +41,7 @@ class Handling(NamedTuple):
     - `watch`: what stands between the run and the writer of each output, by the number of its publication
     - `look`: called with each complete output before any is published; may raise
     - `resumption`: what keeps a journal, and is the commit then
+    - `hard_links`: files that an input holds as they stand may be hard links to those of the input
     - `seal`: called after it, with the number too; may add files, or return an output that is published with the others
     """
 
@@ -47,6 +50,7 @@ class Handling(NamedTuple):
     look: Callable[[StagedOutput], None] | None = None
     seal: Callable[[int, StagedOutput], StagedOutput | None] = _add_nothing
     resumption: Resumption | None = None
+    hard_links: bool = False
 
 
 PLAINLY = Handling()
@@ -70,7 +74,8 @@ class Staging:
                 own = p.replaces.own if p.replaces else ()
                 staged = commit.stage(p.path, overwrite=p.overwrite, own=own)
                 self._staged.append(staged)
-                writer = p.format.write(staged, *_content(p, durable=self._durable, hosts=self._hosts))
+                avals, options = _content(p, durable=self._durable, hosts=self._hosts)
+                writer = p.format.write(staged, avals, options._replace(hard_links=self._handling.hard_links))
                 self.writers.append(self._handling.watch(number, writer))
                 if not self._hosts.number:
                     _put_side_files(p, staged)
@@ -118,6 +123,14 @@ class Staging:
         if self._handling.resumption is not None:
             self._handling.resumption.pause()
         self._published = True
+
+    @property
+    def links(self) -> tuple[tuple[str, int], ...]:
+        """Complete outputs with files that are hard links, and how many these are."""
+        if not self._handling.hard_links:
+            return ()
+        counted = ((staged.destination, count_links(path_of(staged))) for staged in self._staged)
+        return tuple((path, count) for path, count in counted if count)
 
     def publish(self) -> tuple[Left, ...]:
         """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""
