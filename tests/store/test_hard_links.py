@@ -54,8 +54,24 @@ def test_a_file_that_stays_as_it_is_becomes_a_link_and_a_note_says_so(model: Pat
     assert (links(model / ONE), links(model / TWO)) == (1, 2)
     assert os.path.samefile(model / TWO, model.parent / "out" / TWO)
     (note,) = report.notes
-    assert (note.code, "1 file of it is a hard link to what was read" in note.message) == ("io-linked", True)
+    assert (note.code, note.message) == ("io-linked", f"{model.parent / 'out'}: hard links to files that were read: 1")
     assert np.array_equal(bs.open(str(model.parent / "out"))["w"], 2 * read(model / ONE)["w"])
+
+
+def test_writing_to_a_link_in_place_changes_both_and_replacing_or_deleting_it_one(model: Path):
+    before = (model / TWO).read_bytes()
+    surgery(model, hard_links=True)
+    linked = model.parent / "out" / TWO
+    with linked.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([before[-1] ^ 1]))
+    assert (model / TWO).read_bytes() != before
+    changed = (model / TWO).read_bytes()
+    write(model.parent / "new", {"v": normal((5, 4))}).replace(linked)
+    assert (model / TWO).read_bytes() == changed
+    surgery(model, hard_links=True, overwrite=True)
+    linked.unlink()
+    assert (model / TWO).read_bytes() == changed
 
 
 def test_a_link_to_a_link_is_made_to_the_file_itself(model: Path):

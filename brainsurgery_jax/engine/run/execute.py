@@ -51,7 +51,6 @@ from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.files import Left
 from brainsurgery_jax.store.uninterrupted import defer_signals
-from brainsurgery_jax.wording import counted
 
 
 def execute(
@@ -112,8 +111,7 @@ def _publish(program: Program, staging: Staging, tell: Listener) -> None:
 
 
 def _note_links(path: str, count: int) -> Diagnostic:
-    files = counted(count, "file")
-    message = f"{path}: {files} of it {'is a hard link' if count == 1 else 'are hard links'} to what was read"
+    message = f"{path}: hard links to files that were read: {count}"
     hint = "Who writes to such a file in place changes both checkpoints; replacing or deleting it changes one."
     return Diagnostic("io-linked", message, hint=hint, severity="note")
 
