@@ -174,9 +174,10 @@ def test_more_long_side_files_than_connections_are_fetched(server: Served, model
 # --- Faults of the network --------------------------------------------------------------------------------------------
 
 
-def test_a_broken_connection_is_resumed_where_it_stopped(server: Served, tensors: Model) -> None:
+@pytest.mark.parametrize("nbytes", [20_000, 300_000])
+def test_a_broken_connection_is_resumed_where_it_stopped(server: Served, tensors: Model, nbytes: int) -> None:
     found = bs.open("hf://org/model")
-    server.break_after = 300_000
+    server.break_after = nbytes
     assert np.array_equal(found["model.layers.0.w"], tensors["model.layers.0.w"])
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.cli.app import app
 from brainsurgery_jax.engine.run.hosts import ProcessAddress
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io import local
@@ -140,3 +143,12 @@ def test_links_are_refused_where_files_are_written_that_are_there_already(model:
     with pytest.raises(StoreError, match=r"(?s)cannot be combined with .*Run without one of the two"):
         surgery(model, hard_links=True, **other)
     surgery(model, hard_links=True)
+
+
+def test_the_command_asks_for_links_and_prints_the_note(model: Path):
+    plan = {"inputs": [f"m::{model}"], "transforms": [{"scale_": {"target": "w", "by": 2}}],
+            "output": f"{model.parent / 'out'}/"}  # fmt: skip
+    (model.parent / "plan.yaml").write_text(json.dumps(plan))
+    done = CliRunner().invoke(app, ["run", str(model.parent / "plan.yaml"), "--hard-links"])
+    assert (done.exit_code, links(model / TWO)) == (0, 2)
+    assert "hard links to files that were read: 1" in done.output
