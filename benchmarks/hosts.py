@@ -145,19 +145,22 @@ def scale(folder: Path) -> Iterable[str]:
 
 
 def kill(folder: Path, moments: int) -> Iterable[str]:
-    """What the loss of a process does at moments that are spread over a run."""
+    """What the loss of a process does at moments that are spread over a run, from the first output file on: one that is
+    lost before all have found each other is waited for."""
     plan = write_plan(folder, 32)
-    whole = run(plan, 2, "--overwrite")
-    wanted = digest(folder / "out")
+    started = start(plan, 2, "--overwrite")
+    begun = wait_for_output(folder)
+    assert not any(end(started, begun).codes)
+    lasts, wanted = time.monotonic() - begun, digest(folder / "out")
     yield "| killed | after, s | exit of the other | published | resumed with | same bytes |"
     yield "|---|---:|---:|---|---:|---|"
     for number in range(moments):
         shutil.rmtree(folder / "out", ignore_errors=True)
-        since, after, victim = time.monotonic(), whole.seconds * (0.4 + 0.6 * number / moments), number % 2
+        after, victim = lasts * number / moments, number % 2
         started = start(plan, 2, "--resume", "--lost-after", "3")
-        time.sleep(max(0, after - (time.monotonic() - since)))
+        time.sleep(max(0, wait_for_output(folder) + after - time.monotonic()))
         started[victim].send_signal(signal.SIGKILL)
-        codes = end(started, since).codes
+        codes = end(started, 0).codes
         published = (folder / "out").exists()
         again = (1, 3)[number % 4 // 2]
         resumed = run(plan, again, "--resume", "--overwrite")
@@ -166,6 +169,13 @@ def kill(folder: Path, moments: int) -> Iterable[str]:
         told = "yes, whole" if published else "no"
         end_of_it = "yes" if same and not left else f"no: {left}"
         yield f"| {victim} | {after:.1f} | {codes[1 - victim]} | {told} | {again} | {end_of_it} |"
+
+
+def wait_for_output(folder: Path) -> float:
+    """When the first output file of a run was there."""
+    while not any(path.name.startswith(".") for path in folder.iterdir()):
+        time.sleep(0.01)
+    return time.monotonic()
 
 
 # --- The model --------------------------------------------------------------------------------------------------------

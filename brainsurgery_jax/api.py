@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax import plugins
 from brainsurgery_jax.documents import Document
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.program import Publication
@@ -283,7 +283,8 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
     each output (`sha256`: with the SHA-256 of its files in it; by default only folders carry one, without digests,
     and with `lock=False` none), `locked` names those that the run must agree with;
-    `resume` keeps a journal, and goes on with a run that was interrupted; `distributed` tells which process of a run
+    `resume` keeps a journal, and goes on with a run that was interrupted; `hard_links` lets files of
+    outputs that are as an input has them be hard links to these; `distributed` tells which process of a run
     over several this is (`engine.run.hosts.ProcessAddress`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
@@ -306,6 +307,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
     heard = Heard(options.listen)
+    _refuse_links(options)
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     stop = options.stop or NEVER
     with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
@@ -328,7 +330,8 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             recording.begin(program, {i.alias: files.open(i.path) for i in plan.data.inputs})
             handling = recording.handle(resumption or files.commit, options.look)
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, heard.tell, handling._replace(resumption=resumption), stop, hosts)
+            handling = handling._replace(resumption=resumption, hard_links=options.hard_links)
+            execute(program, budget, heard.tell, handling, stop, hosts)
     steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *heard.noted.values())
     said = tuple(map(as_text, heard.reports))
@@ -359,6 +362,14 @@ class Heard:
                 self.published.append((path, nbytes, tensors))
         if self._listen is not None:
             self._listen(event)
+
+
+def _refuse_links(options: RunOptions) -> None:
+    """Raises StoreError for a run that links to inputs, and would go on with its outputs, or share them."""
+    if options.hard_links and (options.resume or options.distributed is not None):
+        other = "--resume" if options.resume else "--distributed"
+        problem = f"cannot be combined with {other}, which writes to files that are there, and these would be inputs"
+        raise StoreError("--hard-links", problem, remedy="Run without one of the two.")
 
 
 def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:

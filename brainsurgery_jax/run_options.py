@@ -35,6 +35,7 @@ class RunOptions:
     - `locked`: the path of a lock that plan, inputs, versions and the output must agree with; of several outputs the
       paths of all their locks
     - `resume`: keep a journal, and go on with the run that was interrupted, if there is one
+    - `hard_links`: files of outputs that an input holds as they stand may be hard links to these
     - `distributed`: which process of a run over several this is; all of them are started with the same plan
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
@@ -52,6 +53,7 @@ class RunOptions:
     sha256: bool = False
     locked: str | Sequence[str] | None = None
     resume: bool = False
+    hard_links: bool = False
     distributed: ProcessAddress | None = None
     stop: StopSignal | None = None
 
@@ -78,5 +80,6 @@ class RunKeywords(TypedDict, total=False):
     sha256: bool
     locked: str | Sequence[str] | None
     resume: bool
+    hard_links: bool
     distributed: ProcessAddress | None
     stop: StopSignal | None

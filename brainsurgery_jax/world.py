@@ -10,7 +10,7 @@ from pathlib import Path
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.regular_files import read_regular
-from brainsurgery_jax.store.address import PLUS, Address, is_remote, parse_address, split_sum
+from brainsurgery_jax.store.address import PLUS, Address, expand_hub_name, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
@@ -127,7 +127,7 @@ class Files:
             return read_regular(place)
 
     def _side_folder(self, checkpoint: str) -> Path | None:
-        path = parse_address(checkpoint).path
+        path = expand_hub_name(parse_address(checkpoint).path)
         if is_remote(path) or split_sum(path) is not None:
             return Path(self.open(checkpoint).header.side_folder)
         return sidecar_folder(checkpoint)

@@ -55,6 +55,7 @@ class Choices:
     sha256: bool = False
     locked: tuple[str, ...] = ()
     resume: bool = False
+    hard_links: bool = False
     process: tuple[str | None, int | None, int | None, float] | None = None
     lost: tuple[str, ...] = ()
 
@@ -141,6 +142,7 @@ def options_of(choices: Choices) -> RunOptions:
         sha256=choices.sha256,
         locked=choices.locked,
         resume=choices.resume,
+        hard_links=choices.hard_links,
         distributed=None if choices.process is None else ProcessAddress(*choices.process),
         flags=Flags(preview=choices.preview, verbose=choices.verbose),
     )

@@ -306,6 +306,11 @@ def walk(roots: Iterable[Expr], stop: Callable[[Expr], bool] | None = None) -> I
     `stop` at."""
     seen: set[Expr] = set()
     for root in roots:
+        if not root.srcs:  # as are most roots of most plans
+            if root not in seen:
+                seen.add(root)
+                yield root
+            continue
         stack: list[tuple[Expr, bool]] = [(root, False)]
         while stack:
             node, ready = stack.pop()

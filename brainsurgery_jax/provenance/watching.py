@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
@@ -134,6 +134,10 @@ class WatchedWriter:
     def lane(self, name: str) -> int:
         """A number for the tensor: those of one lane take turns."""
         return self._writer.lane(name)
+
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Makes the part of this process, of several."""
+        self._writer.encode_part(wait)
 
     def finish(self) -> StagedOutput:
         """The complete checkpoint."""

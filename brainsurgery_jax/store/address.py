@@ -22,6 +22,11 @@ MARK = "::"
 PLUS = " + "
 WHOLE = "."
 
+HUB = "BRAINSURGERY_HUB"
+"""The variable of the environment that asks for inputs to be named as the hub names its models; 0 is no."""
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@[^/@]+)?")
+
 _REMOTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://.")
 
 
@@ -73,6 +78,14 @@ def split_alias(text: str) -> tuple[str, str]:
 def is_remote(path: str) -> bool:
     """Whether a path names a place that is no path of this machine."""
     return _REMOTE.match(path) is not None
+
+
+def expand_hub_name(path: str) -> str:
+    """The address of a model of the hub for its plain name, `org/model` or `org/model@revision`, where the variable HUB
+    asks for that and nothing lies at such a path; else the path."""
+    if os.environ.get(HUB, "0") == "0" or not HUB_NAME.fullmatch(path) or os.path.lexists(path):
+        return path
+    return f"hf://{path}"
 
 
 def scheme_of(url: str) -> str:

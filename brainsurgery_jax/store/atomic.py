@@ -280,7 +280,7 @@ def _keep_modes(staging: str, was: Replacement | None) -> None:
 
 
 def _set_mode(path: str, modes: Mapping[str, int], name: str) -> None:
-    if modes:
+    if modes and (os.path.isdir(path) or os.stat(path).st_nlink == 1):  # a hard link is an input, too
         os.chmod(path, modes.get(name, reduce(and_, modes.values())))
 
 

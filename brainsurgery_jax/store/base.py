@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -183,7 +183,8 @@ class WriteOptions(NamedTuple):
     `options` the validated options of this format, and `nest` the places of entries in a format with containers.
     `keep_files`: unchanged files of a sharded checkpoint may remain separate files; otherwise `shard_bytes` alone
     decides where files end. `tree`: the places of tensors in a format with trees. `kept`: tensors that a delta leaves
-    in its base, all of one checkpoint; `names`: all names in order."""
+    in its base, all of one checkpoint; `names`: all names in order. `process` of `processes` that write it together.
+    `hard_links`: a file that a checkpoint holds as it stands may be a hard link to it."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -196,6 +197,9 @@ class WriteOptions(NamedTuple):
     tree: KeyTree = NO_TREE
     kept: Mapping[str, Held] = {}
     names: tuple[str, ...] = ()
+    process: int = 0
+    processes: int = 1
+    hard_links: bool = False
 
 
 class FileCounts(NamedTuple):
@@ -270,6 +274,11 @@ class Writer(Protocol):
     def lane(self, name: str) -> int:
         """A number for the tensor: those of different lanes can be written at the same time without waiting for each
         other, those of one lane take turns, since file systems lock a file for every write."""
+        ...
+
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Makes, of several processes, the part of this one of what can only be made when all have written their
+        tensors; the first finishes the output afterwards. `wait` returns when all processes have called it."""
         ...
 
     def finish(self) -> StagedOutput:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
-from brainsurgery_jax.store.address import MARK, is_remote, parse_address, scheme_of, split_sum
+from brainsurgery_jax.store.address import (
+    HUB_NAME,
+    MARK,
+    expand_hub_name,
+    is_remote,
+    parse_address,
+    scheme_of,
+    split_sum,
+)
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
@@ -28,7 +35,7 @@ def open_source(text: str, format: str | None = None) -> Source:
     """The source for a checkpoint file or folder, or a part of it (see `address.py`); `~` is the home folder. `format`
     names the format of a file whose suffix does not show it. Raises ValueError for an unknown format."""
     address = parse_address(text)
-    source = _open(address.path, format)
+    source = _open(expand_hub_name(address.path), format)
     with ExitStack() as on_failure:
         on_failure.callback(source.close)
         selected = select(source, address)
@@ -120,15 +127,12 @@ def _is_one(path: str) -> bool:
     return os.path.isfile(path) and not suffix_of(path) and formats.of_beginning(_first_bytes(path)) is not None
 
 
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
 def _missing(path: str) -> StoreError:
     folder, name = os.path.split(os.path.abspath(path))
     if os.path.islink(path):
         return StoreError(path, "is a link to a file that is not there", remedy="Restore the file, or fix the link.")
     if not os.path.isdir(folder):
-        hub = f" A model of the Hugging Face hub is named 'hf://{path}'." if _HUB_NAME.fullmatch(path) else ""
+        hub = f" A model of the Hugging Face hub is named 'hf://{path}'." if HUB_NAME.fullmatch(path) else ""
         return StoreError(path, f"does not exist, nor does the folder {folder}", remedy=f"Check the path.{hub}")
     head, colon, part = path.rpartition(":")
     if colon and part and os.path.exists(head):

@@ -61,6 +61,7 @@ class Format(NamedTuple):
     - `held`: the bytes that a library holds when all tensors are there, and it makes the output of them;
     - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
       any number);
+    - `together`: whether several processes can write it together;
     - `keeps`: whether tensors that an output has from its base as they are stay there, and are not written;
     - `config_file`: the file beside the tensors that must be there for others to load them.
     """
@@ -78,6 +79,7 @@ class Format(NamedTuple):
     held: Callable[[Mapping[str, Aval], WriteOptions], int] | None = None
     trees: bool = False
     metadata_bytes: int | None = 0
+    together: bool = False
     keeps: bool = False
     config_file: str = ""
     begins: Callable[[bytes], bool] = lambda head: False
@@ -112,6 +114,7 @@ SAFETENSORS = Format(
     reading=packages.load_safetensors,
     writing=packages.load_safetensors,
     shards=True,
+    together=True,
     cut=packages.cut_safetensors,
     begins=lambda head: head[8:9] == b"{" and head[4:8] == bytes(4),
     metadata_bytes=None,
@@ -191,6 +194,7 @@ ORBAX = Format(
     },
     encoded=True,
     held=packages.held_by_orbax,
+    together=True,
     trees=True,
     metadata_bytes=None,
 )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.io.files import Left, StagedOutput
 from brainsurgery_jax.store.io.local import LocalPlace, WriteLog
+from brainsurgery_jax.store.leftovers import SCRATCH
 
 
 class JoinedOutput(NamedTuple):
@@ -23,6 +24,11 @@ class JoinedOutput(NamedTuple):
     def place(self) -> LocalPlace:
         """Where its files are."""
         return LocalPlace(self.staging, again=True, log=self.log)
+
+    @property
+    def scratch(self) -> LocalPlace:
+        """The file that it is made from, if it is encoded from one."""
+        return LocalPlace(self.staging + SCRATCH, again=True, log=self.log)
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:

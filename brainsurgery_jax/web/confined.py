@@ -12,7 +12,7 @@ from brainsurgery_jax.api import Plan
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.plan.source import Node, plain
 from brainsurgery_jax.provenance.lock import lock_path
-from brainsurgery_jax.store.address import is_remote, parse_address, split_sum
+from brainsurgery_jax.store.address import expand_hub_name, is_remote, parse_address, split_sum
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
 from brainsurgery_jax.store.replacing import Replacement
@@ -113,7 +113,7 @@ class ConfinedFiles(Files):
             for part in both:
                 self._check(part, format)
             return
-        real = self._root.confine(path)
+        real = self._root.confine(expand_hub_name(path))
         if not self._root.allow_torch and os.path.exists(real) and holds_pickles(real, format):
             remedy = "Start `brainsurgery-jax web --allow-torch` if you trust the file."
             raise StoreError(path, "is a torch file, whose pickles are not opened here", remedy=remedy)

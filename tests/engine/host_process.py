@@ -1,6 +1,7 @@
 """One process of a run over several, for tests: `python -m tests.engine.host_process PLAN PORT NUMBER COUNT [MOMENT]`.
 
-`MOMENT` is when it kills itself: `gather:N` before it says something for the Nth time, `write:N` before its Nth write.
+`MOMENT` is when it kills itself: `gather:N` before it says something for the Nth time, `write:N` before its Nth write,
+`save:N` before orbax saves something for the Nth time.
 It waits for others to notice for `LOST` seconds only.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.run.hosts import Connected, ProcessAddress
 from brainsurgery_jax.store.io.byte_sink import ByteSink
+from brainsurgery_jax.store.orbax import encode
 
 LOST = 3.0
 PATIENT = 120.0
@@ -37,6 +39,8 @@ def arm(moment: str) -> None:
     what, _, number = moment.partition(":")
     if what == "gather":
         Connected.gather = die_at(Connected.gather, int(number))
+    elif what == "save":
+        encode._save = die_at(encode._save, int(number))
     elif what == "write":
         write = die_at(lambda: None, int(number))
         for name in ("put", "copy", "put_rows"):

@@ -19,7 +19,7 @@ from brainsurgery_jax.engine.run.hosts import ProcessAddress, agree, find
 from brainsurgery_jax.engine.run.staging import refuse_to_share
 from brainsurgery_jax.numerics.agreement import Gap
 from brainsurgery_jax.reduction import Again
-from brainsurgery_jax.store.formats import SAFETENSORS
+from brainsurgery_jax.store.formats import ORBAX, SAFETENSORS
 from brainsurgery_jax.store.joining import Join
 from tests.checkpoints import write
 
@@ -122,13 +122,15 @@ def test_files_that_a_process_cannot_see_are_refused(tmp_path: Path):
 def test_an_output_that_one_process_must_write_alone_is_refused_in_words(tmp_path: Path):
     write(tmp_path / "m.safetensors", {"w": np.zeros(2, np.float32)})
     steps = [{"scale_": {"target": "w", "by": 2}}]
-    output = {"path": str(tmp_path / "out"), "format": "orbax"}
+    output = {"path": str(tmp_path / "out"), "format": "dcp"}
     plan = bs.load({"inputs": [f"m::{tmp_path / 'm.safetensors'}"], "transforms": steps, "output": output})
     (publication,) = api.lower_plan(plan).publications
-    assert publication.format is not SAFETENSORS
-    told = "(?s)which one process must write alone.*Write `format: safetensors`, or run without --distributed"
+    told = (
+        "(?s)is dcp, which one process must write alone.*Write `format: safetensors` or `format: orbax`, or run without"
+    )
     with pytest.raises(bs.StoreError, match=told):
         refuse_to_share([publication])
-    refuse_to_share([publication._replace(format=SAFETENSORS)])
+    for format in (SAFETENSORS, ORBAX):
+        refuse_to_share([publication._replace(format=format)])
     with pytest.raises(bs.StoreError, match="Write to a folder that all processes share, or run without --distributed"):
         refuse_to_share([publication._replace(format=SAFETENSORS, path="s3://bucket/out")])

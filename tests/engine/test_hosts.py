@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 from safetensors.numpy import save_file
 
@@ -35,12 +37,12 @@ class Ended(NamedTuple):
     told: Any
 
 
-def write_plan(folder: Path, steps: Sequence[Any] = STEPS) -> Path:
+def write_plan(folder: Path, steps: Sequence[Any] = STEPS, **output: Any) -> Path:
     draw = np.random.default_rng(0)
     tensors = {f"h.{n}.w": draw.standard_normal((96, 128)) for n in range(6)}
     tensors |= {f"h.{n}.b": draw.standard_normal(128) for n in range(6)} | {"emb": draw.standard_normal((8200, 2100))}
     save_file({name: x.astype(np.float32) for name, x in tensors.items()}, folder / "m.safetensors")
-    output = {"path": str(folder / "out"), "shard": "1MB"}
+    output = {"path": str(folder / "out"), **(output or {"shard": "1MB"})}
     plan = {"inputs": [f"m::{folder / 'm.safetensors'}"], "transforms": list(steps), "output": output}
     (folder / "plan.yaml").write_text(json.dumps(plan))
     return folder / "plan.yaml"
@@ -124,4 +126,58 @@ def test_the_loss_of_a_process_ends_all_and_another_number_of_processes_complete
     assert [e.code for e in again] == [0] * len(again), again
     assert any("an interrupted run is continued" in note for note in again[0].told["notes"])
     assert files(tmp_path / "out") == wanted[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "out", "plan.yaml"]
+
+
+# --- Outputs of orbax -------------------------------------------------------------------------------------------------
+
+
+def restore(folder: Path) -> dict[str, np.ndarray]:
+    """What orbax restores, by names."""
+    found = jax.tree_util.tree_flatten_with_path(ocp.load(str(folder)))[0]
+    return {".".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in found}
+
+
+def table(folder: Path) -> Any:
+    return json.loads((folder / "state/_METADATA").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_orbax(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes."""
+    folder = tmp_path_factory.mktemp("orbax")
+    (ended,) = run(write_plan(folder, format="orbax"), 1)
+    assert ended.code == 0, ended.told
+    return folder / "out"
+
+
+def test_each_process_writes_its_part_of_an_orbax_checkpoint_that_orbax_restores_with_the_bits_of_one(
+    tmp_path: Path, one_orbax: Path
+):
+    ended = run(write_plan(tmp_path, format="orbax"), 3)
+    assert [e.code for e in ended] == [0] * 3, ended
+    out, wanted = tmp_path / "out", restore(one_orbax)
+    assert table(out) == table(one_orbax)
+    found = restore(out)
+    assert found.keys() == wanted.keys()
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    parts = [path.name for path in (out / "state").iterdir() if path.name.startswith("ocdbt.process_")]
+    assert sorted(parts) == [f"ocdbt.process_{k}" for k in range(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "out", "plan.yaml"]
+
+
+@pytest.mark.parametrize(("victim", "moment"), [(1, "save:1"), (0, "save:2")])
+def test_the_loss_of_a_process_that_saves_with_orbax_publishes_nothing_and_the_run_is_completed(
+    tmp_path: Path, one_orbax: Path, victim: int, moment: str
+):
+    plan = write_plan(tmp_path, format="orbax")
+    ended = run(plan, 2, moment, victim)
+    assert ended[victim].code == -9
+    assert f"process {victim} of 2 is lost" in ended[1 - victim].told["error"]
+    assert not (tmp_path / "out").exists()
+    again = run(plan, 1 if victim else 3)
+    assert [e.code for e in again] == [0] * len(again), again
+    assert any("an interrupted run is continued" in note for note in again[0].told["notes"])
+    found, wanted = restore(tmp_path / "out"), restore(one_orbax)
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "out", "plan.yaml"]

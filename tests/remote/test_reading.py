@@ -33,6 +33,46 @@ def test_a_model_of_the_hub_gives_all_tensors_at_one_commit(server: Served, tens
     assert weights and all(f"/resolve/{COMMIT}/" in path for path in weights)
 
 
+@pytest.mark.parametrize("name", ["org/model", "org/model@v1"])
+def test_a_plain_name_is_one_of_the_hub_on_request_where_no_such_folder_is(
+    server: Served, tensors: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"named 'hf://{name}'"):
+        bs.open(name)
+    monkeypatch.setenv("BRAINSURGERY_HUB", "1")
+    assert same(bs.open(name), tensors)
+    plan = bs.load({"inputs": [f"base::{name}"], "transforms": [], "output": {"path": str(tmp_path / "out")}})
+    bs.run(plan)
+    assert (tmp_path / "out/config.json").is_file()
+    monkeypatch.setenv("BRAINSURGERY_HUB", "0")
+    with pytest.raises(StoreError, match="does not exist"):
+        bs.open(name)
+
+
+def test_a_folder_goes_before_a_model_of_the_hub_of_the_same_name(
+    server: Served, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setenv("BRAINSURGERY_HUB", "1")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "org/model")
+    assert not bs.open("org/model").source.header.side_folder
+    assert server.asked == []
+
+
+def test_the_workbench_takes_no_plain_name_for_a_model_of_the_hub(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brainsurgery_jax.web.confined import Root
+
+    monkeypatch.setenv("BRAINSURGERY_HUB", "1")
+    with pytest.raises(StoreError, match="is a remote place, and this page reads this machine alone"):
+        Root(str(tmp_path)).files().open("org/model")
+    assert server.asked == []
+
+
 def test_an_object_store_gives_all_tensors(model: Path, tensors: Model) -> None:
     import fsspec
 
@@ -135,9 +175,10 @@ def test_more_long_side_files_than_connections_are_fetched(server: Served, model
 # --- Faults of the network --------------------------------------------------------------------------------------------
 
 
-def test_a_broken_connection_is_resumed_where_it_stopped(server: Served, tensors: Model) -> None:
+@pytest.mark.parametrize("nbytes", [20_000, 300_000])
+def test_a_broken_connection_is_resumed_where_it_stopped(server: Served, tensors: Model, nbytes: int) -> None:
     found = bs.open("hf://org/model")
-    server.break_after = 300_000
+    server.break_after = nbytes
     assert np.array_equal(found["model.layers.0.w"], tensors["model.layers.0.w"])
 
 

@@ -133,6 +133,12 @@ SUMMARY, LOCKING, PROCESSES, IGNORED = Summary(), Locking(), Processes(), Ignore
 Interactive = Annotated[
     bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
 ]
+HardLinks = Annotated[
+    bool,
+    typer.Option(
+        "--hard-links", help="Link to files of inputs that do not change; writing to one in place changes both."
+    ),
+]
 CompileCache = Annotated[
     bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
 ]
@@ -146,6 +152,7 @@ def run(
     resources: Resources = RESOURCES,
     summary: Summary = SUMMARY,
     locking: Locking = LOCKING,
+    hard_links: HardLinks = False,
     processes: Processes = PROCESSES,
     interactive: Interactive = False,
     printing: Printing = PRINTING,
@@ -165,6 +172,7 @@ def run(
         **vars(destination), **vars(resources), **vars(printing), resolve=summary.summary_mode is SummaryMode.resolve,
         summarize=asked if asked is not None else path is not None, summarize_path=path,
         lock=locking.lock, sha256=locking.sha256, locked=tuple(locking.locked or ()), resume=locking.resume,
+        hard_links=hard_links,
         process=processes.own, lost=_options(**vars(ignored)),
     )  # fmt: skip
     if not interactive:

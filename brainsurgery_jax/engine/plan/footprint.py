@@ -8,7 +8,7 @@ through their pieces as the evaluator does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import prod
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, pad_length
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
-from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, runs_on_numpy
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import GROUP, elements_read
@@ -67,6 +67,17 @@ def block_cost(exprs: Sequence[Expr], start: int, stop: int, questions: Sequence
     asking = max((looking(question, last - first) for question in questions), default=0)
     reads = _bytes_read(p for p, _ in order) * (stop - start) // (last - first)
     return Cost(worst_moment(order, piece_bytes, _making) + asking + BOOKKEEPING, reads)
+
+
+def cost_key(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
+    """What the cost of a block depends on, if that is an elementwise call on leaves, as it is of most tensors of most
+    plans; else None."""
+    e = exprs[0]
+    if len(exprs) > 1 or e.kernel is None or not e.kernel.elementwise or e.moves is not None:
+        return None
+    if not all(s.is_leaf for s in e.srcs) or len(set(e.srcs)) < len(e.srcs):
+        return None
+    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), start, stop
 
 
 def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ()) -> Cost:

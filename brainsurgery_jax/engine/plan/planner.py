@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, block_cost, box_cost
+from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, Cost, block_cost, box_cost, cost_key
 from brainsurgery_jax.engine.plan.schedule import (
     Root,
     Task,
@@ -134,10 +134,10 @@ def _light_items(parts: Sequence[Transfer | Passage | Portion]) -> Iterator[Work
             streamed.append(p)
     tiled, asking = _ask_while_writing(tiled, [part for part in parts if isinstance(part, Portion)])
     yield from (_box_item([p]) for p in asking)
-    joined = join(streamed)
+    joined, costs = join(streamed), dict[Hashable, Cost]()
     for writes in (False, True):
         found = (p for p in joined if any(isinstance(sink, Put) for sink in p.sinks) is writes)
-        yield from map(_stream_item, _pack(found, lambda p: p.size, blocks.BLOCK))
+        yield from (_stream_item(together, costs) for together in _pack(found, lambda p: p.size, blocks.BLOCK))
     for sweep in together:
         yield from _sweep_items(sweep)
     yield from map(_box_item, _pack(tiled, lambda p: p.size, blocks.BLOCK))
@@ -173,10 +173,18 @@ def _ask_while_writing(tiled: Sequence[Portion], asking: Sequence[Portion]) -> t
     return tiled, others
 
 
-def _stream_item(passages: Sequence[Passage]) -> WorkItem:
-    """The item of a long range, or of several short ones that are one block together."""
-    costs = [block_cost(p.exprs, p.start, p.stop, p.questions) for p in passages]
+def _stream_item(passages: Sequence[Passage], known: dict[Hashable, Cost]) -> WorkItem:
+    """The item of a long range, or of several short ones that are one block together. `known`: costs of blocks."""
+    costs = [_cost_of(p, known) for p in passages]
     return item_of(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs))
+
+
+def _cost_of(p: Passage, known: dict[Hashable, Cost]) -> Cost:
+    key = None if p.questions else cost_key(p.exprs, p.start, p.stop)
+    cost = known.get(key) or block_cost(p.exprs, p.start, p.stop, p.questions)
+    if key is not None:
+        known[key] = cost
+    return cost
 
 
 def _box_item(portions: Sequence[Portion]) -> WorkItem:

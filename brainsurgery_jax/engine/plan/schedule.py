@@ -132,9 +132,15 @@ def in_full(question: Pending) -> Pending:
 def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
     """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
     that are computed already."""
-    calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
+    calls = [_whole_calls(r.exprs, known) for r in roots]
     groups = _group(calls)
     return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
+
+
+def _whole_calls(exprs: tuple[Expr, ...], known: Collection[Expr]) -> tuple[Expr, ...]:
+    if all(e.is_leaf for e in exprs):
+        return ()
+    return tuple(e for e in walk(exprs) if e.is_call and is_whole(e) and e not in known)
 
 
 def _group(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
@@ -159,12 +165,14 @@ def _group(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
 
 
 def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
+    if not any(calls):
+        nothing = ((),) * len(roots)
+        return Task(tuple(roots), nothing, nothing, 0)
     seen: set[Expr] = set()
     compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]
     last = {call: at for at, own in enumerate(calls) for call in own}
     release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
-    peak = _peak(roots, compute, release) if any(compute) else 0
-    return Task(tuple(roots), tuple(compute), tuple(release), peak)
+    return Task(tuple(roots), tuple(compute), tuple(release), _peak(roots, compute, release))
 
 
 def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: Iterable[tuple[Expr, ...]]) -> int:

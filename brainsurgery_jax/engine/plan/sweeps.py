@@ -72,6 +72,8 @@ def _leaf_of(e: Expr, start: int, stop: int) -> Expr | None:
     """The leaf of which a tensor is a proper part; None if there is no single such leaf, or not all is computed."""
     if start != 0 or stop != e.aval.size or not e.is_call:
         return None
+    if all(s.is_leaf and s.aval.size <= e.aval.size for s in e.srcs):
+        return None
     nodes = list(walk([e]))
     leaves = [n for n in nodes if n.is_leaf]
     if len(leaves) != 1 or leaves[0].aval.size <= e.aval.size:

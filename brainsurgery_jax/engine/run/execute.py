@@ -87,6 +87,8 @@ def execute(
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
             source.verify_unchanged()
+        if hosts.count > 1:
+            staging.encode_part()
         if hosts.number:
             staging.leave()
         hosts.gather("written")
@@ -97,12 +99,21 @@ def execute(
 
 def _publish(program: Program, staging: Staging, tell: Listener) -> None:
     staging.complete()
+    links = staging.links
     with defer_signals():  # what is published is reported, whatever comes then
         left = staging.publish()
         for p in program.publications:
             tell(Published(p.path, p.nbytes, len(p.written), p.side_names))
     for old in left:
         tell(Noted(_note_left(old)))
+    for path, count in links:
+        tell(Noted(_note_links(path, count)))
+
+
+def _note_links(path: str, count: int) -> Diagnostic:
+    message = f"{path}: hard links to files that were read: {count}"
+    hint = "Who writes to such a file in place changes both checkpoints; replacing or deleting it changes one."
+    return Diagnostic("io-linked", message, hint=hint, severity="note")
 
 
 def _note_left(old: Left) -> Diagnostic:

@@ -16,8 +16,9 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
-from brainsurgery_jax.store.formats import SAFETENSORS
+from brainsurgery_jax.store.io.encoded import path_of
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.local import count_links
 from brainsurgery_jax.store.joining import Join
 from brainsurgery_jax.store.publishing import BY_PLACE
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
@@ -40,6 +41,7 @@ class Handling(NamedTuple):
     - `watch`: what stands between the run and the writer of each output, by the number of its publication
     - `look`: called with each complete output before any is published; may raise
     - `resumption`: what keeps a journal, and is the commit then
+    - `hard_links`: files that an input holds as they stand may be hard links to those of the input
     - `seal`: called after it, with the number too; may add files, or return an output that is published with the others
     """
 
@@ -48,6 +50,7 @@ class Handling(NamedTuple):
     look: Callable[[StagedOutput], None] | None = None
     seal: Callable[[int, StagedOutput], StagedOutput | None] = _add_nothing
     resumption: Resumption | None = None
+    hard_links: bool = False
 
 
 PLAINLY = Handling()
@@ -71,7 +74,8 @@ class Staging:
                 own = p.replaces.own if p.replaces else ()
                 staged = commit.stage(p.path, overwrite=p.overwrite, own=own)
                 self._staged.append(staged)
-                writer = p.format.write(staged, *_content(p, durable=self._durable))
+                avals, options = _content(p, durable=self._durable, hosts=self._hosts)
+                writer = p.format.write(staged, avals, options._replace(hard_links=self._handling.hard_links))
                 self.writers.append(self._handling.watch(number, writer))
                 if not self._hosts.number:
                     _put_side_files(p, staged)
@@ -91,6 +95,11 @@ class Staging:
     def notes(self) -> tuple[Diagnostic, ...]:
         """Notes on the destinations."""
         return tuple(note for staged in self._staged for note in staged.notes)
+
+    def encode_part(self) -> None:
+        """Make the part of this process, of several, of what is made when all have written their tensors."""
+        for number, writer in enumerate(self.writers):
+            writer.encode_part(lambda number=number: self._hosts.gather(f"tensors of output {number}"))
 
     def complete(self) -> None:
         """Complete all outputs, have them looked at and sealed, and upload the data of remote ones. If that raises,
@@ -114,6 +123,14 @@ class Staging:
         if self._handling.resumption is not None:
             self._handling.resumption.pause()
         self._published = True
+
+    @property
+    def links(self) -> tuple[tuple[str, int], ...]:
+        """Complete outputs with files that are hard links, and how many these are."""
+        if not self._handling.hard_links:
+            return ()
+        counted = ((staged.destination, count_links(path_of(staged))) for staged in self._staged)
+        return tuple((path, count) for path, count in counted if count)
 
     def publish(self) -> tuple[Left, ...]:
         """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""
@@ -161,9 +178,9 @@ def _put_side_files(p: Publication, staged: StagedOutput) -> None:
 def refuse_to_share(publications: Sequence[Publication]) -> None:
     """Raise StoreError for an output that several processes cannot write together."""
     for p in publications:
-        if p.format is not SAFETENSORS or p.kept:
+        if not p.format.together or p.kept:
             what = "a delta" if p.kept else f"{p.format.name}"
-            remedy = "Write `format: safetensors`, or run without --distributed."
+            remedy = "Write `format: safetensors` or `format: orbax`, or run without --distributed."
             raise StoreError(p.path, f"is {what}, which one process must write alone", remedy=remedy)
         if is_remote(p.path):
             remedy = "Write to a folder that all processes share, or run without --distributed."
@@ -181,11 +198,11 @@ def held_at_end(publications: Iterable[Publication]) -> int:
     return max(found, default=0)
 
 
-def _content(p: Publication, *, durable: bool) -> tuple[dict[str, Aval], WriteOptions]:
+def _content(p: Publication, *, durable: bool, hosts: Hosts = ALONE) -> tuple[dict[str, Aval], WriteOptions]:
     """What an output holds, and how it is written. Tensors that a checkpoint holds as they are may be kept there."""
     unchanged = {name: Held(e.source, e.name) for name, e in p.written.items() if e.is_leaf}
     options = WriteOptions(
         p.directory, p.metadata, p.shard_bytes, durable, unchanged, p.options, p.keep_files, p.nest, p.tree, p.kept,
-        tuple(p.tensors),
+        tuple(p.tensors), hosts.number, hosts.count,
     )  # fmt: skip
     return {name: e.aval for name, e in p.written.items()}, options

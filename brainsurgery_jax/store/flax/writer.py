@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,6 +93,9 @@ class FlaxWriter:
     def lane(self, name: str) -> int:
         """The number of the tensor's file."""
         return self._layout.places[key_of(self._layout.pieces[name][0])].file
+
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Nothing: every byte is written to its place at once."""
 
     def finish(self) -> StagedOutput:
         """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""

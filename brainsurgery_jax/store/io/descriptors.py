@@ -46,6 +46,11 @@ def _stamp(status: os.stat_result) -> Stamp:
     return Stamp(status.st_size, f"{status.st_dev:x}-{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
+def _before_entry(stamp: Stamp) -> str:
+    """The version of a file without the last change of its entry: of its names, its owner, its mode."""
+    return stamp.version.rpartition("-")[0]
+
+
 class Descriptors:
     """Descriptors of `paths`, at most `limit` open beside those in use; the least recently used is closed first.
 
@@ -133,6 +138,25 @@ class Descriptors:
             with self.lease(file):
                 pass
         return self._seen[file]
+
+    def link(self, file: int, path: str) -> bool:
+        """Whether `path` is a hard link to a file now. There is none to a file of another file system or another user,
+        nor to one that has changed since it was opened. A link changes the time of the last change of the file's entry,
+        which is a part of its stamp: it is seen anew."""
+        seen, real = self.stamp(file), os.path.realpath(self._paths[file])
+        with self._lock:
+            if stamp_of(real) != seen:
+                return False
+            try:
+                os.link(real, path)
+            except OSError:
+                return False
+            found = stamp_of(path)
+            if found.size != seen.size or _before_entry(found) != _before_entry(seen):
+                os.remove(path)
+                return False
+            self._seen[file] = found
+            return True
 
     def verify_unchanged(self, file: int) -> None:
         """Raises StoreError if the file behind a path is no longer the one that was opened."""

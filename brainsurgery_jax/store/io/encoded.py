@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from heapq import heapreplace
+from typing import IO, TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from brainsurgery_jax.dtypes import Aval
@@ -25,6 +26,7 @@ from brainsurgery_jax.store.io.descriptors import most_open
 from brainsurgery_jax.store.io.file_maps import FileMap, guard
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, LocalPlace
+from brainsurgery_jax.store.joining import JoinedOutput
 from brainsurgery_jax.store.leftovers import SCRATCH
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ Encode = Callable[[str, Mapping[str, "np.ndarray"], WriteOptions], None]
 read-only memory maps in state-dict order."""
 
 
+class InParts(NamedTuple):
+    """How several processes make a checkpoint together: each encodes the tensors that it is given, and when all have,
+    one merges what they made. `merge` takes the shapes and dtypes of all tensors, and not their values."""
+
+    encode: Encode
+    merge: Encode
+
+
 EncodeStream = Callable[[IO[bytes], Mapping[str, "np.ndarray"], WriteOptions], None]
 """`encode(file, arrays, options)` writes a checkpoint of one file, from its start to its end."""
 
@@ -42,10 +52,20 @@ EncodeStream = Callable[[IO[bytes], Mapping[str, "np.ndarray"], WriteOptions], N
 class EncodedWriter:
     """A checkpoint that `encode` makes of the whole; see `base.Writer`. A file or folder at the staging path."""
 
-    def __init__(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
+    def __init__(
+        self,
+        staged: StagedOutput,
+        avals: Mapping[str, Aval],
+        options: WriteOptions,
+        encode: Encode,
+        in_parts: InParts | None = None,
+    ):
         self._staged, self._avals, self._options, self._encode = staged, dict(avals), options, encode
+        self._in_parts = in_parts if options.processes > 1 else None
         self._scratch = _scratch(staged)
-        self._mapped = _usable_places(options.unchanged, avals)
+        # Of several processes each maps what it encodes alone, and all must come to the same layout.
+        room = most_open() // 2 if options.processes == 1 else len(avals)
+        self._mapped = _usable_places(options.unchanged, avals, room)
         self._places, size = _layout({name: aval for name, aval in avals.items() if name not in self._mapped})
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
             on_failure.callback(staged.abandon)
@@ -78,12 +98,26 @@ class EncodedWriter:
         """All tensors go to one file."""
         return 0
 
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Encodes the tensors of this process, of several."""
+        self._sink.close()
+        wait()
+        if self._in_parts is not None:
+            names = share(self._avals, self._options.process, self._options.processes)
+            with os_failures(self._staged.destination, "write the partial output"):
+                self._encode_files(self._in_parts.encode, names)
+
     def finish(self) -> StagedOutput:
         """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""
         self._sink.check_complete()
         self._sink.close()
         with os_failures(self._staged.destination, "write the partial output"):
-            self._encode_files(_path_of(self._staged), self._map_files())
+            if self._in_parts is None:
+                self._encode_files(self._encode, self._avals)
+            else:
+                shapes = {name: _without_values(aval) for name, aval in self._avals.items()}
+                with self._destination_in_errors() as staging:
+                    self._in_parts.merge(staging, shapes, self._options)
             os.remove(self._scratch.path)
             if self._options.durable:
                 self._staged.place.flush()
@@ -93,34 +127,45 @@ class EncodedWriter:
         """Removes what was written. May be called at any time, and twice."""
         self._sink.close()
         self._staged.abandon()
-        if os.path.exists(self._scratch.path):
+        if not isinstance(self._staged, JoinedOutput) and os.path.exists(self._scratch.path):
             os.remove(self._scratch.path)
 
-    def _map_files(self) -> dict[int, FileMap]:
+    def _map_files(self, names: Iterable[str]) -> dict[int, FileMap]:
         """Maps of the files of inputs that are used in place, by the identity of these."""
-        return {key: FileMap(file) for key, file in {id(file): file for file, _ in self._mapped.values()}.items()}
+        files = {id(found[0]): found[0] for name in names if (found := self._mapped.get(name)) is not None}
+        return {key: FileMap(file) for key, file in files.items()}
 
-    def _encode_files(self, staging: str, maps: Mapping[int, FileMap]) -> None:
-        try:
-            with guard(maps.values()):
-                self._encode(staging, self._arrays(maps), self._options)
-        except Exception as bad:
-            _verify(maps)  # bytes that are gone are why it failed, whatever the library says
-            if not isinstance(bad, StoreError):
+    def _encode_files(self, encode: Encode, names: Collection[str]) -> None:
+        maps = self._map_files(names)
+        with self._destination_in_errors() as staging:
+            try:
+                with guard(maps.values()):
+                    encode(staging, self._arrays(maps, names), self._options)
+            except Exception:
+                _verify(maps)  # bytes that are gone are why it failed, whatever the library says
                 raise
-            path = bad.path.replace(staging, self._staged.destination)
-            raise StoreError(path, bad.problem, tensor=bad.tensor, remedy=bad.remedy) from bad
         _verify(maps)
 
-    def _arrays(self, maps: Mapping[int, FileMap]) -> dict[str, np.ndarray]:
-        """All tensors as views of memory maps, one map a file."""
+    @contextmanager
+    def _destination_in_errors(self) -> Iterator[str]:
+        """A block that writes to the path that it yields, and whose errors name the destination."""
+        staging = path_of(self._staged)
+        try:
+            yield staging
+        except StoreError as bad:
+            path = bad.path.replace(staging, self._staged.destination)
+            raise StoreError(path, bad.problem, tensor=bad.tensor, remedy=bad.remedy) from bad
+
+    def _arrays(self, maps: Mapping[int, FileMap], names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Tensors as views of memory maps, one map a file."""
         if any(aval.size for aval, _, _ in self._places.values()):
             with open(self._scratch.path, "rb") as file:
                 scratch = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         else:
             scratch = b""
         arrays = {}
-        for name, aval in self._avals.items():
+        for name in names:
+            aval = self._avals[name]
             if (found := self._mapped.get(name)) is None:
                 arrays[name] = _view(scratch, self._places[name].offset, aval)
             else:
@@ -129,14 +174,33 @@ class EncodedWriter:
         return arrays
 
 
-def _path_of(staged: StagedOutput) -> str:
+def path_of(staged: StagedOutput) -> str:
     """Where an output is written, for who needs a path."""
-    return staged.staging if isinstance(staged, Staged) else staged.destination
+    return staged.staging if isinstance(staged, Staged | JoinedOutput) else staged.destination
+
+
+def share(avals: Mapping[str, Aval], process: int, processes: int) -> list[str]:
+    """The tensors that one of several processes encodes, in order: the largest first go to who has the least so far."""
+    loads = [(0, number) for number in range(processes)]
+    mine: set[str] = set()
+    for name in sorted(avals, key=lambda name: (-avals[name].nbytes, name)):
+        load, number = loads[0]
+        heapreplace(loads, (load + avals[name].nbytes, number))
+        if number == process:
+            mine.add(name)
+    return [name for name in avals if name in mine]
+
+
+def _without_values(aval: Aval) -> np.ndarray:
+    """An array of this shape and dtype that takes no memory."""
+    import numpy as np
+
+    return np.broadcast_to(np.zeros((), numpy_dtype(aval.dtype)), aval.shape)
 
 
 def _scratch(staged: StagedOutput) -> LocalPlace:
     """Beside an output of a file system; else among the temporary files of this machine."""
-    if isinstance(staged, Staged):
+    if isinstance(staged, Staged | JoinedOutput):
         return staged.scratch
     return LocalPlace(os.path.join(tempfile.gettempdir(), f"brainsurgery-{uuid4().hex}{SCRATCH}"), private=True)
 
@@ -154,13 +218,18 @@ def open_streamed(
 
 
 def open_encoded(
-    staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode
+    staged: StagedOutput,
+    avals: Mapping[str, Aval],
+    options: WriteOptions,
+    encode: Encode,
+    in_parts: InParts | None = None,
 ) -> EncodedWriter:
-    """The writer of an output that `encode` makes. Raises StoreError for a place that is no file system."""
-    if not isinstance(staged, Staged):
+    """The writer of an output that `encode` makes, or several processes `in_parts`. Raises StoreError for a place that
+    is no file system."""
+    if not isinstance(staged, Staged | JoinedOutput):
         problem = "this format is written to local files only, safetensors, flax, torch and npz to any place"
         raise StoreError(staged.destination, problem)
-    return EncodedWriter(staged, avals, options, encode)
+    return EncodedWriter(staged, avals, options, encode, in_parts)
 
 
 def _verify(maps: Mapping[int, FileMap]) -> None:
@@ -168,12 +237,13 @@ def _verify(maps: Mapping[int, FileMap]) -> None:
         each.verify()
 
 
-def _usable_places(unchanged: Mapping[str, Held], avals: Mapping[str, Aval]) -> dict[str, tuple[LocalFile, int]]:
-    """The file and offset of each tensor that can be used in place. A map holds a descriptor: of more files than a
-    process may well have open, the tensors are gathered like others."""
+def _usable_places(
+    unchanged: Mapping[str, Held], avals: Mapping[str, Aval], room: int
+) -> dict[str, tuple[LocalFile, int]]:
+    """The file and offset of each tensor that can be used in place. A map holds a descriptor: of more files than there
+    is room for, the tensors are gathered like others."""
     found: dict[str, tuple[LocalFile, int]] = {}
     files: set[int] = set()
-    room = most_open() // 2
     for name, held in unchanged.items():
         place = _usable_place(held, avals[name])
         if place is not None and (id(place[0]) in files or len(files) < room):

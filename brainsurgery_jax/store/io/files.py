@@ -111,9 +111,9 @@ class Place(Protocol):
         if there is one of that name."""
         ...
 
-    def clone(self, name: str, file: File) -> NewFile | None:
+    def clone(self, name: str, file: File, *, link: bool = False) -> NewFile | None:
         """A new file that shares the bytes of another, and of which nothing needs to be copied; None if the place
-        cannot do so."""
+        cannot do so. `link`: it may be that file, under one more name."""
         ...
 
     def write(self, name: str, content: bytes) -> None:

@@ -56,6 +56,10 @@ class LocalFile:
         """Raises StoreError if it was replaced, resized or written to since it was opened."""
         self._descriptors.verify_unchanged(self._number)
 
+    def link(self, path: str) -> bool:
+        """Whether `path` is a hard link to it now."""
+        return self._descriptors.link(self._number, path)
+
     def close(self) -> None:
         """Gives its descriptor back."""
         self._descriptors.close(self._number)
@@ -175,15 +179,15 @@ class LocalPlace:
         with self._create_file(name):
             return open(self.path_of(name), "r+b")
 
-    def clone(self, name: str, file: File) -> NewFile | None:
-        """A new file that shares the blocks of another, if the file system can."""
+    def clone(self, name: str, file: File, *, link: bool = False) -> NewFile | None:
+        """A new file that shares the blocks of another, if the file system can; else, with `link`, a hard link."""
         if not isinstance(file, LocalFile) or (self._again and os.path.lexists(self.path_of(name))):
             return None
         with self._create_file(name) as fd, file.lease() as source:
             if clone(source, fd):
                 return self._new_file(name)
         os.remove(self.path_of(name))
-        return None
+        return self._new_file(name) if link and file.link(self.path_of(name)) else None
 
     @contextmanager
     def _create_file(self, name: str) -> Iterator[int]:
@@ -221,6 +225,12 @@ class LocalPlace:
             fsync_path(folder)
         if os.path.isfile(self.path):
             fsync_path(self.path)
+
+
+def count_links(path: str) -> int:
+    """How many files of a checkpoint have other names, too."""
+    place = LocalPlace(path)
+    return sum(os.stat(place.path_of(name)).st_nlink > 1 for name in place.list())
 
 
 def fsync_path(path: str) -> None:

@@ -4,21 +4,26 @@ orbax is told neither to copy the arrays nor to compress them, so that they go f
 them is ever held. With compression or chunks, it holds what it makes of them until that is written, and so gets them
 in groups.
 
+Of several processes each saves its tensors as a checkpoint of its own, and the first saves the tree without them. It
+puts what each wrote into a folder of the tree, and has orbax merge these, as it does for processes that save together.
+
 A `v1` checkpoint has its tree in the folder `state`, where the older API can restore it, too; in a `v0` checkpoint the
 tree lies at the top, where the older API looks for it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +36,7 @@ from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, Path, clash, path_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
-from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, mark_boxes, place_of
+from brainsurgery_jax.store.orbax.folder import CHECKPOINT, MANIFEST, STATE, mark_boxes, place_of
 from brainsurgery_jax.store.orbax.leaf_types import mark_types
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from brainsurgery_jax.store.uninterrupted import defer_signals
@@ -54,6 +59,9 @@ the largest tensor at least: orbax would cut it in pieces, and copy it for that.
 
 _LACKING = ("uint4", "uint2", "float8_e4m3")
 """Narrow types of JAX that tensorstore has no word for."""
+
+_OF_FIRST = "ocdbt.process_0"
+"""How orbax calls the folder of what the first process wrote, or all in a run of one."""
 
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _PATTERN = "*?["  # orbax takes the path for a pattern when it joins what its processes wrote, and finds nothing
@@ -97,13 +105,33 @@ def _in_groups(options: WriteOptions) -> bool:
 
 
 def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
-    """Writes a checkpoint into the folder `path`.
+    """Writes a checkpoint into the folder `path`."""
+    _work_apart(path, partial(_encode, path, arrays, options))
 
-    orbax works in a thread of its own, where no signal disturbs it: interrupted, its threads would go on, and put back
-    what is removed. Whoever stops us waits until it is done.
-    """
+
+def encode_part(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Writes the tensors of one of several processes into a folder of its own in the folder `path`."""
+    if arrays:
+        part = _part(path, options.process)
+        os.mkdir(part)
+        _work_apart(part, partial(_encode_part, part, arrays, options))
+
+
+def merge_parts(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Makes a checkpoint of what several processes have written into the folder `path`. Of `arrays`, shape and dtype
+    count."""
+    _work_apart(path, partial(_merge_parts, path, arrays, options))
+
+
+def _part(path: str, process: int) -> str:
+    return os.path.join(path, f"part-{process}")
+
+
+def _work_apart(path: str, work_in: Callable[[], None]) -> None:
+    """Has orbax write to a folder, in a thread of its own, where no signal disturbs it: interrupted, its threads would
+    go on, and put back what is removed. Whoever stops us waits until it is done."""
     with ThreadPoolExecutor(1, "orbax") as thread:
-        work = thread.submit(_encode, path, arrays, options)
+        work = thread.submit(work_in)
         try:
             work.result()
         except (KeyboardInterrupt, SystemExit):
@@ -161,15 +189,76 @@ def _complaints_dropped() -> Iterator[None]:
 def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     made = os.path.join(path, "saving")
     types = _types(arrays, options.tree)
-    places = {place_of(options.tree.path(name)): name for name in arrays}
-    tree = nest([*_leaves(arrays, types, options.tree)])
+    tree = nest([*_tensors(arrays, types, options.tree), *_others(options.tree)])
     custom = _custom(options.metadata, options.tree, arrays)
+    with _orbax_failures(path), _context(options.options, _largest(arrays)):
+        _save(made, tree, custom, in_groups=_in_groups(options))
+    _complete(path, made, arrays, options)
+
+
+def _encode_part(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Saves tensors as a flat checkpoint: under which keys orbax stores them depends on their paths alone."""
+    found = _tensors(arrays, _types(arrays, options.tree), options.tree)
+    flat = {place_of(leaf): value for leaf, value in found}
+    with _orbax_failures(os.path.dirname(path)), _context(options.options, _largest(arrays)):
+        _save(os.path.join(path, "saving"), flat, {}, in_groups=_in_groups(options))
+
+
+def _merge_parts(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    import numpy as np
+
+    made = os.path.join(path, "saving")
+    state = os.path.join(made, STATE)
+    tree = nest([*((options.tree.path(name), np.zeros(1)) for name in arrays), *_others(options.tree)])
+    with _orbax_failures(path), _context(options.options, 0):
+        _save(made, tree, _custom(options.metadata, options.tree, arrays), in_groups=False)
+        for name in (MANIFEST, "d", _OF_FIRST):
+            remove(os.path.join(state, name))
+        for process in range(options.processes):
+            _take_part(_part(path, process), state, process)
+        _merge_stores(state)
+    _complete(path, made, arrays, options)
+
+
+def _take_part(part: str, state: str, process: int) -> None:
+    """Moves what a process wrote, and would have called that of the first, into the folder of the tree."""
+    written = os.path.join(part, "saving", STATE)
+    if os.path.isdir(written):  # some may have no tensors
+        for name in os.listdir(written):
+            if name.startswith(_OF_FIRST):  # and something behind it where groups are saved
+                target = name.replace(_OF_FIRST, f"{_OF_FIRST[:-1]}{process}", 1)
+                os.rename(os.path.join(written, name), os.path.join(state, target))
+        remove(part)
+
+
+def _merge_stores(folder: str) -> None:
+    """Has orbax make one table of what lies in the folders of several processes; their data stay there."""
+    from etils import epath
+    from orbax.checkpoint import type_handlers
+
+    context = type_handlers.get_ts_context(use_ocdbt=True)
+    merge: Any = type_handlers.merge_ocdbt_per_process_files
+    asyncio.run(merge(epath.Path(folder), context, use_zarr3=True))
+
+
+@contextmanager
+def _orbax_failures(path: str) -> Iterator[None]:
+    """A block in which tensorstore may fail; an OSError is told by the caller."""
     try:
-        with _context(options.options, max((array.nbytes for array in arrays.values()), default=0)):
-            _save(made, tree, custom, in_groups=_in_groups(options))
-    except (ValueError, RuntimeError, NotImplementedError) as error:  # tensorstore's; an OSError is told by the caller
+        yield
+    except (ValueError, RuntimeError, NotImplementedError) as error:
         problem = f"could not be written, and nothing was published: {str(error).splitlines()[0]}"
         raise StoreError(path, problem, remedy="If the disk is full, write to another disk.") from error
+
+
+def _largest(arrays: Mapping[str, np.ndarray]) -> int:
+    return max((array.nbytes for array in arrays.values()), default=0)
+
+
+def _complete(path: str, made: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Puts what orbax has made in the folder `path`, when it is whole and says of what type its leaves are."""
+    types = _types(arrays, options.tree)
+    places = {place_of(options.tree.path(name)): name for name in arrays}
     _refuse_incomplete(made, arrays)
     shapes = {place: arrays[name].shape for place, name in places.items()}
     mark_types(os.path.join(made, STATE), {place: types[name] for place, name in places.items()}, shapes)
@@ -198,10 +287,10 @@ def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
     source.close()
 
 
-def _leaves(
+def _tensors(
     arrays: Mapping[str, np.ndarray], types: Mapping[str, LeafType], tree: KeyTree
 ) -> Iterator[tuple[Path, object]]:
-    """The tensors as orbax shall see them, and the leaves that are none, each with its path."""
+    """The tensors as orbax shall see them, each with its path."""
     for name, array in arrays.items():
         kind = types[name]
         value = array
@@ -210,6 +299,10 @@ def _leaves(
 
             value = array.astype(getattr(ml_dtypes, kind.stored))
         yield tree.path(name), value
+
+
+def _others(tree: KeyTree) -> Iterator[tuple[Path, object]]:
+    """The leaves that are no tensors, each with its path."""
     for name, leaf in tree.others.items():
         yield tree.path(name), leaf.value
 

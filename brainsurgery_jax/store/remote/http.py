@@ -24,6 +24,7 @@ SECONDS = 30.0
 """How long a server may be silent."""
 
 _PIECE = 1 << 18  # what is read from a connection at once; larger pieces were no faster
+_FIRST_PIECE = 1 << 14  # of a piece in which the connection breaks nothing is left, so they begin small
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REMEDIES = {
     401: "Access needs a login; for the Hugging Face hub: `hf auth login`.",
@@ -60,12 +61,13 @@ class HttpClient:
     def read_some(self, item: RemoteItem, view: memoryview, offset: int) -> int:
         """Fills the beginning of `view`; see `RemotePlace.read_some`."""
         answer = self._ask(item.url, item.shown, f"bytes={offset}-{offset + len(view) - 1}")
-        done = 0
+        done, most = 0, _FIRST_PIECE
         try:
             _check_answer(answer, item, offset)
-            while done < len(view) and (piece := answer.read(min(_PIECE, len(view) - done))):
+            while done < len(view) and (piece := answer.read(min(most, len(view) - done))):
                 view[done : done + len(piece)] = piece
                 done += len(piece)
+                most = min(2 * most, _PIECE)
         except self._errors as broken:
             if not done:
                 raise _failure(broken) from broken

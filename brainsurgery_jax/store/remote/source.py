@@ -27,6 +27,7 @@ from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, holds_adapter, is_weights, suffix_of
 from brainsurgery_jax.store.io.files import CHUNK, File, read_bytes
 from brainsurgery_jax.store.io.forwarding import SourceOver
+from brainsurgery_jax.store.remote.cache import CACHE, CachedPlace
 from brainsurgery_jax.store.remote.file import RemoteFile
 from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, RemotePlace
 from brainsurgery_jax.store.remote.upload_note import NOTE, read_note
@@ -93,6 +94,8 @@ def open_remote(url: str) -> RemoteSource:
             from brainsurgery_jax.store.remote.filesystem import FilesystemPlace
 
             place = FilesystemPlace(url)
+    if folder := os.environ.get(CACHE):
+        place = CachedPlace(place, folder)
     return RemoteSource(shown, place)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ class SafetensorsWriter:
     place can; then nothing of it needs to be copied.
     """
 
-    def __init__(self, staged: StagedOutput, layout: OutputLayout, *, durable: bool = True):
-        self._staged, self._layout, self._durable = staged, layout, durable
+    def __init__(self, staged: StagedOutput, layout: OutputLayout, *, durable: bool = True, hard_links: bool = False):
+        self._staged, self._layout, self._durable, self._hard_links = staged, layout, durable, hard_links
         self._place = staged.place
         self._clones: set[int] = set()
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
@@ -45,9 +45,11 @@ class SafetensorsWriter:
 
     def _create(self, number: int, file: FileLayout) -> NewFile:
         """A new file; complete if it could be cloned."""
-        if file.original is not None and (cloned := self._place.clone(file.name, file.original.run.file)) is not None:
-            self._clones.add(number)
-            return cloned
+        if file.original is not None:
+            cloned = self._place.clone(file.name, file.original.run.file, link=self._hard_links)
+            if cloned is not None:
+                self._clones.add(number)
+                return cloned
         return self._place.create(file.name, file.nbytes)
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
@@ -75,6 +77,9 @@ class SafetensorsWriter:
         """The number of the tensor's file: writes to one file take turns, those to different files do not."""
         return self._layout.places[name].file
 
+    def encode_part(self, wait: Callable[[], object]) -> None:
+        """Nothing: every byte is written to its place at once."""
+
     def finish(self) -> StagedOutput:
         """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""
         self._sink.check_complete()
@@ -100,4 +105,5 @@ def _header_of(file: FileLayout) -> bytes:
 
 def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> SafetensorsWriter:
     """The writer for an output."""
-    return SafetensorsWriter(staged, layout_of(staged.destination, avals, options), durable=options.durable)
+    layout = layout_of(staged.destination, avals, options)
+    return SafetensorsWriter(staged, layout, durable=options.durable, hard_links=options.hard_links)
