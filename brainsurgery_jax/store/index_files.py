@@ -73,6 +73,8 @@ def shard_path(folder: str, shard: str, index: str, lost: str = _SHARD_AGAIN) ->
     remedy = "An index may only name files inside its own folder; move the shard there and correct the index."
     if os.path.isabs(shard) or ".." in shard.replace("\\", "/").split("/"):
         raise StoreError(index, f"names the shard '{shard}', which is outside of its folder", remedy=remedy)
+    if "\0" in shard:
+        raise StoreError(index, f"names the shard {shard!r}, which no file can be called", remedy=lost)
     if not stays_inside(folder, path):
         raise StoreError(index, f"names the shard '{shard}', a link that leads out of its folder", remedy=remedy)
     if not os.path.isfile(path):

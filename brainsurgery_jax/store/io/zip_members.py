@@ -98,8 +98,10 @@ def leads_out(name: str) -> bool:
 
 
 def data_offset(window: Window, member: zipfile.ZipInfo, *, path: str) -> int:
-    """Where the data of a member begin. What is not compressed must lie inside the window as a whole."""
-    header = window.bytes_at(member.header_offset, _LOCAL_HEADER)
+    """Where the data of a member begin. Compressed or not, they must lie inside the window as a whole: who opens a
+    member before this is known seeks wherever the archive says, and reads as much as it says."""
+    inside = 0 <= member.header_offset <= window.nbytes
+    header = window.bytes_at(member.header_offset, _LOCAL_HEADER) if inside else b""
     if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
         raise StoreError(path, f"the member '{member.filename}' is not where the archive says", remedy=AGAIN)
     name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))

@@ -100,6 +100,7 @@ def _archive(opened: LocalFile) -> Source:
         refuse_encrypted(archive, path)
         metadata = _metadata(archive.comment)
         for name, member in _members(archive):
+            begin = data_offset(window, member, path=path)
             found = Unread("it is in the archive twice", AGAIN) if name in seen else _member(archive, member, name)
             seen.add(name)
             if isinstance(found, str):
@@ -108,10 +109,12 @@ def _archive(opened: LocalFile) -> Source:
             if isinstance(found, Unread):
                 unread[name] = found
                 continue
-            begin = data_offset(window, member, path=path) if is_stored(member) else 0
-            tensors[name], laid[name] = TensorInfo(found.aval, 0, begin + found.start), found.laid
-            if not is_stored(member):
+            start = found.start
+            if is_stored(member):
+                start += begin
+            else:
                 packed[name] = member
+            tensors[name], laid[name] = TensorInfo(found.aval, 0, start), found.laid
     header = Header(path, (path,), tensors, metadata, left_out=left_out, unread=unread)
     source = StridedSource(header, [opened], laid)
     return ZippedSource(source, laid, packed) if packed else source

@@ -153,26 +153,29 @@ def read_archive(window: Window, path: str) -> Found:
         if f"{base}constants.pkl" in members:
             remedy = "Save its tensors: `torch.save(torch.jit.load(PATH).state_dict(), 'model.pt')`."
             raise StoreError(path, "is a TorchScript program, not a checkpoint", remedy=remedy)
-        if f"{base}byteorder" in members and archive.read(f"{base}byteorder") != b"little":
+        _find(window, members[pickles[0]], "pickle", path)
+        order = members.get(f"{base}byteorder")
+        if order is not None:
+            _find(window, order, "byte order", path)
+        if order is not None and archive.read(order) != b"little":
             raise _big_endian(path)
-        if not is_stored(members[pickles[0]]):
-            raise _compression_error(path, "pickle")
         root = unpickle(archive.read(pickles[0]), path)
 
     def place(storage: Storage) -> tuple[int, int]:
         member = members.get(f"{base}data/{storage.key}")
         if member is None:
             raise StoreError(path, f"lacks the storage '{storage.key}'", remedy=AGAIN)
-        if not is_stored(member):
-            raise _compression_error(path, f"storage '{storage.key}'")
-        return window.start + data_offset(window, member, path=path), member.file_size
+        return window.start + _find(window, member, f"storage '{storage.key}'", path), member.file_size
 
     return root, place
 
 
-def _compression_error(path: str, what: str) -> StoreError:
-    remedy = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
-    return StoreError(path, f"the {what} is compressed, which torch never does", remedy=remedy)
+def _find(window: Window, member: zipfile.ZipInfo, what: str, path: str) -> int:
+    """Where the bytes of a member begin. Raises StoreError if they are compressed, or not inside the archive."""
+    if not is_stored(member):
+        remedy = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
+        raise StoreError(path, f"the {what} is compressed, which torch never does", remedy=remedy)
+    return data_offset(window, member, path=path)
 
 
 def _read_old(window: Window, path: str) -> Found:
