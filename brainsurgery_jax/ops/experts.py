@@ -147,8 +147,8 @@ def expert_ranks(
     """Give experts low ranks of several sizes: W becomes W0 + lowrank(W - W0), with W0 that of the public expert.
 
     `rank` is that of all, `ranks` of those that it names; experts that neither names stay as they are, and so does the
-    public one. Differences are taken and factorized in float32, and the result is rounded once. It has the shapes of
-    before, so that the same class loads it; at full rank it computes what it did.
+    public one. Differences are taken and factorized in float32 (float64 stays), and the result is rounded once. It has
+    the shapes of before, so that the same class loads it; at full rank it computes what it did.
     Example: `expert_ranks: {rank: 64, ranks: {1: 8, 2: 8}}`
     Reference: FlexMoRE (2026), https://arxiv.org/abs/2602.08818.
     """

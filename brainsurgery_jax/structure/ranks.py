@@ -45,20 +45,21 @@ def _lower(layout: ExpertNames, number: int, public: int, rank: int, work: str) 
     mine = {"alias": alias, "name": layout.expert(str(number), _TAIL)}
     common = to(alias, layout.named(str(public), r"\g<tail>"))
     held = to(work, layout.named(str(number), r"\g<tail>"))
-    yield Substep("compute", {"from": {"w": mine, "p": common}, "expr": "float32(w) - float32(p)", "to": held,
-                              "dtype": "float32"})  # fmt: skip
+    dtype = _dtype(layout)
+    wide = "float64" if dtype == "float64" else "float32"
+    yield Substep("compute", {"from": {"w": mine, "p": common}, "expr": f"{wide}(w) - {wide}(p)", "to": held,
+                              "dtype": wide})  # fmt: skip
     yield Substep("phlora_", {"target": to(work, layout.expert(str(number), _TAIL)), "rank": rank})
     source = {"w": mine, "p": common, "d": held}
-    yield Substep("compute", {"from": source, "expr": "float32(p) + d", "to": to(alias, r"\g<0>"),
-                              "dtype": _dtype(layout)})  # fmt: skip
+    yield Substep("compute", {"from": source, "expr": f"{wide}(p) + d", "to": to(alias, r"\g<0>"), "dtype": dtype})
 
 
 def _dtype(layout: ExpertNames) -> str:
-    """The dtype of all experts. Raises Refusal if they have several."""
+    """The dtype of all experts. Raises Refusal if they have several, or one that is not floating."""
     head = f"{layout.head}*.{layout.own.block}.experts."
-    found = sorted({aval.dtype.name for part in layout.model.parts for aval in part.kin.first
-                    if part.starred.startswith(head)})  # fmt: skip
-    if len(found) > 1:
-        raise Refusal("structure-experts", f"experts of '{layout.model.alias}' are {' and '.join(found)}", key="alias",
-                      hint="Cast them to one dtype before this step.")  # fmt: skip
-    return found[0]
+    dtypes = {aval.dtype for part in layout.model.parts for aval in part.kin.first if part.starred.startswith(head)}
+    names = sorted(dtype.name for dtype in dtypes)
+    if len(dtypes) > 1 or not all(dtype.is_float for dtype in dtypes):
+        raise Refusal("structure-experts", f"experts of '{layout.model.alias}' are {' and '.join(names)}", key="alias",
+                      hint="Cast them to one floating dtype before this step.")  # fmt: skip
+    return names[0]

@@ -37,6 +37,9 @@ LIMITS: tuple[Limit, ...] = (
         "may refuse values (NaN, infinity): needs `checks=`",
         f"(factors|truncated|refactor|rebase): {CHECKS}", ("f",), lifted=True,
     ),
+    Limit(("expert_ranks",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"truncated: {CHECKS}",
+          ("f",), lifted=True),
+    Limit(("expert_ranks",), MODES, "low ranks are of floats", "Cast them to one floating dtype", ("i",)),
     Limit(
         ("keep_largest", "keep_largest_"), MODES, "scores may be NaN or infinite: needs `checks=`",
         f"keep_largest: {CHECKS}", ("f",), lifted=True,

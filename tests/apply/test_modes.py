@@ -64,7 +64,6 @@ MORE = (
 REGISTERED = frozenset(OPS)
 NOT_HERE = {
     "lora_extract": "which tensors differ must be known: `tests/adapters/test_traced.py`",
-    "expert_ranks": "it computes in float32 and chooses ranks by values: its recipes are in `test_recipe_modes.py`",
 }
 TABLE = [*(row for row in ROWS if row.op not in NOT_HERE), *MORE]
 EACH = pytest.mark.parametrize("row", TABLE, ids=str)

@@ -98,7 +98,7 @@ HINTS = (
            [{"expert_ranks": {"ranks": {3: 2}}}]),
     Hinted("mixtral", [{"expert_ranks": {"ranks": {0: 2}}}], "Leave it out, or name another one as `public`.",
            [{"expert_ranks": {"ranks": {0: 2}, "public": 1}}]),
-    Hinted("mixtral", [HALF, {"expert_ranks": {"rank": 2}}], "Cast them to one dtype before this step.",
+    Hinted("mixtral", [HALF, {"expert_ranks": {"rank": 2}}], "Cast them to one floating dtype before this step.",
            [HALF, {"cast_": {"target": r".*experts.*", "to": "bfloat16"}}, {"expert_ranks": {"rank": 2}}]),
     Hinted("gpt_oss", [{"expert_ranks": {"rank": 2}}], "Leave the step out.", []),
     Hinted("bert", [{"refactor_attention": {}}], "Leave the step out.", []),

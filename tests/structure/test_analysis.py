@@ -167,6 +167,15 @@ def test_experts_of_full_rank_compute_what_they_did(tmp_path: Path) -> None:
     assert_same(logits(load(tmp_path / "out")), logits(model), 1e-4)
 
 
+def test_experts_in_float64_are_factorized_in_float64(tmp_path: Path) -> None:
+    make("mixtral", tmp_path / "whole")
+    cast = {"cast_": {"target": r".*experts\..*", "to": "float64"}}
+    edit(tmp_path / "whole", tmp_path / "out", cast, {"expert_ranks": {"rank": 40}})
+    before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "out"))
+    experts = [name for name in after if re.search(r"\.experts\.\d", name)]
+    assert max(float((after[name] - before[name].double()).abs().max()) for name in experts) < 1e-13
+
+
 @pytest.mark.parametrize(("asked", "why"), [
     ({"ranks": {1: 0}}, "expected numbers of experts and ranks from 1, got '1': 0"),
     ({}, "give rank, ranks or both"),
@@ -180,10 +189,13 @@ def test_experts_that_there_are_not_get_no_rank(asked: Any, why: str, tmp_path: 
         edit(tmp_path / "whole", tmp_path / "out", {"expert_ranks": asked})
 
 
-def test_stacked_experts_and_several_dtypes_get_no_ranks(tmp_path: Path) -> None:
+def test_stacked_experts_several_dtypes_and_integers_get_no_ranks(tmp_path: Path) -> None:
     make("mixtral", tmp_path / "whole")
     cast = {"cast_": {"target": r".*layers\.0\..*\.experts\..*", "to": "bfloat16"}}
     with pytest.raises(PlanError, match="experts of 'model' are bfloat16 and float32"):
         edit(tmp_path / "whole", tmp_path / "out", cast, {"expert_ranks": {"rank": 4}})
+    whole = {"cast_": {"target": r".*\.experts\..*", "to": "int32"}}
+    with pytest.raises(PlanError, match="experts of 'model' are int32"):
+        edit(tmp_path / "whole", tmp_path / "out", whole, {"expert_ranks": {"rank": 4}})
     with pytest.raises(PlanError, match="the experts of 'model' are in one tensor"):
         edit(tmp_path / "whole", tmp_path / "out", {"experts": {"names": "stacked"}}, {"expert_ranks": {"rank": 4}})
