@@ -112,7 +112,7 @@ def choose(page: Page, form: str) -> None:
     page.get_by_role("option", name=form, exact=True).click()
 
 
-def test_an_assert_and_a_recipe_are_written_by_the_form_and_run(page: Page, server: Server):
+def test_an_assert_and_a_recipe_are_written_by_the_form_into_a_plan_without_mistakes(page: Page, server: Server):
     open_plan(page, server)
     choose(page, "recipe magnitude-pruning")
     page.get_by_label("model (required)").fill("model.safetensors")
