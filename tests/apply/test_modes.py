@@ -6,6 +6,7 @@ It gives what it gives outside, and a gradient that finite differences confirm; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ import brainsurgery_jax as bs
 import brainsurgery_jax.ops  # fills the registry
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS
 from brainsurgery_jax.op import OPS
 from tests.apply.modes import LIMITS, MODES, Mode, limit_of
 from tests.checkpoints import counting, normal
@@ -56,10 +58,18 @@ MORE = (
                    "logsumexp(w, axis=1) * prod(r) + where(any(w > 9) | all(w > -9), r, 0) + nan_to_num(r)",
                    "sort(w, axis=1)[:, 1] * topk(w, 2)[:, 0] + cumsum(r) + take(w, argmax(w)) * kron(r, ones(1))",
                    "take(w, argsort(r), axis=0) * linspace(0, 1, 6) + roll(w, 1, axis=1) + take(r, argtopk(r, 2))[0]",
-                   "einsum('ij,kj->ik', w, w) * det(w @ w.T) + trace(w @ w.T)")),
+                   "einsum('ij,kj->ik', w, w) * det(w @ w.T) + trace(w @ w.T)",
+                   "exp(w * 0.1) * log(abs(w) + 1) + sin(w) * cos(w) + sigmoid(w) * sign(w) + minimum(w, 1)",
+                   "clip(w, -0.5, 0.5) * where(isfinite(w), w, zeros_like(w)) + where(isnan(w), w, ones_like(w))",
+                   "var(w, axis=1) * min(w) + max(w) * r",
+                   "matmul(tril(w[:, :4]), triu(w[:, :4])) + dot(transpose(w), r)[:4] * diag(w[:, :4])",
+                   "flip(repeat(r, 2))[:4] * reshape(w, (6, 4))[:4] + concat(r, zeros(4))[:4] * stack(r, r)[0]",
+                   "w[:, :4] * (arange(4) + float32(ones(4))) + concat_over(r)[0]",
+                   "ranks(w, axis=1) * 0.5 * w + take(w, argmin(w)) + round(w) + floor(w) + ceil(w)",
+                   "float64(w) * 0.5 + float64(r)[:, None]")),
     *(Row("compute", {"from": {"w": "w", "r": "r"}, "expr": expr, "to": "e"},
           {"w": normal((4, 6)), "r": normal((4,), seed=1)}, lambda t: {}, (), label=label)
-      for label, expr in LINEAR.items()),
+      for label, expr in {**LINEAR, "kth": "kth_largest(float32(w), 5) * r"}.items()),
 )  # fmt: skip
 REGISTERED = frozenset(OPS)
 NOT_HERE = {
@@ -68,7 +78,7 @@ NOT_HERE = {
 TABLE = [*(row for row in ROWS if row.op not in NOT_HERE), *MORE]
 EACH = pytest.mark.parametrize("row", TABLE, ids=str)
 
-ROUGH = {"cast", "cast_", "soft_cap_", "compute-new", "dequantize", "quantize", "quantize-words"}
+ROUGH = {"compute-kth", "cast", "cast_", "soft_cap_", "compute-new", "dequantize", "quantize", "quantize-words"}
 """Rows that round to a narrow dtype, so that differences of float64 say nothing."""
 
 NO_DERIVATIVE = {"refactor_attention"}
@@ -109,6 +119,12 @@ def plan_of(row: Row) -> bs.Plan:
 
 def test_every_op_is_in_the_table() -> None:
     assert REGISTERED - {row.op for row in TABLE} == NOT_HERE.keys()
+
+
+def test_every_function_of_compute_is_in_the_table_but_casts_to_integers() -> None:
+    written = " ".join(str(row.payload) for row in TABLE)
+    missing = {name for name in FUNCTIONS if not re.search(rf"\b{name}\(", written)}
+    assert missing == {name for name in CASTS if "int" in name}, "`cast_` has their limits"
 
 
 def tree_of(row: Row, dtype: Any, factor: float = 1) -> Tree:

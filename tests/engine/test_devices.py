@@ -255,11 +255,16 @@ from brainsurgery_jax.engine.compute.devices import SIMULATED, Accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.store.io.byte_source import ByteSource
 
-read, send, whole = ByteSource.read, operands._send_part, Evaluator.whole
+read, read_range, send, whole = ByteSource.read, ByteSource.read_range, operands._send_part, Evaluator.whole
 seen = {"read": [], "sent": [], "whole": 0}
 
 def watch(self, name, box=None):
     array = read(self, name, box)
+    seen["read"].append(array.nbytes)
+    return array
+
+def watch_range(self, name, start, stop):
+    array = read_range(self, name, start, stop)
     seen["read"].append(array.nbytes)
     return array
 
@@ -271,7 +276,8 @@ def watch_whole(self, e):
     seen["whole"] += 1
     return whole(self, e)
 
-ByteSource.read, operands._send_part, Evaluator.whole = watch, watch_sent, watch_whole
+ByteSource.read, ByteSource.read_range = watch, watch_range
+operands._send_part, Evaluator.whole = watch_sent, watch_whole
 own = Accelerators(jax.local_devices(), int(sys.argv[2]))
 report = bs.load(sys.argv[1]).run(durable=False, devices=own)
 print(json.dumps([seen, [n.message for n in report.notes]]))
