@@ -18,7 +18,7 @@ _COPIED = "The files of the tokenizer are copied as they are."
 _RESULT = f"merged/{_FILE}"
 
 
-class Template(NamedTuple):
+class ChatTemplate(NamedTuple):
     """The template of a model, and how it gets into the result."""
 
     text: str
@@ -50,12 +50,12 @@ def _describe(config: Config, asked: str, models: Mapping[str, Model]) -> str:
     return f"is not applied: the usual one is that of {path}. {_COPIED} When the plan has run, {found[path].by_hand}."
 
 
-def _template_of(path: str) -> Template | None:
+def _template_of(path: str) -> ChatTemplate | None:
     """The template of a model. A file of its own counts before what the settings of the tokenizer say."""
     folder = Path(path).expanduser()
     if (folder / _FILE).is_file():
         text = read_regular(str(folder / _FILE)).decode(errors="replace")
-        return Template(text, f"copy it: `cp {folder / _FILE} {_RESULT}`")
+        return ChatTemplate(text, f"copy it: `cp {folder / _FILE} {_RESULT}`")
     said = read_json_file(str(folder / _SETTINGS)).get(_KEY)
     by_hand = f"write the text of `{_KEY}` in {folder / _SETTINGS} to {_RESULT}"
-    return Template(said, by_hand) if isinstance(said, str) else None
+    return ChatTemplate(said, by_hand) if isinstance(said, str) else None

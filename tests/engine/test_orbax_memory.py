@@ -61,7 +61,7 @@ def test_reading_orbax_holds_what_is_projected(
         bs.load(plan(tmp_path, source, [], format="orbax", options=options)).run(durable=False)
     large, tiny = (plan(tmp_path, tmp_path / f"out-{s.name.partition('.')[0]}", SCALE) for s in models)
     found = measured(large, tiny)
-    assert found.anonymous <= found.in_all < 3 * found.anonymous, found
+    assert found.anonymous <= found.in_all < 3 * max(found.anonymous, 64 << 20), found
 
 
 @pytest.mark.parametrize("options", [{"compression": True}, {"compression": True, "chunk": "1MB"}], ids=str)

@@ -128,7 +128,7 @@ class BucketPlace:
     def stream(self, name: str) -> IO[bytes]:
         return _Upload(self._bucket, self._key(name))
 
-    def clone(self, name: str, file: File) -> None:
+    def clone(self, name: str, file: File, *, link: bool = False) -> None:
         pass
 
     def write(self, name: str, content: bytes) -> None:

@@ -30,8 +30,8 @@ def cut_when_encoding(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Cuts a source off when its maps are made and nothing of them has been read."""
     arrays = encoded.EncodedWriter._arrays
 
-    def cut(self: encoded.EncodedWriter, maps: Any) -> Any:
-        found = arrays(self, maps)
+    def cut(self: encoded.EncodedWriter, maps: Any, names: Any) -> Any:
+        found = arrays(self, maps, names)
         os.truncate(path, 5000)
         return found
 

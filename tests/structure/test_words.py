@@ -160,7 +160,9 @@ def test_a_fused_model_is_one_of_the_class_phi3_and_computes_the_same(name: str,
 
 def test_heads_of_gpt_neox_lie_beside_each_other(tmp_path: Path) -> None:
     model = make("gpt_neox", tmp_path / "whole")
-    edit(tmp_path / "whole", tmp_path / "cut", {"unfuse": {}})
+    # No class of transformers has these tensors, so that the output is not asked to be consistent.
+    plan = {"inputs": [str(tmp_path / "whole")], "transforms": [{"unfuse": {}}], "output": f"{tmp_path / 'cut'}/"}
+    bs.load(plan).run(durable=False)
     cut = load_file(tmp_path / "cut/model.safetensors")
     layer = model.gpt_neox.layers[1].attention
     inside = torch.randn(2, 5, 32)

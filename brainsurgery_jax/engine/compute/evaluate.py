@@ -20,7 +20,7 @@ from brainsurgery_jax.engine.compute.ladder import Taken, results_of
 from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
 from brainsurgery_jax.engine.compute.placement import call_part, call_placed
-from brainsurgery_jax.engine.compute.reading import Unread, read_late
+from brainsurgery_jax.engine.compute.reading import LateLeaf, read_late
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
@@ -59,7 +59,7 @@ class Evaluator:
 
     def pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
         """Pieces in turn, boxes in row-major order. What they share is computed once."""
-        values: dict[Piece, Array | Unread] = {}
+        values: dict[Piece, Array | LateLeaf] = {}
         uses, order = plan_pieces(wanted)
         unread = read_late(uses, order)
         made = iter(order)
@@ -72,7 +72,7 @@ class Evaluator:
                     _release(n, uses, values)
             found = values[root]
             _release(root, uses, values)
-            assert not isinstance(found, Unread), "only calls on slices are given what is not read yet"
+            assert not isinstance(found, LateLeaf), "only calls on slices are given what is not read yet"
             if root.box is not None:
                 found = in_order(np.asarray(found).reshape(root.shape))
             yield found
@@ -147,7 +147,7 @@ class Evaluator:
             return self.given[e]
         return e.value if e.is_const else None
 
-    def _make(self, piece: Piece, operands: Sequence[Array | Unread]) -> Array:
+    def _make(self, piece: Piece, operands: Sequence[Array | LateLeaf]) -> Array:
         e = piece.expr
         if e.is_leaf:
             if e in self._near and self._near[e][0].holds(piece):
@@ -181,11 +181,11 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _flat(operands: Sequence[Array | Unread]) -> list[np.ndarray | Unread]:
-    return [x if isinstance(x, Unread) else np.asarray(x).reshape(-1) for x in operands]
+def _flat(operands: Sequence[Array | LateLeaf]) -> list[np.ndarray | LateLeaf]:
+    return [x if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in operands]
 
 
-def _call_part(e: Expr, operands: Sequence[Array | Unread], shape: tuple[int, ...]) -> np.ndarray:
+def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...]) -> np.ndarray:
     """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
     assert e.kernel is not None
     if e.kernel.needs_whole is None or not runs_on_numpy(e):
@@ -195,7 +195,7 @@ def _call_part(e: Expr, operands: Sequence[Array | Unread], shape: tuple[int, ..
     return call_in_pieces(e, _flat(operands[:count]), whole).reshape(shape)
 
 
-def _in_blocks(e: Expr, operands: Sequence[np.ndarray | Unread]) -> Array:
+def _in_blocks(e: Expr, operands: Sequence[np.ndarray | LateLeaf]) -> Array:
     """Run an elementwise kernel on flat operands, block by block: a box can span far more elements than it contains."""
     n = operands[0].size
     if n <= blocks.BLOCK:
@@ -212,7 +212,7 @@ def _blocks(e: Expr, start: int, stop: int) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array | Unread]) -> None:
+def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array | LateLeaf]) -> None:
     uses[piece] -= 1
     if not uses[piece]:
         del values[piece]

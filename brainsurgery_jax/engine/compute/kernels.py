@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import BFLOAT16, to_numpy
 from brainsurgery_jax.engine.compute.devices import compiling
-from brainsurgery_jax.engine.compute.reading import Unread
+from brainsurgery_jax.engine.compute.reading import LateLeaf
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.footprint import item_bytes
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -56,7 +56,7 @@ def precise(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def call_elementwise(e: Expr, operands: Sequence[np.ndarray | Unread]) -> Array:
+def call_elementwise(e: Expr, operands: Sequence[np.ndarray | LateLeaf]) -> Array:
     """One elementwise kernel on flat operands of at most one block."""
     n = operands[0].size
     assert e.kernel is not None and n <= blocks.BLOCK
@@ -67,7 +67,7 @@ def call_elementwise(e: Expr, operands: Sequence[np.ndarray | Unread]) -> Array:
     return result if length == n else np.asarray(result)[:n]
 
 
-def call_in_pieces(e: Expr, operands: Sequence[np.ndarray | Unread], values: Sequence[np.ndarray] = ()) -> np.ndarray:
+def call_in_pieces(e: Expr, operands: Sequence[np.ndarray | LateLeaf], values: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Run a kernel on flat numpy arrays, in pieces that fit in the cache together with their intermediate results.
     `values` are operands that each piece needs whole."""
     assert e.kernel is not None

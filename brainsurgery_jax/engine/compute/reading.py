@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part
 from brainsurgery_jax.graph.expr import Expr, cuts_of, runs_on_numpy
 from brainsurgery_jax.index.boxes import flat_range
+from brainsurgery_jax.store.io.local import LocalFile
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class LateLeaf:
     """Elements `start:stop` of a leaf, flat. Each slice of them is read when it is asked for."""
 
     leaf: Expr
@@ -32,15 +33,15 @@ class Unread:
         return self.leaf.source.read_range(self.leaf.name, self.start + first, self.start + last)
 
 
-def read_late(uses: Mapping[Piece, int], order: Sequence[tuple[Piece, Sequence[Piece]]]) -> dict[Piece, Unread]:
+def read_late(uses: Mapping[Piece, int], order: Sequence[tuple[Piece, Sequence[Piece]]]) -> dict[Piece, LateLeaf]:
     """The pieces of leaves that only a call on slices of them needs, each once."""
-    found: dict[Piece, Unread] = {}
+    found: dict[Piece, LateLeaf] = {}
     for piece, needs in order:
         if not takes_slices(piece):
             continue
         for need in needs:
             if need.expr.is_leaf and uses[need] == 1 and (run := _run_of(need)) is not None:
-                found[need] = Unread(need.expr, *run)
+                found[need] = LateLeaf(need.expr, *run)
     return found
 
 
@@ -53,5 +54,10 @@ def takes_slices(piece: Piece) -> bool:
 
 
 def _run_of(piece: Piece) -> tuple[int, int] | None:
-    """The elements of a piece, if no others lie between them."""
-    return (piece.start, piece.stop) if piece.box is None else flat_range(piece.expr.aval.shape, piece.box)
+    """The elements of a piece, if no others lie between them, and they lie so in a local file: what must be fetched or
+    unpacked is read as a whole."""
+    run = (piece.start, piece.stop) if piece.box is None else flat_range(piece.expr.aval.shape, piece.box)
+    if run is None or run[0] == run[1]:
+        return None
+    found = piece.expr.source.file_run(piece.expr.name, *run)
+    return run if found is not None and isinstance(found.file, LocalFile) else None

@@ -20,7 +20,7 @@ LEAST = 1 << 20
 """Bytes of the smallest array whose memory is kept: of smaller ones the allocator keeps it."""
 
 
-class _Lease:
+class _MemoryLease:
     """What an array of borrowed bytes is based on, and so lives as long as any view of it."""
 
     def __init__(self, memory: np.ndarray):
@@ -60,7 +60,7 @@ class Recycler:
             memory, self._other = self._other, None
         else:
             memory = np.empty(nbytes, np.uint8)
-        lease = _Lease(memory)
+        lease = _MemoryLease(memory)
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return np.asarray(lease)
 
