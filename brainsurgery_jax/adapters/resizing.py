@@ -15,16 +15,13 @@ from typing import NamedTuple
 from brainsurgery_jax.adapters.extraction import ADAPTER_CONFIG, Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
 from brainsurgery_jax.adapters.reading import AdaptedModule, read_modules
-from brainsurgery_jax.adapters.stacked import Wrapped, cut_factors, join_factors, read_wrapped
+from brainsurgery_jax.adapters.stacked import Factors, Wrapped, cut_factors, join_factors, read_wrapped
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import Adapter, FactorTensor, keep_scales, read_adapter
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
-
-Factors = tuple[TensorExpr, TensorExpr]
-"""`b` [outputs, r] and `a` [r, inputs]."""
 
 
 class FactorPair(NamedTuple):

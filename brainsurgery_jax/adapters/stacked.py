@@ -80,7 +80,11 @@ def nest(parameters: Collection[str]) -> dict[str, str]:
     return {p: ".base_layer" * (len(ordered) - 1 - at) for at, p in enumerate(ordered)}
 
 
-def join_factors(view: View, pairs: Sequence[tuple[TensorExpr, TensorExpr]]) -> tuple[TensorExpr, TensorExpr]:
+Factors = tuple[TensorExpr, TensorExpr]
+"""`b` [outputs, r] and `a` [r, inputs], whose product is a change of a matrix."""
+
+
+def join_factors(view: View, pairs: Sequence[Factors]) -> Factors:
     """The factors `b` [out, r * experts] and `a` [experts * r, in] of those of each expert, [out, r] and [r, in]."""
     out, rank = pairs[0][0].aval.shape
     single = [view.apply(with_shape, b, shape=(out, rank, 1)) for b, _ in pairs]
@@ -88,9 +92,7 @@ def join_factors(view: View, pairs: Sequence[tuple[TensorExpr, TensorExpr]]) -> 
     return b, view.apply(concatenate, *(a for _, a in pairs), axis=0)
 
 
-def cut_factors(
-    view: View, b: TensorExpr, a: TensorExpr, experts: int
-) -> list[tuple[TensorExpr, TensorExpr]]:  # fmt: skip
+def cut_factors(view: View, b: TensorExpr, a: TensorExpr, experts: int) -> list[Factors]:
     """The factors [out, r] and [r, in] of each expert: what `join_factors` joined."""
     (rows, ins), out = a.aval.shape, b.aval.shape[0]
     rank = rows // experts

@@ -33,7 +33,7 @@ class DiffGroups(StrEnum):
 class Closeness:
     """How different two tensors may be that count as equal."""
 
-    eps: Annotated[float, typer.Option(metavar="X", help="Absolute closeness.", min=0)] = 0.0
+    eps: Annotated[float, typer.Option(metavar="X", help="Absolute tolerance.", min=0)] = 0.0
     rtol: Annotated[
         float, typer.Option(metavar="X", help="Relative tolerance, as a fraction of the left value.", min=0)
     ] = 0.0
