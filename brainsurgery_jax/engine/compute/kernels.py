@@ -20,6 +20,7 @@ from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.footprint import item_bytes
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.index import parts
 from brainsurgery_jax.numerics.lookup import look_up, patterns
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
     out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
         table = None if values else _table_for(e, n, len(operands))
-        length = blocks.PIECE if e.kernel.elementwise else blocks.SHORT_PIECE
+        length = blocks.PIECE if e.kernel.elementwise else parts.PIECE
         for at in range(0, n, length):
             piece = slice(at, at + length)
             if table is None:
