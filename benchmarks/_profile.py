@@ -30,7 +30,11 @@ PACKAGE = "brainsurgery_jax"
 OURS = {
     f"{PACKAGE}.api": {"load": "planning"},
     f"{PACKAGE}.lower": {"start": "planning", "lower": "planning"},
-    f"{PACKAGE}.engine.compute.kernels": {"call_elementwise": "kernels", "call_block": "kernels"},
+    f"{PACKAGE}.engine.compute.kernels": {
+        "call_elementwise": "kernels",
+        "call_in_pieces": "kernels",
+        "call_block": "kernels",
+    },
     f"{PACKAGE}.engine.compute.placement": {"call_placed": "whole calls"},
     f"{PACKAGE}.store.io.positioned": {"read_into": "reading", "write_all": "writing", "copy_range": "copying"},
 }

@@ -250,7 +250,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     expect_plan(plan, "explain")
     from brainsurgery_jax.engine.plan.planner import plan_work
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
-    from brainsurgery_jax.engine.plan.schedule import roots_of
+    from brainsurgery_jax.engine.plan.schedule import exprs_of, roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
     from brainsurgery_jax.engine.run.execute import count_tasks, equip
     from brainsurgery_jax.engine.run.staging import cut, held_at_end
@@ -262,7 +262,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))
-        _, machine = equip(roots, budget)
+        _, machine = equip(exprs_of(roots), budget)
         items = plan_work(program, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied

@@ -7,13 +7,18 @@ bit of a long sum may differ from that of numpy's order, and is rounded away whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.dtypes import to_numpy
-from brainsurgery_jax.expression.program import Literal, Node
+from brainsurgery_jax.dtypes import Aval, to_numpy
+from brainsurgery_jax.expression.cut_rules import elementwise
+from brainsurgery_jax.expression.evaluate import evaluate
+from brainsurgery_jax.expression.liveness import peak
+from brainsurgery_jax.expression.operations import OPERATIONS
+from brainsurgery_jax.expression.program import Computation, Literal, Node
+from brainsurgery_jax.expression.ranges import find_guarded
 from brainsurgery_jax.expression.reductions import finite_or_zero, place_of
 from brainsurgery_jax.numerics.places import PlaceSearch
 from brainsurgery_jax.numerics.ranks import find_places
@@ -45,9 +50,46 @@ def _has_place(node: Node, shape: Shape) -> bool:
     return _is_of_all(node, shape) and isinstance(share, Literal) and 0 <= share.value <= 1
 
 
-def passes_of(node: Node, shape: Shape) -> Passes:
-    """The passes that compute an operation on a tensor of a shape."""
-    return _FOLDS[node.op].passes(node, shape)
+def can_derive(node: Node, operand: Computation) -> bool:
+    """Whether the passes of a fold make its operand themselves, a piece at a time: their answer is the same wherever
+    blocks are cut, and each element of the operand is made of one element of one tensor."""
+    return _FOLDS[node.op].any_cut and not find_guarded(operand) and _for_elements(operand) is not None
+
+
+def passes_of(program: Computation, shape: Shape) -> Passes:
+    """The passes that compute the last operation of a program on a tensor of a shape. The others make its operand."""
+    *before, node = program.nodes
+    passes = _FOLDS[node.op].passes(node, shape)
+    each = _for_elements(Computation(tuple(before)))
+    assert each is not None, "`can_derive` was asked"
+    return passes if len(before) == 1 else tuple(partial(_derive, each, one) for one in passes)
+
+
+def _for_elements(program: Computation) -> Computation | None:
+    """A program for tensors of any length, if it makes each element of its result of one element of one tensor."""
+    rest = [node for node in program.nodes if not node.is_leaf]
+    if len(program.nodes) - len(rest) != 1 or any(node.aval.shape != program.aval.shape for node in rest):
+        return None
+    if not all(node.sources and OPERATIONS[node.op].cut is elementwise for node in rest):
+        return None
+    return Computation(tuple(node._replace(aval=Aval((1,), node.aval.dtype)) for node in program.nodes))
+
+
+def _derive(each: Computation, make: Callable[[Any], Reduction], before: object) -> Reduction:
+    """A pass over what a program makes of each element, while it is in the cache."""
+    reduction = make(before)
+
+    def block(x: np.ndarray) -> Any:
+        pieces = (x[at : at + PIECE] for at in range(0, x.size, PIECE))
+        with np.errstate(all="ignore"):
+            return reduce(reduction.merge, (reduction.block(np.asarray(evaluate(each, [y])[0])) for y in pieces))
+
+    made = peak(each) + each.aval.nbytes
+    return reduction._replace(block=block, passing=(reduction.passing or 0) + made)
+
+
+PIECE = 1 << 18
+"""Elements that are made together."""
 
 
 def _finish(node: Node, value: np.ndarray | float) -> np.ndarray:
@@ -222,10 +264,12 @@ def _order(node: Node, shape: Shape, places: tuple[int, ...], finish: Callable[[
 
 
 class FoldRule(NamedTuple):
-    """The passes of an operation over a tensor of a shape, and when there are any."""
+    """The passes of an operation over a tensor of a shape, and when there are any. `any_cut`: they give the same bits
+    wherever the blocks of a tensor are cut."""
 
     passes: Callable[[Node, Shape], Passes]
     fits: Callable[[Node, Shape], bool] = _always
+    any_cut: bool = False
 
 
 _FOLDS: Mapping[str, FoldRule] = {
@@ -240,7 +284,7 @@ _FOLDS: Mapping[str, FoldRule] = {
     "var": FoldRule(_variance(root=False)),
     "min": FoldRule(_extreme("min")),
     "max": FoldRule(_extreme("max")),
-    "kth_largest": FoldRule(_kth, _is_of_all),
-    "median": FoldRule(_median, _is_of_all),
-    "quantile": FoldRule(_quantile, _has_place),
+    "kth_largest": FoldRule(_kth, _is_of_all, any_cut=True),
+    "median": FoldRule(_median, _is_of_all, any_cut=True),
+    "quantile": FoldRule(_quantile, _has_place, any_cut=True),
 }

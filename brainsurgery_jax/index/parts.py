@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from brainsurgery_jax.index.boxes import Box, Span1, whole
 
+PIECE = 1 << 17
+"""Elements of a part that numpy computes at a time, where the kernel takes any: what it makes stays in the cache."""
+
 
 class AxisCut(NamedTuple):
     """A cut of a result along one of its axes, into equal units; a part has `step` of them, the last one the rest.

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Aval, DType, to_numpy
-from brainsurgery_jax.index.parts import AxisCut, Cuts
+from brainsurgery_jax.index.parts import PIECE, AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
@@ -64,9 +64,6 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
         before_rounding=_before_rounding,
     )
 
-
-PIECE = 1 << 17
-"""Elements of a part that are computed at a time: what is made on the way stays in the cache."""
 
 PART = 1 << 20
 """Elements of a part."""

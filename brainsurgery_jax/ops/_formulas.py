@@ -131,12 +131,12 @@ def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) 
 
 
 def _passes(avals: Avals, params: ProgramParams) -> Passes:
-    return passes_of(params["program"].nodes[-1], avals[0].shape)
+    return passes_of(params["program"], avals[0].shape)
 
 
 @kernel("compute", result=_result, host=_on_numpy, fold=_passes)
 def fold_tensor(x: Num[Array, "..."], *, program: Computation) -> Array:
-    """A reduction of a streamed tensor."""
+    """A reduction of a streamed tensor, or of what a program makes of each of its elements."""
     return evaluate(program, [x])[0]
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.expression.folds import can_fold
+from brainsurgery_jax.expression.folds import can_derive, can_fold
 from brainsurgery_jax.expression.parse import Expression, parse_expression
 from brainsurgery_jax.expression.partition import is_written_well, partition
 from brainsurgery_jax.expression.program import At, Computation, below, excerpt, leaf, round_result
@@ -284,9 +284,13 @@ def _fold(view: View, program: Computation, number: int, operands: Sequence[Tens
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
-    x = _stream(view, _renumber(inner), _select_operands(inner, operands))
-    own = tuple(At(0) if isinstance(operand, At) else operand for operand in node.operands)
-    return view.apply(fold_tensor, x, program=Computation((leaf(0, x.aval), node._replace(operands=own))))
+    operand, own = _renumber(inner), _select_operands(inner, operands)
+    if not can_derive(node, operand):
+        x = _stream(view, operand, own)
+        operand, own = Computation((leaf(0, x.aval),)), [x]
+    last = At(len(operand.nodes) - 1)
+    made = node._replace(operands=tuple(last if isinstance(x, At) else x for x in node.operands))
+    return view.apply(fold_tensor, *own, program=Computation((*operand.nodes, made)))
 
 
 def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> list[TensorExpr]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from brainsurgery_jax.engine.compute.devices import Devices
-from brainsurgery_jax.engine.plan.schedule import roots_of
+from brainsurgery_jax.engine.plan.schedule import exprs_of, roots_of
 from brainsurgery_jax.engine.run.execute import choose_accelerators
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.plan.model import PlanData
@@ -41,7 +41,7 @@ def identity_of(
          [(name, str(e.aval)) for name, e in p.tensors.items()])
         for p in program.publications
     ]  # fmt: skip
-    versions = versions_of(choose_accelerators(list(roots_of(program)), devices).backend)
+    versions = versions_of(choose_accelerators(exprs_of(roots_of(program)), devices).backend)
     found = {"plan": (said, code), "inputs": read, "outputs": outputs, "versions": versions}
     return {kind: _digest(value) for kind, value in found.items()}
 

@@ -10,7 +10,7 @@ from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.engine.plan.schedule import roots_of
+from brainsurgery_jax.engine.plan.schedule import exprs_of, roots_of
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.execute import choose_accelerators
 from brainsurgery_jax.engine.run.staging import Handling
@@ -92,7 +92,7 @@ class Recording:
         self._program, self._aliases = program, {id(source): alias for alias, source in reversed(list(inputs.items()))}
         if not self._wish.digests and not any(map(_may_carry, program.publications)):
             return
-        backend = choose_accelerators(list(roots_of(program)), self._budget.devices).backend
+        backend = choose_accelerators(exprs_of(roots_of(program)), self._budget.devices).backend
         self._versions = versions_of(backend)
         for p in program.publications if self._wish.digests else ():
             if p.kept:

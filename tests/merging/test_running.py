@@ -17,6 +17,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_NAME, to_numpy
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.run import budget
+from brainsurgery_jax.index import parts
 from brainsurgery_jax.merging.combine import add_multiples
 from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import Sparsifier
@@ -101,7 +102,7 @@ def test_the_length_of_a_piece_changes_no_bit(
     found = []
     for length in (1 << 17, 900):
         monkeypatch.setattr(blocks, "PIECE", length)
-        monkeypatch.setattr(blocks, "SHORT_PIECE", length)
+        monkeypatch.setattr(parts, "PIECE", length)
         plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
         plan["output"]["alias"] = "m"
         bs.load(plan).run(durable=False)

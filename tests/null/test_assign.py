@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, split
 from brainsurgery_jax.engine.plan.blocks import BLOCK
@@ -14,6 +16,7 @@ from brainsurgery_jax.engine.plan.schedule import question_of
 from brainsurgery_jax.engine.plan.simulate import CLOSE, ClusterModel, simulate, stages_of
 from brainsurgery_jax.engine.plan.work import Ask, Copy, Machine, Passage, Stream, Whole, WorkItem
 from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.store.balance import balance
 from tests.null.world import Headers, program
 
 MACHINE = Machine(host_bytes=1 << 40, threads=2)
@@ -170,3 +173,11 @@ def test_a_long_tensor_that_is_streamed_is_cut_at_blocks_for_several_processes_t
 def test_what_is_short_or_answers_a_question_is_not_cut():
     items = [*work_of({"a": f"f32[{16 * BLOCK}]"}, HALF), asking(1 << 40, 0)]
     assert cut_long(items) == items
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.lists(st.integers(0, 50), min_size=1, max_size=5))
+def test_each_size_goes_to_the_first_process_that_has_the_least(sizes: list[int], loads: list[int]):
+    own = list(loads)
+    for size, home in zip(sizes, balance(sizes, loads), strict=True):
+        assert home == own.index(min(own))
+        own[home] += size

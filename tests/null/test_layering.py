@@ -102,7 +102,8 @@ MAY_IMPORT = {
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
     "store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
-    "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
+    "engine.plan": "errors dtypes index protocol graph lower.program store.balance store.base store.sizes "
+    "store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
     "engine.compute": "reduction errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan "
     "engine.events",

@@ -15,11 +15,12 @@ import scipy.special
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.plan import schedule
-from brainsurgery_jax.expression import partition, reductions
+from brainsurgery_jax.expression import folds, partition, reductions
 from brainsurgery_jax.expression.evaluate import evaluate
 from brainsurgery_jax.expression.parse import parse_expression
 from brainsurgery_jax.expression.typing import type_expression
 from brainsurgery_jax.graph.expr import is_fold, walk
+from brainsurgery_jax.numerics import windows
 from brainsurgery_jax.numerics.ranks import find_places
 from brainsurgery_jax.ops import compute
 from brainsurgery_jax.store.safetensors.source import SafetensorsSource
@@ -146,6 +147,41 @@ def test_under_jit_a_quantile_has_the_bits_of_numpy(expr: str, axis: Any) -> Non
     step = {"compute": {"from": {"x": "x"}, "expr": f"{expr[:-1]}, axis={axis})", "to": "out"}}
     found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
     assert same(np.asarray(found), wanted.astype(np.float32))
+
+
+DERIVED: dict[str, Any] = {
+    "quantile(abs(x), 0.2)": lambda x: np.quantile(np.abs(x), np.asarray(0.2)),
+    "median(x * x - 1)": lambda x: np.median(x * x - 1),
+    "kth_largest(maximum(x, -x), 17)": lambda x: np.nan if np.isnan(x).any() else np.sort(np.abs(x), axis=None)[-17],
+}
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("odd", [1.0, np.nan, -np.inf, -0.0, np.float32(1e-42)], ids=str)
+@pytest.mark.parametrize("expr", DERIVED)
+def test_places_among_what_is_made_of_each_element_are_found_as_it_is_read(
+    expr: str, odd: float, sampled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "PIECE", 5)
+    if sampled:
+        monkeypatch.setattr(windows, "SAMPLE", 16)
+    x = X.copy()
+    x[1, 2, 3] = x[6, 5, 4] = odd
+    with np.errstate(invalid="ignore"):
+        assert same(value(tmp_path, expr, x), np.asarray(DERIVED[expr](x), np.float32))
+
+
+@pytest.mark.parametrize(("expr", "made"), [
+    ("quantile(abs(x), 0.2)", False), ("median(x)", False),
+    ("quantile(x - mean(x), 0.2)", True), ("quantile(roll(x, 1), 0.2)", True), ("norm(abs(x))", True),
+])  # fmt: skip
+def test_only_what_is_made_of_each_element_alone_and_cut_anywhere_is_made_by_the_fold(
+    expr: str, made: bool, tmp_path: Path
+) -> None:
+    step = {"compute": {"from": {"x": "x"}, "expr": expr, "to": "out"}}
+    program = bs.load(plan_of(tmp_path, {"x": X}, step)).explain().program
+    last = [e for e in walk([program.publications[0].tensors["out"]]) if is_fold(e)][-1]
+    assert last.srcs[0].is_call is made
 
 
 @pytest.mark.parametrize("size", [1, 2, 209, 210])

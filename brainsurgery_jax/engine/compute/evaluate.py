@@ -160,7 +160,7 @@ class Evaluator:
             return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[key_of_box(piece.box)]
         assert e.kernel is not None
         if e.kernel.elementwise:
-            made = _in_blocks(e, _flat(operands))
+            made = call_in_pieces(e, operands) if runs_on_numpy(e) else _in_blocks(e, operands)
             return made if piece.box is None else np.asarray(made).reshape(piece.shape)
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
@@ -181,10 +181,6 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _flat(operands: Sequence[Array | LateLeaf]) -> list[np.ndarray | LateLeaf]:
-    return [x if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in operands]
-
-
 def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...]) -> np.ndarray:
     """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
     assert e.kernel is not None
@@ -192,15 +188,16 @@ def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, 
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
     whole = [np.asarray(x) for x in operands[count:]]
-    return call_in_pieces(e, _flat(operands[:count]), whole).reshape(shape)
+    return call_in_pieces(e, operands[:count], whole).reshape(shape)
 
 
-def _in_blocks(e: Expr, operands: Sequence[np.ndarray | LateLeaf]) -> Array:
-    """Run an elementwise kernel on flat operands, block by block: a box can span far more elements than it contains."""
-    n = operands[0].size
+def _in_blocks(e: Expr, operands: Sequence[Array | LateLeaf]) -> Array:
+    """Run a compiled elementwise kernel, block by block: a box can span far more elements than it contains."""
+    flat = [np.asarray(x).reshape(-1) for x in operands]
+    n = flat[0].size
     if n <= blocks.BLOCK:
-        return call_elementwise(e, operands)
-    return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in operands])) for at, end in cuts(0, n)])
+        return call_elementwise(e, flat)
+    return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in flat])) for at, end in cuts(0, n)])
 
 
 def _blocks(e: Expr, start: int, stop: int) -> np.ndarray:

@@ -19,7 +19,8 @@ from brainsurgery_jax.engine.compute.reading import LateLeaf
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.footprint import item_bytes
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
+from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.index import parts
 from brainsurgery_jax.numerics.lookup import look_up, patterns
 
 if TYPE_CHECKING:
@@ -56,26 +57,25 @@ def precise(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def call_elementwise(e: Expr, operands: Sequence[np.ndarray | LateLeaf]) -> Array:
-    """One elementwise kernel on flat operands of at most one block."""
+def call_elementwise(e: Expr, operands: Sequence[np.ndarray]) -> Array:
+    """One compiled elementwise kernel on flat operands of at most one block."""
     n = operands[0].size
     assert e.kernel is not None and n <= blocks.BLOCK
-    if runs_on_numpy(e):
-        return call_in_pieces(e, operands)
     length = blocks.pad_length(n)
-    result = accept(e, compiled(e.kernel, e.static)([_pad(x[:], length) for x in operands], numbers_of(e)))
+    result = accept(e, compiled(e.kernel, e.static)([_pad(x, length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
 
-def call_in_pieces(e: Expr, operands: Sequence[np.ndarray | LateLeaf], values: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """Run a kernel on flat numpy arrays, in pieces that fit in the cache together with their intermediate results.
-    `values` are operands that each piece needs whole."""
+def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """Run a kernel on numpy arrays, taken flat, in pieces that fit in the cache together with their intermediate
+    results; the result is flat. `values` are operands that each piece needs whole."""
+    operands = [x if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in operands]
     assert e.kernel is not None
     n, function, numbers = operands[0].size, pure(e.kernel, _before_rounding(e)), numbers_of(e)
     out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
         table = None if values else _table_for(e, n, len(operands))
-        length = blocks.PIECE if e.kernel.elementwise else blocks.SHORT_PIECE
+        length = blocks.PIECE if e.kernel.elementwise else parts.PIECE
         for at in range(0, n, length):
             piece = slice(at, at + length)
             if table is None:

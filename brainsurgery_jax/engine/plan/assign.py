@@ -7,12 +7,12 @@ order of the work: the answer has the same bits, however many processes there ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heapify, heapreplace
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.planner import COPY_BYTES
 from brainsurgery_jax.engine.plan.work import Passage, Put, Stream, Whole, WorkItem, item_of, questions_of
+from brainsurgery_jax.store.balance import balance
 
 GRAIN = 32
 """What is larger than one part in so many of a process's share is placed first, the largest first."""
@@ -109,13 +109,9 @@ def _units(items: Sequence[WorkItem]) -> list[_Unit]:
 
 
 def _spread(units: Iterable[_Unit], loads: list[int]) -> Iterator[tuple[_Unit, int]]:
-    """Each unit with the process that has the least when its turn comes. Graham, Bounds on multiprocessing timing
-    anomalies, 1969: the largest first."""
-    heap = [(load, process) for process, load in enumerate(loads)]
-    heapify(heap)
-    for unit in sorted(units, key=lambda unit: (not unit.whole, -unit.nbytes)):
-        load, process = heap[0]
-        heapreplace(heap, (load + unit.nbytes, process))
+    """Each unit with the process that has the least when its turn comes, the largest first."""
+    ordered = sorted(units, key=lambda unit: (not unit.whole, -unit.nbytes))
+    for unit, process in zip(ordered, balance([unit.nbytes for unit in ordered], loads), strict=True):
         loads[process] += unit.nbytes
         yield unit, process
 

@@ -10,9 +10,6 @@ BLOCK = 1 << 20
 PIECE = 1 << 18
 """Elements of a block that numpy computes at a time."""
 
-SHORT_PIECE = 1 << 17
-"""The same of a part of a result, for which more is made on the way."""
-
 LEAST = 1 << 10
 """Elements to which shorter blocks are padded."""
 

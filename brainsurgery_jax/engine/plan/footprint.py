@@ -59,17 +59,25 @@ class Cost(NamedTuple):
     reads: int
 
 
-def block_cost(exprs: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending]) -> Cost:
+def block_cost(
+    exprs: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending], known: dict[Hashable, Cost]
+) -> Cost:
     """The cost of streaming a range of tensors, and of answering `questions` about it: the peak of the longest block,
-    and the bytes of all."""
+    and the bytes of all. `known`: costs of ranges of other tensors, which may be like these; it is added to."""
+    key = None if questions else _key_of(exprs, start, stop)
+    if key in known:
+        return known[key]
     first, last = max(cuts(start, stop), key=lambda block: block[1] - block[0])
     _, order = plan_pieces([Piece(e, first, last) for e in exprs])
     asking = max((looking(question, last - first) for question in questions), default=0)
     reads = _bytes_read(p for p, _ in order) * (stop - start) // (last - first)
-    return Cost(worst_moment(order, piece_bytes, _making) + asking + BOOKKEEPING, reads)
+    cost = Cost(worst_moment(order, piece_bytes, _making) + asking + BOOKKEEPING, reads)
+    if key is not None:
+        known[key] = cost
+    return cost
 
 
-def cost_key(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
+def _key_of(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
     """What the cost of a block depends on, if that is an elementwise call on leaves, as it is of most tensors of most
     plans; else None."""
     e = exprs[0]

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, Cost, block_cost, box_cost, cost_key
+from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, Cost, block_cost, box_cost
 from brainsurgery_jax.engine.plan.schedule import (
     Root,
     Task,
@@ -174,17 +174,9 @@ def _ask_while_writing(tiled: Sequence[Portion], asking: Sequence[Portion]) -> t
 
 
 def _stream_item(passages: Sequence[Passage], known: dict[Hashable, Cost]) -> WorkItem:
-    """The item of a long range, or of several short ones that are one block together. `known`: costs of blocks."""
-    costs = [_cost_of(p, known) for p in passages]
+    """The item of a long range, or of several short ones that are one block together. `known`: see `block_cost`."""
+    costs = [block_cost(p.exprs, p.start, p.stop, p.questions, known) for p in passages]
     return item_of(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs))
-
-
-def _cost_of(p: Passage, known: dict[Hashable, Cost]) -> Cost:
-    key = None if p.questions else cost_key(p.exprs, p.start, p.stop)
-    cost = known.get(key) or block_cost(p.exprs, p.start, p.stop, p.questions)
-    if key is not None:
-        known[key] = cost
-    return cost
 
 
 def _box_item(portions: Sequence[Portion]) -> WorkItem:

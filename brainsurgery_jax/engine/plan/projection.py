@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan.work import (
@@ -27,7 +27,7 @@ from brainsurgery_jax.engine.plan.work import (
     results_held,
 )
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import walk
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -45,10 +45,9 @@ def projection(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> 
     The results of folds are held to the end, and so is what sources keep.
     """
     folds = [item.work for item in items if isinstance(item.work, Fold)]
-    stages = [_stage([item for item in items if not isinstance(item.work, Fold)], machine)]
-    stages += [_stage(fold.items, machine) for fold in folds]
-    held = sum(map(results_held, folds)) + _reading(items, machine)
-    stages.append(Projection(at_end, at_end))
+    together = [[item for item in items if not isinstance(item.work, Fold)], *(fold.items for fold in folds)]
+    stages = [*(_stage(stage, machine) for stage in together), Projection(at_end, at_end)]
+    held = sum(map(results_held, folds)) + _reading(chain.from_iterable(together), machine)
     return Projection(max(p.largest for p in stages) + held, max(p.in_all for p in stages) + held)
 
 
@@ -62,18 +61,11 @@ def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
 
 def _reading(items: Iterable[WorkItem], machine: Machine) -> int:
     """The bytes that the sources of these items take to be read."""
-    sources = dict.fromkeys(e.source for e in walk(_exprs(items)) if e.is_leaf)
+    ends = (delivery.end for item in items for delivery in deliveries(item.work))
+    exprs = (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
+    sources = dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf)
     needed = [source.header.reading for source in sources]
     return sum(reading.held + machine.threads * reading.each for reading in needed)
-
-
-def _exprs(items: Iterable[WorkItem]) -> Iterator[Expr]:
-    for item in items:
-        if isinstance(item.work, Fold):
-            yield from _exprs(item.work.items)
-        else:
-            ends = (delivery.end for delivery in deliveries(item.work))
-            yield from (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
 
 
 def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> None:

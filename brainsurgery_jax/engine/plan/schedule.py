@@ -85,6 +85,11 @@ def roots_of(program: Program) -> Iterator[Root]:
         yield from (Written(number, name, e) for name, e in publication.written.items())
 
 
+def exprs_of(roots: Iterable[Root]) -> list[Expr]:
+    """The expressions that these roots are about."""
+    return [e for root in roots for e in root.exprs]
+
+
 def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
     """Questions as roots, without those about tensors without elements, whose answers are known."""
     yield from (Asked(q, number) for number, q in enumerate(q for q in questions if not is_empty(q)))

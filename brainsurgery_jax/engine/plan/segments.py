@@ -158,7 +158,7 @@ def _natural(e: Expr) -> list[Tile]:
         e = below
     tiles = _tiles_here(e)
     for mover in reversed(passed):
-        tiles = [_placed(mover, 0, tile) for tile in tiles]
+        tiles = [tile._replace(box=_place(mover, 0, tile.box)) for tile in tiles]
     return tiles
 
 
@@ -180,7 +180,8 @@ def _tiles_here(e: Expr) -> list[Tile]:
         if (cuts := cuts_of(e)) is not None:
             return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
         if e.moves is not None and _keeps_boxes(e, e.moves):
-            return [_placed(e, number, tile) for number, src in enumerate(e.srcs) for tile in _natural(src)]
+            inner = ((number, tile) for number, src in enumerate(e.srcs) for tile in _natural(src))
+            return [tile._replace(box=_place(e, number, tile.box)) for number, tile in inner]
     return [Tile(whole(e.aval.shape))]
 
 
@@ -190,12 +191,12 @@ def _keeps_boxes(e: Expr, moves: Moves) -> bool:
     return all(moves.place(avals, n, whole(src.aval.shape)) is not None for n, src in enumerate(e.srcs))
 
 
-def _placed(e: Expr, number: int, tile: Tile) -> Tile:
+def _place(e: Expr, number: int, box: Box) -> Box:
     """The box of the result where a box of an operand goes."""
     assert e.moves is not None
-    box = e.moves.place(operand_avals(e), number, tile.box)
-    assert box is not None, "as all of the operand does"
-    return Tile(box, tile.is_part)
+    place = e.moves.place(operand_avals(e), number, box)
+    assert place is not None, "as all of the operand does"
+    return place
 
 
 def cut(box: Box, most: int, axis: int) -> Iterator[Box]:

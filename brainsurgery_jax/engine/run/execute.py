@@ -26,7 +26,7 @@ from brainsurgery_jax.engine.events import (
 from brainsurgery_jax.engine.plan.assign import cut_long
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
-from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, question_of, roots_of
+from brainsurgery_jax.engine.plan.schedule import Root, asked, exprs_of, is_empty, question_of, roots_of
 from brainsurgery_jax.engine.plan.work import (
     Fold,
     Light,
@@ -42,6 +42,7 @@ from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.hosts import ALONE, Hosts, agree
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
+from brainsurgery_jax.engine.run.resume import Resumption
 from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging, held_at_end
 from brainsurgery_jax.engine.run.together import agree_on_kept, digest_keys, exchange, stages
 from brainsurgery_jax.engine.run.verdicts import Verdicts
@@ -66,7 +67,8 @@ def execute(
     `stop` is looked at between items. `hosts`: the processes that run it together; the first publishes.
     """
     roots = list(roots_of(program))
-    own, machine = equip(roots, budget)
+    exprs = exprs_of(roots)
+    own, machine = equip(exprs, budget)
     items = plan_work(program, machine)
     if hosts.count > 1:
         items = cut_long(items)
@@ -79,13 +81,13 @@ def execute(
         for note in staging.notes:
             tell(Noted(note))
         bench = Bench(
-            staging.writers, verdicts, tell, own, {}, _compiles(roots, accelerated=bool(machine.devices)),
+            staging.writers, verdicts, tell, own, {}, _compiles(exprs, accelerated=bool(machine.devices)),
             hosts.stop(stop), handling.resumption, hosts,
         )  # fmt: skip
         _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))), roots)
         assert verdicts.settled
         tell(Finishing())
-        for source in dict.fromkeys(e.source for e in walk(e for r in roots for e in r.exprs) if e.is_leaf):
+        for source in dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf):
             source.verify_unchanged()
         if hosts.count > 1:
             staging.encode_part()
@@ -140,7 +142,7 @@ def answers(questions: Sequence[Pending], budget: Budget, stop: StopSignal = NEV
     """The answers to questions that are not about a program. Raises PlanError for a budget that is too small, and
     Stopped."""
     roots = list(asked(questions))
-    own, machine = equip(roots, budget)
+    own, machine = equip(exprs_of(roots), budget)
     items = plan_roots(roots, machine)
     refuse_too_large(items, machine)
     bench = Bench([], Verdicts((), ignore), ignore, own, {}, False, stop)
@@ -149,7 +151,7 @@ def answers(questions: Sequence[Pending], budget: Budget, stop: StopSignal = NEV
 
 def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known: Values) -> Mapping[Pending, object]:
     roots, verdicts = list(asked(questions)), Verdicts((), ignore)
-    compiles = _compiles(roots, accelerated=bool(machine.devices))
+    compiles = _compiles(exprs_of(roots), accelerated=bool(machine.devices))
     own = replace(bench, verdicts=verdicts, tell=ignore, known=known, compiles=compiles)
     _run(plan_stage(roots, machine, known), machine, own, roots)
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
@@ -173,23 +175,22 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
     return known
 
 
-def equip(roots: Sequence[Root], budget: Budget) -> tuple[Accelerators, Machine]:
-    """The accelerators that are computed on, and what a run may use, as a value."""
-    own = choose_accelerators(roots, budget.devices)
+def equip(exprs: Sequence[Expr], budget: Budget) -> tuple[Accelerators, Machine]:
+    """The accelerators that these are computed on, and what a run may use, as a value."""
+    own = choose_accelerators(exprs, budget.devices)
     return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each)
 
 
-def choose_accelerators(roots: Sequence[Root], devices: Devices) -> Accelerators:
-    """The accelerators that are computed on. There are none where nothing can be compiled, since asking for them starts
-    JAX. Raises PlanError for those that are not there."""
-    return accelerators(devices) if devices not in ("all", "cpu") or _compiles(roots, accelerated=True) else NONE
+def choose_accelerators(exprs: Sequence[Expr], devices: Devices) -> Accelerators:
+    """The accelerators that these are computed on. There are none where nothing can be compiled, since asking for them
+    starts JAX. Raises PlanError for those that are not there."""
+    return accelerators(devices) if devices not in ("all", "cpu") or _compiles(exprs, accelerated=True) else NONE
 
 
-def _compiles(roots: Iterable[Root], *, accelerated: bool) -> bool:
+def _compiles(exprs: Iterable[Expr], *, accelerated: bool) -> bool:
     """Whether JAX computes a call. It does not compute folds, what only moves, and what numpy does, unless there are
     accelerators for it."""
-    nodes = walk(e for r in roots for e in r.exprs)
-    calls = (e for e in nodes if e.kernel is not None and e.moves is None and not is_fold(e))
+    calls = (e for e in walk(exprs) if e.kernel is not None and e.moves is None and not is_fold(e))
     return any(not runs_on_numpy(e) or (accelerated and runs_on_devices(e)) for e in calls)
 
 
@@ -203,20 +204,26 @@ def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
 
 
 def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench, roots: Sequence[Root]) -> None:
-    """All items but folds, which are in `bench.known`: those of this process, stage by stage, and the answers of the
-    others."""
-    items = _without_kept([item for item in items if not isinstance(item.work, Fold)], bench)
+    """All items but folds, which are in `bench.known`. Of several processes, each performs its own items, stage by
+    stage, and takes the answers of the others."""
+    items = [item for item in items if not isinstance(item.work, Fold)]
+    if bench.resumption is not None:
+        items = _without_kept(items, bench, bench.resumption)
+    if bench.hosts.count == 1:
+        _perform_all(items, machine, bench)
+        return
     for mine, others in stages(items, bench.hosts):
-        if bench.resumption is not None:
-            bench.resumption.begin(mine)
-        _run_own(mine, machine, bench)
+        _perform_all(mine, machine, bench)
         exchange(mine, roots, bench)
         if not bench.hosts.number:  # who publishes counts what all have written
             for item in others:
                 keep(item, bench)
 
 
-def _run_own(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
+def _perform_all(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
+    """Perform items on threads, and settle their results in order."""
+    if bench.resumption is not None:
+        bench.resumption.begin(items)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
         for item, part, moved in _parts_in_turn(items, bench, pool.drain):
@@ -227,12 +234,10 @@ def _run_own(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
         raise Stopped
 
 
-def _without_kept(items: Sequence[WorkItem], bench: Bench) -> Sequence[WorkItem]:
+def _without_kept(items: Sequence[WorkItem], bench: Bench, resumption: Resumption) -> Sequence[WorkItem]:
     """The items that are left to do, when those are reported that an interrupted run has done."""
-    if bench.resumption is None:
-        return items
-    kept = agree_on_kept(bench.resumption.kept(items), bench.hosts)
-    if (note := bench.resumption.note(kept, items)) is not None:
+    kept = agree_on_kept(resumption.kept(items), bench.hosts)
+    if (note := resumption.note(kept, items)) is not None:
         bench.tell(Noted(note))
     for item in items:
         if item.key in kept:

@@ -60,26 +60,21 @@ Result = tuple[Put | Transfer, int] | tuple[Ask, object]
 class Done(NamedTuple):
     """The results of a piece of work, in order, and what it wrote, if a journal is kept."""
 
-    told: tuple[Factorized | Noted, ...]
-    results: tuple[Result, ...]
-    written: tuple[WrittenPart, ...] = ()
+    told: Sequence[Factorized | Noted]
+    results: Sequence[Result]
+    written: Sequence[WrittenPart]
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
     """Perform a piece of work. Called on any thread. Only where something is compiled the 64-bit context is entered:
     what numpy does never imports JAX."""
-    with exact() if bench.compiles else nullcontext():
-        if bench.resumption is None:
-            return _perform(work, bench)
-        with bench.resumption.part() as written:
-            done = _perform(work, bench)
-        return done._replace(written=tuple(written))
-
-
-def _perform(work: Light | Whole, bench: Bench) -> Done:
-    if isinstance(work, Whole):
-        return _call(work, bench)
-    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
+    journal = nullcontext([]) if bench.resumption is None else bench.resumption.part()
+    with exact() if bench.compiles else nullcontext(), journal as written:
+        if isinstance(work, Whole):
+            told, results = _call(work, bench)
+        else:
+            told, results = [], list(_pass(work, bench, Evaluator(own=bench.own, known=bench.known)))
+    return Done(told, results, written)
 
 
 def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
@@ -106,7 +101,7 @@ def keep(item: WorkItem, bench: Bench) -> None:
     bench.tell(Advanced(item.key, item.reads + item.writes))
 
 
-def _call(work: Whole, bench: Bench) -> Done:
+def _call(work: Whole, bench: Bench) -> tuple[list[Factorized | Noted], list[Result]]:
     """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
     told: list[Factorized | Noted] = []
     results: list[Result] = []
@@ -115,7 +110,7 @@ def _call(work: Whole, bench: Bench) -> Done:
         for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
             results += (result for w in light for result in _pass(w, bench, evaluator))
         told += evaluator.told
-    return Done(tuple(told), tuple(results))
+    return told, results
 
 
 def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:

@@ -17,9 +17,6 @@ from brainsurgery_jax.engine.run.perform import Bench
 def stages(items: Sequence[WorkItem], hosts: Hosts) -> Iterator[tuple[list[WorkItem], list[WorkItem]]]:
     """The items of this process and those of the others, by stages after which all wait for each other. What only reads
     comes first, so that a failing assert stops all before they write."""
-    if hosts.count == 1:
-        yield list(items), []
-        return
     for together in split(items):
         mine: list[WorkItem] = []
         others: list[WorkItem] = []
@@ -31,8 +28,6 @@ def stages(items: Sequence[WorkItem], hosts: Hosts) -> Iterator[tuple[list[WorkI
 def exchange(items: Iterable[WorkItem], roots: Iterable[Root], bench: Bench) -> None:
     """Tell the others the answers that these items of ours gave, and take theirs. Raises PlanError for an assert that
     fails, on all processes the same."""
-    if bench.hosts.count == 1:
-        return
     questions = {root.number: root.question for root in roots if isinstance(root, Asked)}
     own = {n: bench.verdicts.answers[questions[n]] for item in items for n in questions_of(item.work)}
     said = bench.hosts.gather("answers", pack(own))

@@ -11,13 +11,13 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from heapq import heapreplace
 from typing import IO, TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.balance import balance
 from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
@@ -180,14 +180,10 @@ def path_of(staged: StagedOutput) -> str:
 
 
 def share(avals: Mapping[str, Aval], process: int, processes: int) -> list[str]:
-    """The tensors that one of several processes encodes, in order: the largest first go to who has the least so far."""
-    loads = [(0, number) for number in range(processes)]
-    mine: set[str] = set()
-    for name in sorted(avals, key=lambda name: (-avals[name].nbytes, name)):
-        load, number = loads[0]
-        heapreplace(loads, (load + avals[name].nbytes, number))
-        if number == process:
-            mine.add(name)
+    """The tensors that one of several processes encodes, in order."""
+    names = sorted(avals, key=lambda name: (-avals[name].nbytes, name))
+    homes = balance([avals[name].nbytes for name in names], [0] * processes)
+    mine = {name for name, home in zip(names, homes, strict=True) if home == process}
     return [name for name in avals if name in mine]
 
 
