@@ -54,6 +54,7 @@ class KernelFacts(TypedDict, total=False):
     parts: Fact[Cuts]
     needs_whole: Fact[int]
     before_rounding: Fact[DType | None]
+    alike: Fact[bool]
     fold: Fact[Passes]
     with_tensors: Callable[..., TensorExpr]
 
@@ -87,6 +88,8 @@ class Kernel(Generic[P, R]):
       any elements of the others, the same of each, flat, and gives as many.
     - `before_rounding`: (avals, params) -> a wider dtype which, as its key `dtype`, gives the result before its last
       step, that rounds it as `astype` does; None if there is no such step.
+    - `alike`: (avals, params) -> whether compiled code gives the bits that numpy gives, and is faster, where all
+      operands are of ordinary size (`numerics.ordinary`). Then parts of large results are compiled.
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
       the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
@@ -113,6 +116,7 @@ class Kernel(Generic[P, R]):
     parts: Fact[Cuts] | None = None
     needs_whole: Fact[int] | None = None
     before_rounding: Fact[DType | None] | None = None
+    alike: Fact[bool] | None = None
     fold: Fact[Passes] | None = None
     with_tensors: Callable[..., TensorExpr] | None = None
 

@@ -16,6 +16,7 @@ from brainsurgery_jax.adapters.extraction import ADAPTER_CONFIG, Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
 from brainsurgery_jax.adapters.reading import AdaptedModule, read_modules
 from brainsurgery_jax.adapters.stacked import Factors, Wrapped, cut_factors, join_factors, read_wrapped
+from brainsurgery_jax.dtypes import float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import Adapter, FactorTensor, keep_scales, read_adapter
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
@@ -100,12 +101,12 @@ class ResizeStep:
         return found._replace(factors={**found.factors, **taken})
 
     def _stacked_pair(self, own: Wrapped) -> FactorPair:
-        b, a = (self.view.fetch(self.adapter, name, "adapter") for name in (own.b, own.a))
+        b, a = self._factor(own.b), self._factor(own.a)
         return FactorPair((own.a, own.b), cut_factors(self.view, b, a, own.experts))
 
     def _pair(self, own: AdaptedModule) -> FactorPair:
         assert own.factors is not None
-        a, b = (self.view.fetch(self.adapter, name, "adapter") for name in own.factors)
+        a, b = map(self._factor, own.factors)
         rank = a.aval.shape[0]
         flat_a = self._with_shape(a, (rank, prod(a.aval.shape[1:])))
         flat_b = self._with_shape(b, (b.aval.shape[0], prod(b.aval.shape[1:])))
@@ -114,6 +115,14 @@ class ResizeStep:
             message = f"'{own.factors[0]}' {a.aval} and '{own.factors[1]}' {b.aval} are no factors of one product"
             raise Refusal("shapes-differ", message, key="adapter", hint=hint)
         return FactorPair(own.factors, [(flat_b, flat_a)])
+
+    def _factor(self, name: str) -> TensorExpr:
+        """A factor. Raises Refusal for integers: rounded to them, no factors of another rank have the same product."""
+        found = self.view.fetch(self.adapter, name, "adapter")
+        if not found.aval.dtype.is_float:
+            raise Refusal("dtype-unsupported", f"factors are floats, and '{name}' is {found.aval}", key="adapter",
+                          hint=float_hint(found.aval.dtype), kinds=("float",))  # fmt: skip
+        return found
 
     def _with_shape(self, x: TensorExpr, shape: tuple[int, ...]) -> TensorExpr:
         return x if x.aval.shape == shape else self.view.apply(with_shape, x, shape=shape)

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
 from brainsurgery_jax.merging.method import Merging, ModelTensor
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.sparsify import KeepBand, KeepNone, Sparsifier, Thinned
 from brainsurgery_jax.merging.tensors import (
+    Params,
     accumulate,
     add_to,
     base_and_deltas,
@@ -32,6 +33,7 @@ from brainsurgery_jax.merging.tensors import (
     total,
     widen,
 )
+from brainsurgery_jax.op import Avals
 from brainsurgery_jax.ops.shape import concatenate, section, with_shape
 from brainsurgery_jax.protocol import TensorExpr
 
@@ -72,7 +74,22 @@ def _divisor(weights: Sequence[float], agreeing: Sequence[Array], like: Array) -
     return found + (found == 0).astype(like.dtype)
 
 
-@by_values("merged_task_vectors")
+def _are_alike(avals: Avals, params: Params) -> bool:
+    """That compiled code elects signs as numpy does, to the bit. It takes a sixth of the time; of plain sums it is not
+    worth it. Weights are of ordinary size, so that nothing on the way is subnormal."""
+    summing = params["summing"]
+    numbers = (*summing.weights, summing.scale)
+    return (
+        summing.consensus
+        and params["exact"]
+        and all(a.dtype in (BFLOAT16, FLOAT32) for a in avals[: len(avals) - params["values"]])
+        and params["dtype"] in (BFLOAT16, FLOAT32)
+        and all(type(kept) in (Sparsifier, KeepBand) and not kept.rescaled for kept in summing.kept)
+        and all(2**-8 <= number <= 2**8 for number in numbers)
+    )
+
+
+@by_values("merged_task_vectors", alike=_are_alike)
 def add_task_vectors(
     xs: Sequence[Array], values: Sequence[Array], *, summing: Summing, dtype: DType, exact: bool
 ) -> Array:

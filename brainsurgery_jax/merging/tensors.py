@@ -15,7 +15,7 @@ from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.index.parts import PIECE, AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
-from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
+from brainsurgery_jax.numerics.math import on_host, seal, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops._constants import broadcast
@@ -86,9 +86,12 @@ def _part_space(avals: Avals, params: Params) -> int:
     return 8 * (len(avals) + ON_THE_WAY) * min(PIECE, avals[0].size)
 
 
-def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]:
+def by_values(
+    name: str, alike: Callable[[Avals, Params], bool] = lambda avals, params: False
+) -> Callable[[Callable[..., Array]], Kernel[..., Array]]:
     """Make a kernel of an elementwise function `(tensors, values, static) -> tensor of the parameter dtype` on tensors
-    of one shape and small values, which come after them and are as many as the parameter `values` says."""
+    of one shape and small values, which come after them and are as many as the parameter `values` says. `alike`: see
+    `Kernel`."""
 
     def decorate(fn: Callable[..., Array]) -> Kernel[..., Array]:
         def of_parts(*operands: Array, values: int, **static: Any) -> Array:
@@ -103,6 +106,7 @@ def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]
             parts=_parts,
             needs_whole=lambda avals, params: params["values"],
             before_rounding=_before_rounding,
+            alike=alike,
         )(of_parts)
 
     return decorate
@@ -167,7 +171,9 @@ def _add_up(first: Array, others: Sequence[Array], like: Array) -> Array:
 
 
 def multiply(x: Array, factor: Array) -> Array:
-    """`x * factor`, in the place of `x`, which was made for it."""
+    """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it."""
+    if not on_host(x):
+        return seal(x * factor)
     x *= factor
     return x
 

@@ -120,3 +120,16 @@ def test_what_is_no_adapter_is_refused(tensors: Any, keys: Any, why: str, tmp_pa
     step = {"lora_resize": {"adapter": "adapter", **keys}}
     with pytest.raises(PlanError, match=why):
         bs.load(plan_of(tmp_path, {"adapter": tensors}, step)).explain()
+
+
+def test_factors_of_integers_are_refused_and_cast_they_are_resized(tmp_path: Path) -> None:
+    factors = {"w.lora_A.weight": np.arange(6, dtype=np.int32).reshape(2, 3),
+               "w.lora_B.weight": np.arange(8, dtype=np.int32).reshape(4, 2)}  # fmt: skip
+    step = {"lora_resize": {"adapter": "model", "rank": 1}}
+    with pytest.raises(PlanError, match=r"factors are floats, and 'w\.lora_A\.weight' is i32\[2,3\]") as caught:
+        run_plan(tmp_path, factors, [step])
+    (found,) = caught.value.diagnostics
+    assert found.hint == "Cast first: `cast_: {target: ..., to: float64}`."
+    made = run_plan(tmp_path, factors, [{"cast_": {"target": ".*", "to": "float64"}}, step])
+    u, s, vt = np.linalg.svd(factors["w.lora_B.weight"] @ factors["w.lora_A.weight"])
+    np.testing.assert_allclose(made["w.lora_B.weight"] @ made["w.lora_A.weight"], s[0] * np.outer(u[:, 0], vt[0]))

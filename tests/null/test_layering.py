@@ -105,8 +105,8 @@ MAY_IMPORT = {
     "engine.plan": "errors dtypes index protocol graph lower.program store.balance store.base store.sizes "
     "store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
-    "engine.compute": "reduction errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan "
-    "engine.events",
+    "engine.compute": "reduction errors dtypes index _lazy numerics.lookup numerics.ordinary op protocol graph store "
+    "engine.plan engine.events",
     "engine": "",
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
     "results": "documents errors lower plan.model rendering.notebook wording engine.plan.work store.base",

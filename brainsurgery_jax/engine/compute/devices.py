@@ -45,10 +45,15 @@ turn = Lock()
 """Held while a compiled call on whole operands runs on the CPU, of which each such call uses all processors."""
 
 
+def may_be_found() -> bool:
+    """Whether there may be accelerators: to know it, JAX must start them."""
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(find_spec(name) for name in _PLUGINS)
+
+
 @cache
 def found() -> tuple[JaxDevice, ...]:
     """The accelerators of this process, or none. Calling this initialises them."""
-    if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
+    if not may_be_found():
         return ()
     return () if jax.default_backend() == HOST else tuple(jax.local_devices())
 

@@ -6,7 +6,7 @@ Pieces are planned (`pieces.py`) and computed without recursion, each at most on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from math import prod
 from time import perf_counter
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise, call_in_pieces
+from brainsurgery_jax.engine.compute.kernels import call_block, call_compiled, call_elementwise, call_in_pieces
 from brainsurgery_jax.engine.compute.ladder import Taken, results_of
 from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
@@ -24,12 +24,14 @@ from brainsurgery_jax.engine.compute.reading import LateLeaf, read_late
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
+from brainsurgery_jax.engine.plan.compiling import Signature, signature_of
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.segments import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, runs_on_numpy, walk
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
+from brainsurgery_jax.numerics.ordinary import are_ordinary
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.recycling import Recycler
 
@@ -39,15 +41,22 @@ if TYPE_CHECKING:
 Arrays = Mapping[Expr, Array]
 """Arrays by the nodes of which they are the values."""
 
+LEAST_COMPILED = 1 << 18
+"""Elements of the shortest part that is compiled: each length takes a tenth of a second."""
+
 
 class Evaluator:
     """Computes pieces. `given`: arrays for leaves that are not in a store. `own`: accelerators. `known`: results
-    that are already computed."""
+    that are already computed. `compiled`: calls that are compiled although numpy could compute them."""
 
     def __init__(
-        self, given: Mapping[Expr, Array] | None = None, own: Accelerators = NONE, known: Values | None = None
+        self,
+        given: Mapping[Expr, Array] | None = None,
+        own: Accelerators = NONE,
+        known: Values | None = None,
+        compiled: Set[Signature] = frozenset(),
     ):
-        self.given, self.own = given or {}, own
+        self.given, self.own, self.compiled = given or {}, own, compiled
         self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
@@ -165,7 +174,7 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return _call_part(e, operands, piece.shape)
+            return _call_part(e, operands, piece.shape, self.compiled)
         return _assemble(piece, [np.asarray(x) for x in operands])
 
 
@@ -181,13 +190,20 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...]) -> np.ndarray:
+def _call_part(
+    e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], compiled: Set[Signature]
+) -> np.ndarray:
     """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
     assert e.kernel is not None
     if e.kernel.needs_whole is None or not runs_on_numpy(e):
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
     whole = [np.asarray(x) for x in operands[count:]]
+    if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled:
+        flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in operands[:count]]
+        if all(map(are_ordinary, (*flat, *whole))):
+            return call_compiled(e, [*flat, *whole]).reshape(shape)
+        return call_in_pieces(e, flat, whole).reshape(shape)
     return call_in_pieces(e, operands[:count], whole).reshape(shape)
 
 

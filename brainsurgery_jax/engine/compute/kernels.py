@@ -86,6 +86,13 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
     return out
 
 
+def call_compiled(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
+    """Run a kernel on flat arrays of the host, compiled for their length."""
+    assert e.kernel is not None
+    with exact():
+        return np.asarray(accept(e, compiled(e.kernel, e.static)(operands, numbers_of(e))))
+
+
 def _before_rounding(e: Expr) -> Static:
     """The static parameters of a call, its result being rounded when it is put where it belongs."""
     assert e.kernel is not None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, zip_longest
+from threading import Thread
 from typing import Any
 
+from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.compute.blas import one_thread
-from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators, may_be_found
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
 from brainsurgery_jax.engine.events import (
     NEVER,
@@ -24,6 +26,7 @@ from brainsurgery_jax.engine.events import (
     ignore,
 )
 from brainsurgery_jax.engine.plan.assign import cut_long
+from brainsurgery_jax.engine.plan.compiling import Signature, calls_to_compile
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, exprs_of, is_empty, question_of, roots_of
@@ -82,7 +85,7 @@ def execute(
             tell(Noted(note))
         bench = Bench(
             staging.writers, verdicts, tell, own, {}, _compiles(exprs, accelerated=bool(machine.devices)),
-            hosts.stop(stop), handling.resumption, hosts,
+            hosts.stop(stop), handling.resumption, hosts, _compile_more(exprs),
         )  # fmt: skip
         _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))), roots)
         assert verdicts.settled
@@ -192,6 +195,15 @@ def _compiles(exprs: Iterable[Expr], *, accelerated: bool) -> bool:
     accelerators for it."""
     calls = (e for e in walk(exprs) if e.kernel is not None and e.moves is None and not is_fold(e))
     return any(not runs_on_numpy(e) or (accelerated and runs_on_devices(e)) for e in calls)
+
+
+def _compile_more(exprs: Sequence[Expr]) -> Set[Signature]:
+    """What is compiled although numpy could compute it. JAX is imported while the first tensors are read. Where it
+    would start accelerators, which nothing here needs, there is no such call."""
+    found = frozenset() if may_be_found() else calls_to_compile(exprs)
+    if found:
+        Thread(target=lambda: jax.numpy, name="import").start()
+    return found
 
 
 def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:

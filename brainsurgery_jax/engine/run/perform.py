@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from brainsurgery_jax.engine.compute.folds import Values, place_of
 from brainsurgery_jax.engine.compute.kernels import exact
 from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
 from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.compiling import Signature
 from brainsurgery_jax.engine.plan.pieces import Piece
 from brainsurgery_jax.engine.plan.sweeps import span_of
 from brainsurgery_jax.engine.plan.work import (
@@ -40,7 +41,8 @@ from brainsurgery_jax.store.journal import WrittenPart
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    whether anything is compiled, the signal that stops it, what keeps its journal, and the processes of the run."""
+    whether anything is compiled, the signal that stops it, what keeps its journal, the processes of the run, and the
+    calls that are compiled although numpy could compute them."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -51,6 +53,7 @@ class Bench:
     stop: StopSignal = NEVER
     resumption: Resumption | None = None
     hosts: Hosts = ALONE
+    compiled: Set[Signature] = frozenset()
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -73,7 +76,8 @@ def perform(work: Light | Whole, bench: Bench) -> Done:
         if isinstance(work, Whole):
             told, results = _call(work, bench)
         else:
-            told, results = [], list(_pass(work, bench, Evaluator(own=bench.own, known=bench.known)))
+            evaluator = Evaluator(own=bench.own, known=bench.known, compiled=bench.compiled)
+            told, results = [], list(_pass(work, bench, evaluator))
     return Done(told, results, written)
 
 
@@ -105,7 +109,7 @@ def _call(work: Whole, bench: Bench) -> tuple[list[Factorized | Noted], list[Res
     """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
     told: list[Factorized | Noted] = []
     results: list[Result] = []
-    called = call_tasks(work.tasks, work.size, bench.own, bench.known)
+    called = call_tasks(work.tasks, work.size, bench.own, bench.known, bench.compiled)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
         for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
             results += (result for w in light for result in _pass(w, bench, evaluator))

@@ -1,0 +1,117 @@
+"""Large votes are compiled: with the bits that numpy gives, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32
+from brainsurgery_jax.engine.compute import evaluate
+from brainsurgery_jax.engine.compute.kernels import compiled, exact
+from brainsurgery_jax.engine.plan import compiling
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.merging.sparsify import KeepBand, Sparsifier
+from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
+from brainsurgery_jax.numerics.ordinary import are_ordinary
+from tests.checkpoints import write
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = {BF16: BFLOAT16, np.dtype(np.float32): FLOAT32}
+SIZE = 1 << 12
+ODD = (0.0, -0.0, 1e-39, -3e-41, 1e-45, 1e-38, 1e38, -3e38, np.inf, -np.inf, np.nan, 2.0**-40, 2.0**59)
+
+
+def tensors(seed: int, count: int, dtype: np.dtype) -> list[np.ndarray]:
+    """A base and models near to it: of many sizes, with zeros of both signs, some entries unchanged."""
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal(SIZE) * 2.0 ** rng.integers(-38, 38, SIZE)
+    near = (base + (rng.random(SIZE) < 0.7) * rng.standard_normal(SIZE) * 0.1 * abs(base) for _ in range(count))
+    found = [np.where(abs(x) < 2.0**-39, 0, x).astype(np.float32).astype(dtype) for x in (base, *near)]
+    for x in found:
+        x[rng.integers(0, SIZE, SIZE // 8)] = 0
+        x[rng.integers(0, SIZE, SIZE // 8)] = -0.0
+    return found
+
+
+@st.composite
+def votes(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]:
+    """Operands, thresholds, and parameters of a sum with a vote."""
+    count = draw(st.integers(1, 4))
+    xs = tensors(draw(st.integers(0, 999)), count, draw(st.sampled_from(list(DTYPES))))
+    weights = draw(st.one_of(st.just((1.0,) * count), st.tuples(*[st.floats(2**-8, 2**8)] * count)))
+    kept = tuple(draw(st.sampled_from([Sparsifier(), KeepBand()])) for _ in range(count))
+    values = [np.array([draw(st.sampled_from([0.0, 1e-9, 1e-3, 3.0]))]) for one in kept if one.values]
+    summing = Summing(weights, kept, draw(st.sampled_from([1.0, 0.3])), consensus=True, normalize=draw(st.booleans()))
+    out = draw(st.sampled_from(list(DTYPES.values())))
+    return xs, values, {"values": len(values), "summing": summing, "dtype": out, "exact": True}
+
+
+@given(votes())
+def test_compiled_code_has_the_bits_of_numpy_where_all_numbers_are_of_ordinary_size(case: Any) -> None:
+    xs, values, static = case
+    assert all(map(are_ordinary, xs))
+    by_numpy = np.asarray(add_task_vectors(*xs, *values, **static))
+    with exact():
+        found = np.asarray(compiled(add_task_vectors, tuple(static.items()))([*xs, *values], {}))
+    assert found.dtype == by_numpy.dtype
+    assert found.tobytes() == by_numpy.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, np.dtype(np.float64)], ids=str)
+def test_ordinary_numbers_are_zero_or_neither_tiny_nor_huge(dtype: np.dtype) -> None:
+    good = np.array([0, -0.0, 1, -2.5, 2.0**-40, -(2.0**-40), 1.9 * 2.0**59]).astype(dtype)
+    assert are_ordinary(good) and are_ordinary(good[:0])
+    for odd in (1e-39, -1e-45, 1.9 * 2.0**-41, 2.0**60, -1e38, np.inf, -np.inf, np.nan):
+        if dtype != np.float64 and np.float32(odd).astype(dtype) == 0:
+            continue
+        assert not are_ordinary(np.append(good, np.array(odd).astype(dtype))), odd
+
+
+ODD = (1e-39, -3e-41, 1e38, -3e38, np.inf, -np.inf, np.nan)
+
+
+def run(tmp_path: Path, to: str) -> bytes:
+    """The file that TIES makes of a base and two models: one tensor of ordinary numbers, one with an odd one."""
+    made = zip(tensors(1, 2, BF16), tensors(2, 2, BF16), strict=True)
+    for at, (plain, odd) in enumerate(made):
+        odd[7 * at : 7 * at + len(ODD)] = np.array(ODD, np.float32).astype(BF16)
+        write(tmp_path / f"{at}.safetensors", {"plain": plain.reshape(64, -1), "odd": odd})
+    models = [f"{name}::{tmp_path / f'{at}.safetensors'}" for at, name in enumerate(("base", "a", "b"))]
+    merge = {"method": "ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.5}, "to": "out"}
+    path = tmp_path / to
+    output = {"path": str(path), "alias": "out"}
+    bs.run(bs.load({"inputs": models, "transforms": [{"merge": merge}], "output": output}))
+    return path.read_bytes()
+
+
+def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_numpy = run(tmp_path, "numpy.safetensors")
+    called: list[tuple[int, ...]] = []
+    monkeypatch.setattr(compiling, "IN_ALL", SIZE)
+    monkeypatch.setattr(compiling, "EACH", SIZE)
+    monkeypatch.setattr(evaluate, "LEAST_COMPILED", SIZE)
+    call = evaluate.call_compiled
+
+    def count(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
+        called.append(e.aval.shape)
+        return call(e, operands)
+
+    monkeypatch.setattr(evaluate, "call_compiled", count)
+    assert run(tmp_path, "compiled.safetensors") == by_numpy
+    assert called == [(64, SIZE // 64)]
+
+
+def test_a_small_merge_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "LEAST_COMPILED", 1)
+    monkeypatch.setattr(evaluate, "call_compiled", lambda e, xs: pytest.fail("compiled"))
+    run(tmp_path, "out.safetensors")
