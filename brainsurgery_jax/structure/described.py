@@ -15,6 +15,7 @@ from brainsurgery_jax.families.compare import places
 from brainsurgery_jax.families.evidence import Sizes, formula, is_divided, shape_table, sizes_of
 from brainsurgery_jax.families.model import FamilyPlace, ModelType
 from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
+from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Substep, View
 from brainsurgery_jax.select import Ref
@@ -146,6 +147,13 @@ class Described:
                 full = [start + name.removeprefix("^") for start in starts]
                 found.append(next((n for n in full if n in self.kin), full[0]))
         return found
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The modules of its layers by their roles, as the table names them; none if its class is not known."""
+        if self.kind is None:
+            return {}
+        return {role: in_layers(self.place.family, module) for role, module in layer_roles(self.kind).items()}
 
     def ref(self, starred: str, index: str = "") -> Mapping[str, object]:
         """A reference to all tensors of such a name, and to a part of each."""
