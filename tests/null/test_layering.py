@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "json_text errors packaged reading regular_files plan.source",
+    "layout": "json_text errors families packaged reading regular_files plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
