@@ -24,13 +24,13 @@ def decoder_of(config: Config) -> Decoder:
     if isinstance(text, Mapping) and config.get("model_type") in _TOWERS:
         config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text}
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FORWARDS:
+    own = MODELS.get(kind) if isinstance(kind, str) else None
+    if own is None or not own.roles:
         raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
                       hint=f"These have: {', '.join(FORWARDS)}.")  # fmt: skip
-    own = MODELS[kind]
     given = {"tie_word_embeddings": own.tied, **own.defaults, **config}
     try:
-        return _READERS.get(kind, _llama_like)(given)
+        return _READERS.get(own.name, _llama_like)(given)
     except ArithmeticError as error:  # no heads, or more than the width has
         raise Refusal("forward-unsupported", f"the sizes in config.json do not fit each other: {error}",
                       hint="Copy the config.json of the model again.") from error  # fmt: skip
