@@ -65,6 +65,11 @@ class Family:
     standard: Mapping[str, str] = field(default_factory=dict)
     telling: tuple[str, ...] = ()
 
+    @property
+    def is_given(self) -> bool:
+        """Whether a step describes it: names do not show it."""
+        return not self.marks
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experts:
