@@ -38,7 +38,9 @@ class Family:
     - `heads`: the dims of heads and of groups that share keys and values
     - `neurons`: the dims that count the neurons of an MLP, the first that a model has
     - `last_norm`: the norm before the output table, of decoders
+    - `positions`: the table of positions, of decoders
     - `standard`: modules of decoders, and what they are called in every family
+    - `telling`: the roles whose modules tell one class of the family from another
     """
 
     name: str
@@ -59,7 +61,14 @@ class Family:
     heads: tuple[str, str] = ("N", "N")
     neurons: tuple[str, ...] = ("F",)
     last_norm: str = ""
+    positions: str = ""
     standard: Mapping[str, str] = field(default_factory=dict)
+    telling: tuple[str, ...] = ()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a step describes it: names do not show it."""
+        return not self.marks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,10 +109,13 @@ class ModelType:
     - `tied`: whether words are tied if config.json does not say so
     - `cycle`: the types of layers, in turn, if config.json has no `layer_types`; `period`: the key of its length
     - `leading`: keys that count the first layers of a kind; `numbered`: keys that list layers by number
+    - `windowed`: whether layers look at `sliding_window`
     - `defaults`: values of keys that config.json may leave out, and that other classes would take otherwise
     - `fixed_heads`: whether the class wants all heads together to be as wide as the model
     - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
-    - `features`: the tensors of a layer by which classes of the family differ (empty: it is not told by them)
+    - `roles`: the modules of a layer, by what each does; of decoders. `families.roles` names the roles.
+    - `unit`: the weight of a norm that changes nothing
+    - `scaled`: whether embeddings are multiplied by the root of the width
     """
 
     name: str
@@ -118,7 +130,15 @@ class ModelType:
     experts: Experts | None = None
     fixed_heads: bool = False
     unfused: tuple[str, ...] = ()
-    features: frozenset[str] = frozenset()
+    windowed: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
+    unit: int = 1
+    scaled: bool = False
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The tensors of a layer by which the classes of its family differ (empty: it is not told by them)."""
+        return frozenset(f"{self.roles[role]}.weight" for role in self.family.telling if role in self.roles)
 
 
 class ConfigPart(NamedTuple):

@@ -1,108 +1,18 @@
-"""What a config.json says of a decoder: the settings of each layer, of its tables and of its head. No arrays."""
+"""A config.json as the settings of a decoder. The entry of its class in `families` says what it takes for keys that are
+not there, which layers have a window, and whether words are tied."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import sqrt
-from typing import Literal, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.model import ModelType
+from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.forward.rotary import Rotary, number, rotary_of, yarn_scale
+from brainsurgery_jax.forward.settings import Activation, Attention, Clamped, Decoder, Latent, Layer, Norm, Router
 
 Config = Mapping[str, object]
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
-
-
-class Norm(NamedTuple):
-    """A normalization over the last axis, by the root of the mean square. `centred`: the mean is subtracted before.
-    `offset` is added to its weight (Gemma stores the weight less 1)."""
-
-    eps: float
-    offset: float = 0.0
-    centred: bool = False
-
-
-class Latent(NamedTuple):
-    """Queries, keys and values from vectors of low rank (arXiv 2405.04434): the ranks (of queries 0: they have a matrix
-    of their own), and the widths of a head: what is not rotated, what is, and values. `norm` is that of the vectors."""
-
-    query_rank: int
-    rank: int
-    plain: int
-    rotated: int
-    value: int
-    norm: Norm
-
-
-class Attention(NamedTuple):
-    """Self-attention. `window`: how many positions a token sees, itself included (0: all before it). `cap`, `clip`: the
-    soft cap of scores, the largest magnitude of queries, keys and values (0: none). `interleaved`: fused queries, keys
-    and values stand head by head, else all queries come first. `sinks`: each head has a score that takes part in the
-    softmax and adds nothing."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rotary: Rotary
-    scale: float
-    window: int = 0
-    cap: float = 0.0
-    clip: float = 0.0
-    interleaved: bool = False
-    sinks: bool = False
-    latent: Latent | None = None
-
-
-class Router(NamedTuple):
-    """How experts are chosen: so many with the largest probability; `renormalize`: theirs then sum to 1, times `scale`.
-    `sigmoid`: each has a probability of its own, and a correction that counts when they are chosen. Of `groups`, one
-    after another, only those `taken` with the best two experts are open to a token."""
-
-    chosen: int
-    renormalize: bool
-    sigmoid: bool = False
-    groups: int = 1
-    taken: int = 1
-    scale: float = 1.0
-
-
-class Clamped(NamedTuple):
-    """The experts of GPT-OSS: matrices [in, out], gate and up in turn, clamped to `limit`, gated by
-    g sigmoid(`alpha` g) (up + 1)."""
-
-    alpha: float
-    limit: float
-
-
-class Layer(NamedTuple):
-    """The settings of one layer. `parallel`: attention and MLP read the same residual. `residual`: what both are
-    multiplied by before they are added. `transposed`: matrices are stored [in, out]."""
-
-    norm: Norm
-    attention: Attention
-    activation: Activation
-    router: Router | None = None
-    parallel: bool = False
-    residual: float = 1.0
-    transposed: bool = False
-    bare_norms: bool = False
-    clamped: Clamped | None = None
-
-
-class Decoder(NamedTuple):
-    """A decoder: `family` names the table of its weights; `norm` is the last one. Embeddings are multiplied by
-    `embedding`, logits by `logits`, then capped softly by `cap` (0: not). `further`: so many layers after the last
-    predict further tokens, and are not computed."""
-
-    family: str
-    layers: tuple[Layer, ...]
-    vocabulary: int
-    tied: bool
-    norm: Norm
-    embedding: float = 1.0
-    logits: float = 1.0
-    cap: float = 0.0
-    further: int = 0
 
 
 def decoder_of(config: Config) -> Decoder:
@@ -114,11 +24,13 @@ def decoder_of(config: Config) -> Decoder:
     if isinstance(text, Mapping) and config.get("model_type") in _TOWERS:
         config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text}
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in _READERS:
+    own = MODELS.get(kind) if isinstance(kind, str) else None
+    if own is None or not own.roles:
         raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
-                      hint=f"These have: {', '.join(sorted(_READERS))}.")  # fmt: skip
+                      hint=f"These have: {', '.join(FORWARDS)}.")  # fmt: skip
+    given = {"tie_word_embeddings": own.tied, **own.defaults, **config}
     try:
-        return _READERS[kind]({**_DEFAULTS.get(kind, {}), **config})
+        return _READERS.get(own.name, _llama_like)(given)
     except ArithmeticError as error:  # no heads, or more than the width has
         raise Refusal("forward-unsupported", f"the sizes in config.json do not fit each other: {error}",
                       hint="Copy the config.json of the model again.") from error  # fmt: skip
@@ -166,7 +78,8 @@ def _activation(config: Config, default: str) -> Activation:
 
 def _layer_types(config: Config, layers: int) -> list[str]:
     """For each layer, `full_attention` or `sliding_attention`."""
-    if config.get("model_type") not in _SLIDING:
+    own = _entry(config)
+    if not own.windowed:
         return ["full_attention"] * layers
     types = config.get("layer_types")
     if isinstance(types, list | tuple) and types:
@@ -174,23 +87,15 @@ def _layer_types(config: Config, layers: int) -> list[str]:
             raise Refusal("forward-unsupported", f"config.json has {len(types)} layer_types and {layers} layers",
                           hint="Give `layer_types` one entry for each layer.")  # fmt: skip
         return [str(t) for t in types]
-    pattern = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", _PERIODS.get(str(
-        config.get("model_type")))))  # fmt: skip
+    pattern = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", len(own.cycle)))
     if isinstance(pattern, int) and pattern > 0:
         return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
     window = config.get("sliding_window")
     slides = window is not None and config.get("use_sliding_window", True)
-    if slides and str(config.get("model_type")).startswith("qwen"):
+    if slides and own.name.startswith("qwen"):
         full = _whole(config, "max_window_layers", default=layers)
         return ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
     return ["sliding_attention" if slides else "full_attention"] * layers
-
-
-_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
-            "gemma2", "gemma3_text", "olmo3", "gpt_oss")  # fmt: skip
-"""Those that look at `sliding_window`; the others ignore the key."""
-_PERIODS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4, "gpt_oss": 2}
-"""Every how many layers attention is full, where older configs do not say so."""
 
 
 def _rotary(config: Config, kind: str, head_dim: int) -> Rotary:
@@ -236,24 +141,22 @@ def _router(config: Config, index: int) -> Router | None:
     step = _whole(config, "decoder_sparse_step", default=1)
     if (isinstance(dense, list | tuple) and index in dense) or (index + 1) % step:
         return None
-    always = config["model_type"] in ("mixtral", "gpt_oss")
-    return Router(_whole(config, "num_experts_per_tok"), always or config.get("norm_topk_prob") is True)
+    own = _entry(config).experts
+    assert own is not None
+    renormalize = not own.normalized or config.get(own.normalized) is True
+    return Router(_whole(config, own.chosen), renormalize)
 
 
 # --- Families ---------------------------------------------------------------------------------------------------------
 
-_MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo")
-_GEMMAS = ("gemma", "gemma2", "gemma3_text")
-_TIED = (*_GEMMAS, "gpt2", "smollm3")
-"""Those whose head is the table of embeddings if a config does not say otherwise."""
+
+def _entry(config: Config) -> ModelType:
+    return MODELS[str(config["model_type"])]
 
 
 def _llama_like(config: Config) -> Decoder:
-    kind, layers = str(config["model_type"]), _depth(config, "num_hidden_layers")
-    gemma = kind in _GEMMAS
-    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 if gemma else 0.0)
-    if kind == "olmo":
-        norm = Norm(1e-5, centred=True)
+    own, layers = _entry(config), _depth(config, "num_hidden_layers")
+    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 - own.unit)
     types = _layer_types(config, layers)
     attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
     rotated = _rotated_layers(config, layers)
@@ -261,23 +164,34 @@ def _llama_like(config: Config) -> Decoder:
         Layer(
             norm=norm,
             attention=_drop_rotation(attention[each], rotated, i),
-            activation=_activation(config, "gelu_pytorch_tanh" if gemma else "silu"),
-            router=_router(config, i) if kind in _MIXTURES else None,
+            activation=_activation(config, "silu"),
+            router=_router(config, i) if own.experts is not None else None,
             residual=number(config, "residual_multiplier", 1.0),
-            bare_norms=kind == "olmo",
         )
         for i, each in enumerate(types)
     )
     return Decoder(
-        family=kind,
+        family=own.name,
         layers=made,
         vocabulary=_whole(config, "vocab_size"),
-        tied=config.get("tie_word_embeddings", kind in _TIED) is True,
+        tied=config["tie_word_embeddings"] is True,
         norm=norm,
-        embedding=sqrt(_whole(config, "hidden_size")) if gemma else number(config, "embedding_multiplier", 1.0),
+        embedding=sqrt(_whole(config, "hidden_size")) if own.scaled else number(config, "embedding_multiplier", 1.0),
         logits=1 / number(config, "logits_scaling", 1.0),
         cap=number(config, "final_logit_softcapping", 0.0),
     )
+
+
+def _gemma(config: Config) -> Decoder:
+    # Old files say "gelu" and mean its approximation by tanh: transformers reads them so.
+    exact = config.get("hidden_act") == "gelu"
+    return _llama_like({**config, "hidden_act": "gelu_pytorch_tanh"} if exact else config)
+
+
+def _olmo(config: Config) -> Decoder:
+    decoder, norm = _llama_like(config), Norm(1e-5, centred=True)
+    layers = tuple(layer._replace(norm=norm, bare_norms=True) for layer in decoder.layers)
+    return decoder._replace(layers=layers, norm=norm)
 
 
 def _rotated_layers(config: Config, layers: int) -> object:
@@ -308,7 +222,7 @@ def _gpt2(config: Config) -> Decoder:
         )
         for i in range(_depth(config, "n_layer"))
     )
-    tied = config.get("tie_word_embeddings", True) is True
+    tied = config["tie_word_embeddings"] is True
     return Decoder("gpt2", made, _whole(config, "vocab_size"), tied, norm)
 
 
@@ -323,7 +237,7 @@ def _gpt_neox(config: Config) -> Decoder:
         parallel=config.get("use_parallel_residual", True) is True,
     )
     layers = (layer,) * _depth(config, "num_hidden_layers")
-    tied = config.get("tie_word_embeddings") is True
+    tied = config["tie_word_embeddings"] is True
     return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
 
 
@@ -331,13 +245,9 @@ def _gpt_oss(config: Config) -> Decoder:
     decoder = _llama_like(config)
     clamped = Clamped(number(config, "swiglu_alpha", 1.702), number(config, "swiglu_limit", 7.0))
     layers = tuple(
-        layer._replace(
-            attention=layer.attention._replace(sinks=True), router=_router(config, i), clamped=clamped,
-            norm=Norm(number(config, "rms_norm_eps", 1e-5)),
-        )
-        for i, layer in enumerate(decoder.layers)
-    )  # fmt: skip
-    return decoder._replace(layers=layers, norm=layers[0].norm)
+        layer._replace(attention=layer.attention._replace(sinks=True), clamped=clamped) for layer in decoder.layers
+    )
+    return decoder._replace(layers=layers)
 
 
 def _deepseek(config: Config) -> Decoder:
@@ -369,7 +279,7 @@ def _deepseek(config: Config) -> Decoder:
         for i in range(_depth(config, "num_hidden_layers"))
     )
     further = _whole(config, "num_nextn_predict_layers", "num_mtp_layers", default=1)
-    tied = config.get("tie_word_embeddings") is True
+    tied = config["tie_word_embeddings"] is True
     return Decoder("deepseek_v3", layers, _whole(config, "vocab_size"), tied, norm, further=further)
 
 
@@ -383,39 +293,11 @@ def _yarn_scale(config: Config) -> float:
 
 
 _READERS: Mapping[str, Callable[[Config], Decoder]] = {
-    **dict.fromkeys(
-        ("llama", "mistral", "ministral", "qwen2", "qwen3", "granite", "smollm3", "phi3", "olmo", "olmo2", "olmo3",
-         *_GEMMAS, *_MIXTURES),
-        _llama_like,
-    ),
-    "gpt2": _gpt2,
-    "gpt_neox": _gpt_neox,
-    "gpt_oss": _gpt_oss,
-    "deepseek_v3": _deepseek,
+    "gpt2": _gpt2, "gpt_neox": _gpt_neox, "gpt_oss": _gpt_oss, "deepseek_v3": _deepseek, "gemma": _gemma, "olmo": _olmo,
 }  # fmt: skip
-_DEFAULTS: Mapping[str, Config] = {
-    "mixtral": {"rope_theta": 1e6},
-    "smollm3": {"rope_theta": 2e6, "no_rope_layer_interval": 4},
-    "olmo3": {"rope_theta": 5e5},
-    "flex_olmo": {"rope_theta": 5e5},
-    "gpt_oss": {
-        "rope_theta": 1.5e5,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-5,
-        "sliding_window": 128,
-        "rope_scaling": {
-            "rope_type": "yarn",
-            "factor": 32.0,
-            "truncate": False,
-            "original_max_position_embeddings": 4096,
-        },
-    },
-    "gemma2": {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-    "gemma3_text": {"query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
-}
-"""What the class of a model takes for keys that its config.json leaves out, where others take something else."""
+"""The readers of classes that compute something else than Llama with other numbers."""
 _TOWERS = ("gemma3", "mistral3", "llava")
 """Models with a decoder of text beside a tower for images."""
 
-FORWARDS = tuple(sorted(_READERS))
+FORWARDS = tuple(sorted(name for name, own in MODELS.items() if own.roles))
 """The `model_type`s that have a forward pass here."""

@@ -7,8 +7,8 @@ from math import prod
 
 from brainsurgery_jax._lazy import Array, Num, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval
-from brainsurgery_jax.forward.architecture import Activation, Attention, Clamped, Latent, Layer, Norm, Router
 from brainsurgery_jax.forward.rotary import Rotary
+from brainsurgery_jax.forward.settings import Activation, Attention, Clamped, Latent, Layer, Norm, Router
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.numerics.math import widen
 from brainsurgery_jax.op import Avals, Params, kernel

@@ -7,10 +7,11 @@ from typing import NamedTuple, Protocol
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.forward.architecture import Config, Decoder, decoder_of
+from brainsurgery_jax.forward.architecture import Config, decoder_of
 from brainsurgery_jax.forward.layers import embedding, head, layer
+from brainsurgery_jax.forward.settings import Decoder
 from brainsurgery_jax.forward.shapes import needed_slots, sizes_of, wanted_shapes
-from brainsurgery_jax.forward.weights import PLACES, LayerWeights, Places, layers_of, prefix_of, refuse_others
+from brainsurgery_jax.forward.weights import LayerWeights, Places, layers_of, places_of, prefix_of, refuse_others
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr
@@ -65,7 +66,7 @@ def logits(model: DecoderModel, tokens: Sequence[int]) -> TensorExpr:
     """
     decoder = decoder_of(model.config)
     check_tokens(tokens, decoder.vocabulary)
-    places = PLACES[decoder.family]
+    places = places_of(decoder.family)
     parts = _Parts(model, decoder, places, prefix_of(places, model.names))
     refuse_others(places, parts.prefix, model.names)
     hidden = _embed(parts, tokens)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from brainsurgery_jax.forward.architecture import Attention, Latent, Layer
-from brainsurgery_jax.forward.weights import BARE, Roles
+from brainsurgery_jax.families.roles import BARE, Roles
+from brainsurgery_jax.forward.settings import Attention, Latent, Layer
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -4,114 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-
-Roles = Mapping[str, str]
-"""The module of each role within a layer; `#` stands for the number of an expert."""
-
-
-BARE = frozenset(
-    {"sinks", "correction", "experts.gate_up", "experts.down", "experts.gate_up_bias", "experts.down_bias"}
-)
-"""Roles whose tensors are parameters of their own, neither a `.weight` nor a `.bias`."""
+from brainsurgery_jax.families.roles import BARE, Roles, layer_roles, other_roles
+from brainsurgery_jax.families.tables import MODELS
 
 
 class Places(NamedTuple):
-    """Where tensors are, below the prefix of the model: the layers (`#`: the number of one), the table of embeddings,
-    that of positions (empty: none), the last norm, and, from the root, the head. `also`: other modules that may take
-    the place of those of some roles."""
+    """Where tensors are, below the prefix of the model: the layers (`#`: the number of one), the modules of a layer
+    (`*`: the number of an expert), the table of embeddings, that of positions (empty: none), the last norm, and, from
+    the root, the head. `also`: other modules that may take the place of those of some roles."""
 
     layer: str
     roles: Roles
     embedding: str
     norm: str
     head: str
-    positions: str = ""
-    also: Roles = MappingProxyType({})
+    positions: str
+    also: Roles
 
     def place_of(self, slot: str, layer: int) -> str:
         """The name of the tensor in a slot of a layer, below the prefix."""
         role, _, kind = (slot, "", "") if slot in BARE else slot.rpartition(".")
-        expert = next((part for part in role.split(".") if part.isdecimal()), "#")
-        module = self.roles[role.replace(expert, "#", 1)].replace("#", expert)
+        expert = next((part for part in role.split(".") if part.isdecimal()), "*")
+        module = self.roles[role.replace(expert, "*", 1)].replace("*", expert)
         return ".".join(filter(None, (self.layer.replace("#", str(layer)), module, kind)))
 
 
-_ATTENTION = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
-_QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
-_MLP = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
-_PRE = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-_POST = {"after_attention_norm": "post_attention_layernorm", "after_mlp_norm": "post_feedforward_layernorm"}
-_EXPERTS = {
-    "router": "mlp.gate", "expert.#.gate": "mlp.experts.#.gate_proj", "expert.#.up": "mlp.experts.#.up_proj",
-    "expert.#.down": "mlp.experts.#.down_proj", "experts.gate_up": "mlp.experts.gate_up_proj",
-    "experts.down": "mlp.experts.down_proj",
-}  # fmt: skip
-_SHARED = {f"shared.{n}": f"mlp.shared_expert.{n}_proj" for n in ("gate", "up", "down")}
-_LATENT = {
-    "q": "self_attn.q_proj", "q_a": "self_attn.q_a_proj", "q_a_norm": "self_attn.q_a_layernorm",
-    "q_b": "self_attn.q_b_proj", "kv_a": "self_attn.kv_a_proj_with_mqa", "kv_a_norm": "self_attn.kv_a_layernorm",
-    "kv_b": "self_attn.kv_b_proj", "o": "self_attn.o_proj",
-}  # fmt: skip
-_BLOCK = "block_sparse_moe"
-_MIXTRAL = {
-    "router": f"{_BLOCK}.gate", "expert.#.gate": f"{_BLOCK}.experts.#.w1", "expert.#.up": f"{_BLOCK}.experts.#.w3",
-    "expert.#.down": f"{_BLOCK}.experts.#.w2",
-}  # fmt: skip
+def places_of(kind: str) -> Places:
+    """The places of a `model_type`, as its entry in the tables of families says."""
+    own = MODELS[kind]
+    ((head, table),) = own.family.tied.items()
+    return Places(
+        layer=own.family.counts["L"][0],
+        roles=layer_roles(own),
+        embedding=table.removesuffix(".weight"),
+        norm=own.family.last_norm,
+        head=head.removeprefix("^").removesuffix(".weight"),
+        positions=own.family.positions,
+        also=other_roles(own),
+    )
 
-
-def _llama(*roles: Roles) -> Places:
-    joined: dict[str, str] = {}
-    for each in roles:
-        joined |= each
-    return Places("layers.#", joined, "embed_tokens", "norm", "lm_head")
-
-
-_PLAIN = _llama(_PRE, _ATTENTION, _MLP)
-_MIDDLE = {"mlp_norm": "pre_feedforward_layernorm"}
-
-PLACES: Mapping[str, Places] = {
-    **dict.fromkeys(("llama", "mistral", "ministral", "qwen2", "granite", "smollm3", "gemma"), _PLAIN),
-    "qwen3": _llama(_PRE, _ATTENTION, _QK_NORMS, _MLP),
-    "olmo": _llama(_ATTENTION, _MLP),
-    "gemma2": _llama(_PRE, _POST, _MIDDLE, _ATTENTION, _MLP),
-    "gemma3_text": _llama(_PRE, _POST, _MIDDLE, _ATTENTION, _QK_NORMS, _MLP),
-    **dict.fromkeys(("olmo2", "olmo3"), _llama(_POST, _ATTENTION, _QK_NORMS, _MLP)),
-    "phi3": _llama(_PRE, {"qkv": "self_attn.qkv_proj", "o": "self_attn.o_proj", "gate_up": "mlp.gate_up_proj",
-                          "down": "mlp.down_proj"}),
-    "mixtral": _llama(_PRE, _ATTENTION, _EXPERTS, _MIXTRAL)._replace(also={"router": "mlp.gate"}),
-    "qwen2_moe": _llama(_PRE, _ATTENTION, _MLP, _EXPERTS, _SHARED, {"shared_gate": "mlp.shared_expert_gate"}),
-    "deepseek_v3": _llama(
-        _PRE, _LATENT, _MLP, _EXPERTS, {role: name.replace("expert", "experts") for role, name in _SHARED.items()},
-        {"correction": "mlp.gate.e_score_correction_bias"},
-    ),
-    "gpt_oss": _llama(
-        _PRE, _ATTENTION,
-        {"sinks": "self_attn.sinks", "router": "mlp.router", "experts.gate_up": "mlp.experts.gate_up_proj",
-         "experts.down": "mlp.experts.down_proj", "experts.gate_up_bias": "mlp.experts.gate_up_proj_bias",
-         "experts.down_bias": "mlp.experts.down_proj_bias"},
-    ),
-    "qwen3_moe": _llama(_PRE, _ATTENTION, _QK_NORMS, _MLP, _EXPERTS),
-    "olmoe": _llama(_PRE, _ATTENTION, _QK_NORMS, _EXPERTS),
-    "flex_olmo": _llama(_POST, _ATTENTION, _QK_NORMS, _EXPERTS),
-    "gpt2": Places(
-        "h.#",
-        {"attention_norm": "ln_1", "qkv": "attn.c_attn", "o": "attn.c_proj", "mlp_norm": "ln_2", "up": "mlp.c_fc",
-         "down": "mlp.c_proj"},
-        "wte", "ln_f", "lm_head", "wpe",
-    ),
-    "gpt_neox": Places(
-        "layers.#",
-        {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
-         "qkv": "attention.query_key_value", "o": "attention.dense", "up": "mlp.dense_h_to_4h",
-         "down": "mlp.dense_4h_to_h"},
-        "embed_in", "final_layer_norm", "embed_out",
-    ),
-}  # fmt: skip
-"""The places of each family, by the `family` of its `Decoder`."""
 
 _BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias",
             "attention.rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq")  # fmt: skip
@@ -178,9 +112,9 @@ def _slot_of(local: str, slots: Mapping[str, str]) -> str | None:
     if (known := slots.get(local)) is not None:
         return known
     expert = _EXPERT.search(local)
-    if expert is None or (known := slots.get(_EXPERT.sub("#", local, count=1))) is None:
+    if expert is None or (known := slots.get(_EXPERT.sub("*", local, count=1))) is None:
         return None
-    return known.replace("#", expert[1])
+    return known.replace("*", expert[1])
 
 
 def _in_order(by_slot: Mapping[str, str]) -> LayerWeights:

@@ -21,7 +21,7 @@ class Dims(Mapping[str, Value]):
     def __init__(self, layout: Layout, config: Config, options: Mapping[str, Value]):
         self.fields = Fields(config, layout.places)
         self.known: dict[str, Value] = {**layout.defaults, **options}
-        self.missing: dict[str, Refusal] = {}
+        self.missing: dict[str, tuple[str, list[str]]] = {}
         for name, alternatives in layout.dims.items():
             self._work_out(name, alternatives)
 
@@ -34,7 +34,7 @@ class Dims(Mapping[str, Value]):
                 return
             lacking.update(dict.fromkeys(absent))
         earlier = next((self.missing[n] for n in lacking if n in self.missing), None)
-        self.missing[name] = earlier or self._lacks(name, list(lacking))
+        self.missing[name] = earlier or (name, list(lacking))
 
     def _of(self, name: str) -> Value:
         return self.known[name] if name in self.known else self.fields.get(name)
@@ -51,7 +51,7 @@ class Dims(Mapping[str, Value]):
 
     def __getitem__(self, name: str) -> Value:
         if name in self.missing:
-            raise self.missing[name]
+            raise self._lacks(*self.missing[name])
         return self.known[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -24,8 +24,8 @@ TREE = "tree"
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "layout": (
-        "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
-        "rest", "adapters", "example",
+        "layout", "doc", "source", "target", "family", "models", "config", "dims", "options", "ranges", "base",
+        "blocks", "rules", "rest", "adapters", "example",
     ),
     "rule": ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional", "integer"),
     "drop": ("drop", "ranges", "when", "unless"),

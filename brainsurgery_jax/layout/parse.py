@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
+from brainsurgery_jax.families.model import Family
 from brainsurgery_jax.layout.arguments import read_formulas
 from brainsurgery_jax.layout.bind import bind
 from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expand
+from brainsurgery_jax.layout.described import dims_of, family_named, shape_of
 from brainsurgery_jax.layout.expressions import SizeExpression, Value, parse_expression
-from brainsurgery_jax.layout.families import LIST
+from brainsurgery_jax.layout.indices import indices_of, unaccounted
 from brainsurgery_jax.layout.model import (
     KEYS,
     NESTED,
@@ -66,6 +69,7 @@ class _LayoutParser:
         self.options: dict[str, Value] = {}
         self.choices: dict[str, OpenOption] = {}
         self.ranges: dict[str, SizeExpression] = {}
+        self.family: Family | None = None
 
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
         found = Diagnostic(code, message, span, hint)
@@ -95,6 +99,8 @@ class _LayoutParser:
             own[TREE] = next(iter(forms))
         if separator:
             own[NESTED] = False
+        if (named := get(root, "family")) is not None:
+            self.family = self.read("family", named, family_named)
         self.read_sizes(root, own)
         blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
         entries = [self.entry(node) for item in self.items(root, "rules") for node in self.expand(item, blocks)]
@@ -140,12 +146,17 @@ class _LayoutParser:
         return found
 
     def read_sizes(self, root: Map, own: Mapping[str, bool | str]) -> None:
-        """Read the options, beside those that every layout of its kind has, the sizes and the ranges, which the rules
-        use."""
+        """Read the options, beside those that every layout of its kind has, the sizes, beside those of its family, and
+        the ranges, which the rules use."""
         self.options = dict(own)
         asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
         self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
-        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
+        described = dims_of(self.family) if self.family is not None else {}
+        for key, node in self.map(root, "dims").entries:
+            if key.text in described:
+                hint = "Leave it out, or give yours another name."
+                self.complain("layout-dim", f"dims.{key.text}: the family has this dim", node.span, hint)
+        self.dims = {**described, **{k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}}
         for key, node in asked:
             self.choose(key, node)
         self.ranges = self.range_map(root, self.dims)
@@ -299,7 +310,7 @@ class _LayoutParser:
     def rule(self, node: Map) -> LayoutRule:
         self.keys(node, KEYS["rule"], "rule")
         for key in ("hf", "to", "shape"):
-            if get(node, key) is None:
+            if get(node, key) is None and (key != "shape" or self.family is None):
                 self.complain("layout-form", f"rule: missing key '{key}'", node.span)
         own = self.range_map(node, self.dims)
         ranges = {**self.ranges, **own}
@@ -307,8 +318,10 @@ class _LayoutParser:
         uses = [self.use(item) for item in self.items(node, "ops")]
         ops = [(u, n.span) for u, n in zip(uses, self.items(node, "ops"), strict=True) if u is not None]
         if hf and to and len(ops) == len(uses):
-            self.accounts(node, _indices(hf, ranges), _indices(to, ranges), [u for u, _ in ops])
-        shapes = self.shapes(node, len(hf))
+            for message, hint in unaccounted(indices_of(hf, ranges), indices_of(to, ranges), [u for u, _ in ops]):
+                self.complain("layout-family", f"rule: {message}", node.span, hint)
+        described = self.described("hf", node, hf, given=get(node, "shape") is not None)
+        shapes = described if get(node, "shape") is None else self.shapes(node, len(hf))
         return LayoutRule(
             hf, to, shapes, tuple(OpUse(u.op.name, u.args, s) for u, s in ops), node.span, ranges,
             self.conditions(node), self.flag(node, "optional"), self.flag(node, "integer"),
@@ -325,6 +338,16 @@ class _LayoutParser:
                 if all([self.check_names(f, n.span, key, indices) for f in formulas]):
                     found.append(template)
         return tuple(found) if len(found) == len(nodes) else ()
+
+    def described(
+        self, key: str, node: Map, names: tuple[NameTemplate, ...], *, given: bool
+    ) -> tuple[tuple[SizeExpression, ...], ...]:
+        """The shapes of Hugging Face names by the table of the family, which must have every one."""
+        if self.family is None:
+            return ()
+        known = partial(shape_of, self.family, given=given)
+        read = (self.read(key, node, lambda _, name=template.text: known(name)) for template in names)
+        return tuple(shape for shape in read if shape is not None)
 
     def shapes(self, node: Map, count: int) -> tuple[tuple[SizeExpression, ...], ...]:
         """One shape for all names of the Hugging Face side, or a list with one for each name."""
@@ -353,18 +376,6 @@ class _LayoutParser:
             return use if all(ok) else None
         return None
 
-    def accounts(self, node: Map, left: set[str], right: set[str], ops: list[OpCall]) -> None:
-        """Complain about an index that only one side has and that no op joins or creates."""
-        joined, made = {u.op.joins(u.args) for u in ops}, {u.op.makes(u.args) for u in ops}
-        for label in sorted(left - right - joined):
-            hint = f"Join over it, as in `{{stack: {{{_over(label)}axis: 0}}}}`, or use it on the other side, too."
-            message = f"rule: only `hf` uses {label}, and no op joins over it"
-            self.complain("layout-family", message, node.span, hint)
-        for label in sorted(right - left - made):
-            message = f"rule: only `to` uses {label}, and no op creates it"
-            hint = f"Cut for it, as in `{{split: {{{_over(label)}axis: 0}}}}`."
-            self.complain("layout-family", message, node.span, hint)
-
     def drop(self, node: Map) -> DropRule:
         self.keys(node, KEYS["drop"], "drop")
         ranges = {**self.ranges, **self.range_map(node, self.dims)}
@@ -376,7 +387,8 @@ class _LayoutParser:
         if not isinstance(value, List) or len(value.items) != 2:
             self.complain("layout-form", "tie: expected two names, [copy, original]", node.span)
             return TieRule(NameTemplate("", ()), NameTemplate("", ()), (), node.span)
-        copy, original = self.templates(node, "tie", ()) or (NameTemplate("", ()), NameTemplate("", ()))
+        copy, original = pair = self.templates(node, "tie", ()) or (NameTemplate("", ()), NameTemplate("", ()))
+        self.described("tie", node, pair, given=True)
         return TieRule(copy, original, self.conditions(node), node.span)
 
 
@@ -385,12 +397,3 @@ def _read_text(value: object) -> str:
     if isinstance(value, list | dict) or value is None:
         raise Refusal("layout-form", f"expected text, got {value!r}")
     return str(value)
-
-
-def _over(label: str) -> str:
-    return "" if label == LIST else f"over: {label}, "
-
-
-def _indices(side: tuple[NameTemplate, ...], ranges: Mapping[str, SizeExpression]) -> set[str]:
-    """The indices that names use, and the list itself if there are several names."""
-    return {n for t in side for n in t.names if n in ranges} | ({LIST} if len(side) > 1 else set())

@@ -34,6 +34,19 @@ class ProvenKeys(ModelKeys):
     )
 
 
+@dataclass(frozen=True)
+class GivenKeys(ProvenKeys):
+    """Which model is meant, and what it is made of if its family is not known."""
+
+    family: (
+        Annotated[
+            dict[str, Any],
+            Field(description="a model of no known family: dims, names of layers, shapes, as docs/structure.md says"),
+        ]
+        | None
+    ) = None
+
+
 def numbers_of(view: View, given: object, key: str) -> Any:
     """A list as it stands, or the numbers of a choice by data."""
     return choose(view, given, key, drops=key == "drop") if isinstance(given, UnitChoice) else given

@@ -86,7 +86,7 @@ def compute(
     names, lets = tuple(from_), {n: local for n, local in (let or {}).items() if isinstance(local, Expression)}
     check_names(expr, names, lets)
     expression, sets = split_sets(bind_names(expr, lets))
-    _note_unused(view, names, (expression, *(term.each for term in sets)))
+    _note_unused(view, names if to is not None else names[1:], (expression, *(term.each for term in sets)))
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}

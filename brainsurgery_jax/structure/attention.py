@@ -7,17 +7,12 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.centring import CLIP
+from brainsurgery_jax.structure.centring import CLIP, sums_values
 from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
 from brainsurgery_jax.structure.proof import preserve
 
 QK, OV, BOTH = "qk", "ov", "both"
 _FUSED, _BESIDE = "gpt2", "gpt_neox"
-_SEPARATE = frozenset({
-    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3", "mixtral", "qwen2_moe",
-    "qwen3_moe", "olmoe", "flex_olmo", "gpt_oss",
-})  # fmt: skip
-"""Every `model_type` with queries, keys and values apart, whose attention sums up values and nothing else."""
 
 
 class HeadColumns(NamedTuple):
@@ -59,7 +54,7 @@ def refactor_attention(
 
 def _refuse(model: Described, products: str) -> None:
     kind = str(model.place.kind)
-    if kind not in {_FUSED, _BESIDE, *_SEPARATE}:
+    if kind not in (_FUSED, _BESIDE) and not sums_values(model):
         raise Refusal("structure-model", f"it is not known that attention of a {model.place.kind} only sums up values",
                       key="alias", hint="Leave the step out.")  # fmt: skip
     if products != OV and kind != _FUSED:
@@ -156,17 +151,14 @@ def _sizes(model: Described, each: HeadColumns) -> AttentionSizes:
 
 def _output(model: Described) -> tuple[str, bool]:
     """The matrix behind attention, and whether it is [out, in]."""
-    kind = str(model.place.kind)
-    names = {_FUSED: "h.*.attn.c_proj.weight", _BESIDE: "layers.*.attention.dense.weight"}
-    return model.names([names.get(kind, "layers.*.self_attn.o_proj.weight")])[0], kind != _FUSED
+    return model.names([f"{model.roles['o']}.weight"])[0], str(model.place.kind) != _FUSED
 
 
 def _projection(model: Described, at: int) -> HeadColumns:
     """Queries (0), keys (1) or values (2) of a model. Raises Refusal if they are not where its class has them."""
     kind = str(model.place.kind)
-    names = {_FUSED: "h.*.attn.c_attn.{}", _BESIDE: "layers.*.attention.query_key_value.{}"}
-    table = names.get(kind, f"layers.*.self_attn.{'qkv'[at]}_proj.{{}}")
-    weight, bias = model.names([table.format("weight"), table.format("bias")])
+    module = model.roles["qkv" if kind in (_FUSED, _BESIDE) else "qkv"[at]]
+    weight, bias = model.names([f"{module}.weight", f"{module}.bias"])
     if weight not in model.kin:
         raise Refusal("structure-model", f"'{model.alias}' has no '{weight}', as a {kind} has it", key="alias",
                       hint="Put a step `fuse` or `unfuse` before this.")  # fmt: skip

@@ -3,7 +3,7 @@ moved to where they end up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
@@ -14,22 +14,22 @@ from brainsurgery_jax.structure.proof import SAME_PROBABILITIES, preserve
 
 WIDTH, WORDS = "D", "V"
 
-_EMBEDDINGS: Mapping[str, tuple[str, ...]] = {"gpt2": ("wte.weight", "wpe.weight"), "gpt_neox": ("embed_in.weight",)}
-"""The tables that start the stream, for every `model_type` in which LayerNorm, which subtracts the mean, comes before
-all that reads it."""
+_CENTRED = ("gpt2", "gpt_neox")
+"""Every `model_type` in which LayerNorm, which subtracts the mean, comes before all that reads the stream."""
 _CAP = "final_logit_softcapping"
 
 
 def centre_writing(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
     """What the op `centre_writing` does."""
     model = describe(view, alias, part)
-    tables = _EMBEDDINGS.get(str(model.place.kind))
-    if tables is None:
+    family = model.place.family
+    if str(model.place.kind) not in _CENTRED:
         raise Refusal("structure-model", f"'{model.alias}' is a {model.place.kind}: only where LayerNorm, which "
                       "subtracts the mean, comes before all that reads the residual stream does its mean not count "
                       "(gpt2, gpt_neox); RMSNorm sees it", key="alias", hint="Leave the step out.")  # fmt: skip
     _head(model, "the mean of a row counts where it is read as that of the output table")
-    inner = tuple(f".{name}" for text in model.place.family.writers for name in expand_braces(text))
+    tables = (*family.tied.values(), f"{family.positions}.weight")
+    inner = tuple(f".{name}" for text in family.writers for name in expand_braces(text))
     writers = [each for each in model.parts if each.name in tables or each.name.endswith(inner)]
     yield preserve(view, model, [_centre(model, each, WIDTH) for each in writers], prove=prove)
 
@@ -84,12 +84,18 @@ class ValueBias(NamedTuple):
     transposed: bool
 
 
-_WEIGHTED = frozenset({
-    "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3", "qwen3_moe",
-    "olmoe", "flex_olmo",
-})  # fmt: skip
-"""Every `model_type` whose attention gives weights that sum to 1, and nothing but these to values."""
 CLIP = "clip_qkv"
+
+
+def sums_values(model: Described) -> bool:
+    """Whether queries, keys and values are apart, and attention sums up values and nothing else."""
+    return {"q", "k", "v", "o"} <= model.roles.keys()
+
+
+def _has_value_biases(model: Described) -> bool:
+    """Whether it is known where biases of values are, and weights of attention sum to 1: those beside sinks do not."""
+    fused = str(model.place.kind) in ("gpt2", "gpt_neox")
+    return fused or (sums_values(model) and "sinks" not in model.roles)
 
 
 def fold_value_biases(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
@@ -105,7 +111,7 @@ def fold_value_biases(view: View, alias: str | None, part: str | None, *, prove:
 
 
 def _refuse_values(model: Described) -> None:
-    if str(model.place.kind) not in _WEIGHTED:
+    if not _has_value_biases(model):
         raise Refusal("structure-model", f"it is not known that the weights of attention of a {model.place.kind} sum "
                       "to 1, and that values have a bias to fold", key="alias", hint="Leave the step out.")  # fmt: skip
     if model.place.config.get(CLIP) is not None:
@@ -118,23 +124,28 @@ def _value_biases(model: Described) -> Iterator[ValueBias]:
     kind = str(model.place.kind)
     heads, width = model.size("N"), model.size("H")
     if kind == "gpt2":
-        fused, alone, matrix = model.names(["h.*.attn.c_attn.bias", "h.*.attn.v_attn.bias", "h.*.attn.c_proj.weight"])
+        fused, alone, matrix = _values_within(model)
         start = 2 * heads * width
         yield ValueBias(fused, f"v[{start}:]", f"concat([w[:{start}], zeros_like(w[{start}:])], axis=0)", matrix, True)
         yield ValueBias(alone, "v", "zeros_like(w)", matrix, True)
     elif kind == "gpt_neox":
-        names = [f"layers.*.attention.{name}" for name in ("query_key_value.bias", "value.bias", "dense.weight")]
-        fused, alone, matrix = model.names(names)
+        fused, alone, matrix = _values_within(model)
         three = f"reshape({{}}, ({heads}, 3, {width}))"
         own = three.format("w")
         without = f"reshape(concat([{own}[:, :2], zeros_like({own}[:, 2:])], axis=1), (-1,))"
         yield ValueBias(fused, f"reshape({three.format('v')}[:, 2:], (-1,))", without, matrix, False)
         yield ValueBias(alone, "v", "zeros_like(w)", matrix, False)
     else:
-        bias, matrix = model.names(["layers.*.self_attn.v_proj.bias", "layers.*.self_attn.o_proj.weight"])
+        bias, matrix = model.names([f"{model.roles['v']}.bias", f"{model.roles['o']}.weight"])
         shared = model.size("K")
         every = f"reshape(repeat(reshape(v, ({shared}, {width})), {heads // shared}, axis=0), (-1,))"
         yield ValueBias(bias, "v" if shared == heads else every, "zeros_like(w)", matrix, False)
+
+
+def _values_within(model: Described) -> list[str]:
+    """The bias of fused queries, keys and values, that of values where they are apart, and the matrix behind."""
+    whole = f"{model.roles['qkv']}.bias"
+    return model.names([whole, model.place.family.fused[whole][2], f"{model.roles['o']}.weight"])
 
 
 def _fold(model: Described, each: ValueBias) -> Iterator[Substep]:

@@ -15,6 +15,7 @@ from brainsurgery_jax.families.compare import places
 from brainsurgery_jax.families.evidence import Sizes, formula, is_divided, shape_table, sizes_of
 from brainsurgery_jax.families.model import FamilyPlace, ModelType
 from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
+from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Substep, View
 from brainsurgery_jax.select import Ref
@@ -124,6 +125,9 @@ class Described:
     def layered(self, stack: str = "") -> str:
         """The start of the names of layers, up to their number. Raises Refusal."""
         stacks = self.place.family.stacks
+        if not stacks:
+            raise Refusal("structure-model", "the family that the step describes has no layers", key="family",
+                          hint="Say where they are: `layers: 'model.blocks.*', dims: {L: KEY}`.")  # fmt: skip
         if stack not in stacks and (stack or len(stacks) > 1):
             known = ", ".join(stacks)
             raise Refusal("structure-model", f"which layers are meant? This model has those of {known}", key="stack",
@@ -146,6 +150,13 @@ class Described:
                 full = [start + name.removeprefix("^") for start in starts]
                 found.append(next((n for n in full if n in self.kin), full[0]))
         return found
+
+    @cached_property
+    def roles(self) -> Roles:
+        """The modules of its layers by their roles, as the table names them; none if its class is not known."""
+        if self.kind is None:
+            return {}
+        return {role: in_layers(self.place.family, module) for role, module in layer_roles(self.kind).items()}
 
     def ref(self, starred: str, index: str = "") -> Mapping[str, object]:
         """A reference to all tensors of such a name, and to a part of each."""
@@ -206,21 +217,23 @@ def choose_alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-def describe(view: View, alias: str | None = None, part: str | None = None) -> Described:
+STEPS = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
+
+
+def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = STEPS) -> Described:
     """The model under an alias. Raises Refusal if its family is not known."""
     chosen = choose_alias(view, alias)
     names = view.names(chosen)
     kin = kin_of({name: view.fetch(chosen, name).aval for name in names})
     found = view.config(chosen, "alias")
     if found is None or not isinstance(found[1], Mapping):
-        hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
+        config_hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
         message = f"'{chosen}' came without a config.json, so its structure is not known"
-        raise Refusal("structure-model", message, key="alias", hint=hint)
+        raise Refusal("structure-model", message, key="alias", hint=config_hint)
     recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
     if not recognised:
         kind = found[1].get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
-        hint = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
         raise Refusal("structure-model", message, key="alias", hint=hint)
     if len(recognised) > 1:

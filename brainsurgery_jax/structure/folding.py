@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.roles import modules_for
 from brainsurgery_jax.families.tables.gpt2 import GPT2
+from brainsurgery_jax.families.tables.gpt_neox import GPT_NEOX
 from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.described import Described, describe
 from brainsurgery_jax.structure.proof import preserve
 
-_ATTENTION = tuple(f"layers.*.self_attn.{name}_proj.weight" for name in ("q", "k", "v", "qkv"))
-_MLP = tuple(f"layers.*.{name}.weight" for name in (
-    "mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.gate", "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj",
-    "block_sparse_moe.gate", "block_sparse_moe.experts.*.w1", "block_sparse_moe.experts.*.w3",
-))  # fmt: skip
-_BEFORE = "layers.*.pre_feedforward_layernorm"
-_AFTER = "layers.*.post_attention_layernorm"
-UNITS: Mapping[str, int] = {
-    "llama": 1, "mistral": 1, "qwen2": 1, "qwen3": 1, "phi3": 1, "mixtral": 1, "qwen3_moe": 1, "olmoe": 1, "gpt2": 1,
-    "gemma2": 0, "gemma3_text": 0,
+READERS = {
+    "attention_norm": ("q", "k", "v", "qkv", "q_a", "kv_a"),
+    "mlp_norm": (
+        "gate", "up", "gate_up", "router", "expert.*.gate", "expert.*.up", "shared_gate", "shared.gate", "shared.up",
+    ),
 }  # fmt: skip
-"""The weight of a norm that changes nothing, for every `model_type` whose norms come before what reads them."""
+"""What reads the norms before attention and MLP, by roles."""
 
 
 class NormReaders(NamedTuple):
@@ -35,8 +32,8 @@ class NormReaders(NamedTuple):
 def fold_norms(view: View, alias: str | None, part: str | None, *, final: bool, prove: bool) -> Iterator[Edit]:
     """What the op `fold_norm` does."""
     model = describe(view, alias, part)
-    unit = UNITS.get(str(model.place.kind))
-    if unit is None:
+    kind = model.kind
+    if kind is None or not READERS.keys() <= kind.roles.keys() or model.place.family is GPT_NEOX:
         raise Refusal("structure-model", f"the norms of a {model.place.kind} do not fold: they come after what they "
                       "normalize, or it is not known what reads them", key="alias",
                       hint="Leave the step out.")  # fmt: skip
@@ -44,27 +41,29 @@ def fold_norms(view: View, alias: str | None, part: str | None, *, final: bool, 
     affine = model.place.family is GPT2
     readings = list(_readings(model, final))
     fold = _fold_affine if affine else _fold_gain
-    yield preserve(view, model, [step for each in readings for step in fold(model, each, unit)], prove=prove)
+    yield preserve(view, model, [step for each in readings for step in fold(model, each, kind.unit)], prove=prove)
 
 
 def _refuse_stacked(model: Described) -> None:
-    (stack,) = model.names(["layers.*.mlp.experts.gate_up_proj"])
-    if stack in model.kin:
-        raise Refusal("structure-model", f"the experts of '{model.alias}' are in one tensor, '{stack}'", key="alias",
-                      hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip
+    stack = next((n for n in model.names(modules_for(model.place.family, "experts.gate_up")) if n in model.kin), None)
+    if stack is not None:
+        always = model.kind is not None and model.kind.experts is not None and model.kind.experts.transposed
+        hint = "Leave the step out." if always else "Put `- experts: {names: separate}` before this step."
+        message = f"the experts of '{model.alias}' are in one tensor, '{stack}'"
+        raise Refusal("structure-model", message, key="alias", hint=hint)
 
 
 def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
     """What reads each norm. Raises Refusal if nothing of its own reads the last one."""
-    if model.place.family is GPT2:
-        tables = {"h.*.ln_1": ("h.*.attn.c_attn.weight",), "h.*.ln_2": ("h.*.mlp.c_fc.weight",)}
-    else:
-        middle = _BEFORE if model.names([f"{_BEFORE}.weight"])[0] in model.kin else _AFTER
-        tables = {"layers.*.input_layernorm": _ATTENTION, middle: _MLP}
-    for norm, matrices in tables.items():
-        yield NormReaders(model.names([norm])[0], tuple(n for n in model.names(matrices) if n in model.kin))
+    for norm, roles in READERS.items():
+        known = model.names(f"{module}.weight" for module in modules_for(model.place.family, *roles))
+        found = tuple(name for name in known if name in model.kin)
+        if not found:
+            raise Refusal("structure-model", f"'{model.alias}' has no '{known[0]}', which reads a norm", key="alias",
+                          hint="Put a step `fuse` before this if queries, keys and values are apart.")  # fmt: skip
+        yield NormReaders(model.names([model.roles[norm]])[0], found)
     if final:
-        (head,) = model.names(["^lm_head.weight"])
+        (head,) = model.names(model.place.family.tied)
         if head not in model.kin:
             raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
                           key="alias",
@@ -89,7 +88,7 @@ def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Sub
     GPT-2's class, so the last norm keeps a bias, divided by the gain that its columns take."""
     (matrix,) = each.matrices
     norm, bias = f"{each.norm}.weight", f"{each.norm}.bias"
-    if matrix.endswith("lm_head.weight"):
+    if matrix in model.names(model.place.family.tied):
         gain = {"from": {"g": model.ref(norm)}, "expr": "g != 0"}
         yield Substep("assert", {"holds": gain})  # a bias cannot pass a gain of 0
         yield model.compute(bias, "w / g", g=norm)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import modules_of
 from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, ask_first, describe, pattern, to
+from brainsurgery_jax.structure.described import Described, ask_first, pattern, to
+from brainsurgery_jax.structure.given import describe_by
 from brainsurgery_jax.structure.patches import renumber
 from brainsurgery_jax.structure.proof import preserve
 
@@ -35,11 +36,12 @@ class AskedLayers(NamedTuple):
     order: Sequence[object] | None
     scale_copies: float
     prove: bool = False
+    family: Mapping[str, Any] | None = None
 
 
 def change_layers(view: View, alias: str | None, part: str | None, stack: str, asked: AskedLayers) -> Iterator[Edit]:
     """What the op `layers` does."""
-    model = describe(view, alias, part)
+    model = describe_by(view, alias, part, asked.family)
     head = model.layered(stack)
     counts = _Counts(view, model, head, stack)
     order = _resolve(asked, counts)
@@ -165,6 +167,10 @@ def _scale(model: Described, head: str, order: Sequence[LayerSource], factor: fl
     if factor == 1 or not again:
         return
     writers = _expand(model.place.family.writers)
+    if not writers and model.place.family.is_given:
+        message = "the family that the step describes does not say what layers add to the stream"
+        hint = "Say it, by names below a layer: `writers: [attn.out.weight, mlp.down.weight]`."
+        raise Refusal("structure-layers", message, key="family", hint=hint)
     if not writers:
         raise Refusal("structure-layers", f"layers of {model.place.family.name} normalize what they add up: no factor "
                       "leaves the stream as it is", key="scale_copies", hint="Leave `scale_copies` out.")  # fmt: skip

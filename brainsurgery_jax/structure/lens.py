@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
-from brainsurgery_jax.structure.folding import UNITS
 
-_UNITS = {**UNITS, "gpt_neox": 1, "olmo2": 1, "olmo3": 1, "flex_olmo": 1}
-"""The weight of the last norm that changes nothing, for every `model_type` whose head reads that norm alone."""
 TRANSLATOR = r"(\d+)\.{}"
 """The names of the translators of a lens, of a layer each."""
 
@@ -18,14 +15,15 @@ TRANSLATOR = r"(\d+)\.{}"
 def fold_lens(view: View, alias: str | None, part: str | None, lens: str) -> Iterator[Edit]:
     """What the op `fold_lens` does."""
     model = describe(view, alias, part)
-    unit = _UNITS.get(str(model.place.kind))
-    if unit is None:
+    weight, bias = model.names([f"{model.place.family.last_norm}.{kind}" for kind in ("weight", "bias")])
+    if model.kind is None or not model.kind.roles or weight not in model.kin or "logits_scaling" in model.place.config:
         raise Refusal("structure-model", f"it is not known how a {model.place.kind} reads its last layer", key="alias",
                       hint="Write the readout with `compute`.")  # fmt: skip
     view.names(lens)  # refused if there is no such alias
-    weight, bias = model.names([f"{model.place.family.last_norm}.{kind}" for kind in ("weight", "bias")])
     centred = bias in model.kin
-    yield Expand((*_translate(lens, model.size("D"), centred=centred), *_read(model, lens, weight, bias, unit)))
+    yield Expand(
+        (*_translate(lens, model.size("D"), centred=centred), *_read(model, lens, weight, bias, model.kind.unit))
+    )
 
 
 def _translate(lens: str, width: int, *, centred: bool) -> Iterator[Substep]:

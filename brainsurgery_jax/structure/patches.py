@@ -22,6 +22,8 @@ def set_dims(model: Described, values: Mapping[str, int]) -> dict[str, object]:
         if sizes_of(family, now).values[dim] == value:
             continue
         keys = keys_of(family, dim, now)
+        if not keys and family.is_given:
+            continue  # a number, or a formula that no single key changes
         alone = [key for key in keys if not (_move(model, now, {key: value}, dim) & model.dims) - set(values)]
         key = (alone or keys)[0]
         made |= {key: value, **pin(family, now, {key: value}, dim)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.protocol import Edit, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, names_in, to
+from brainsurgery_jax.structure.given import describe_by
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import Change, preserve
 from brainsurgery_jax.wording import few
@@ -29,6 +30,7 @@ class AskedUnits(NamedTuple):
     neurons: object
     keeps_config: bool
     random: bool = False
+    family: Mapping[str, Any] | None = None
 
 
 class Cut(NamedTuple):
@@ -56,8 +58,8 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *,
         raise Refusal("structure-prune", message, key=given[-1] if given else "",
                       hint="Take each out in a step of its own.")  # fmt: skip
     (key,) = given
-    model = describe(view, alias, part)
-    _refuse_unknown(model)
+    model = describe_by(view, alias, part, asked.family)
+    _refuse_unknown(model, key)
     units: Units = getattr(asked, key)
     if isinstance(units, int | float):
         made = _by_score(model, key, units, view.scratch(), random=asked.random)
@@ -76,14 +78,19 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *,
     yield preserve(view, model, steps, prove=prove, before=lambda copy: [*scores, *made.silence(copy)])
 
 
-def _refuse_unknown(model: Described) -> None:
-    inside = [
-        s for s in model.unknown if s.startswith(tuple(model.layered(stack) for stack in model.place.family.stacks))
-    ]
+def _refuse_unknown(model: Described, key: str) -> None:
+    stacks = tuple(model.layered(stack) for stack in model.place.family.stacks or ("",))
+    inside = [starred for starred in model.unknown if starred.startswith(stacks)]
+    if model.place.family.is_given:  # what it does not name stays, unless an axis is as long as one that changes
+        dims = set(_couple(model, key))
+        parts = [(aval.shape, part.axes) for part in model.parts for aval in part.kin.first]
+        sizes = {n for shape, axes in parts for n, text in zip(shape, axes, strict=True) if names_in(text) & dims}
+        inside = [starred for starred in inside if any(sizes & {*aval.shape} for aval in model.kin[starred].first)]
     if inside:
         message = f"{few([repr(s) for s in inside])} may have entries for heads or neurons, and is not known"
         raise Refusal("structure-model", message, key="alias",
-                      hint="Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
+                      hint="Give its shape in `family`, with `_` for an axis that stays." if model.place.family.is_given
+                      else "Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
 
 
 def _dim(model: Described, key: str) -> str:
@@ -302,6 +309,8 @@ def _configure(view: View, model: Described, sizes: Mapping[str, int]) -> Iterat
     patch = set_dims(model, sizes)
     after = model.with_config(patch)
     wrong = [d for d in model.dims if d not in sizes and after.values[d] != model.sizes.values[d]]
+    if model.place.family.is_given and model.place.whole:
+        wrong += [d for d, size in sizes.items() if after.values[d] != size]
     kind = model.kind
     if kind is not None and kind.fixed_heads and set(sizes) & set(model.place.family.heads):
         wrong = [model.place.family.heads[0]]

@@ -25,8 +25,8 @@ _TOWER = ("hidden_size", "intermediate_size", "num_hidden_layers")
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama", "llama-tied", "llama-biased", "llama-base", "llama-classes", "mistral", "qwen3"), _LLAMA),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3"), _LLAMA),
-    **dict.fromkeys(("qwen2", "olmo2", "olmo3"), _LLAMA[:6]),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "ministral"), _LLAMA),
+    **dict.fromkeys(("qwen2", "olmo", "olmo2", "olmo3", "granite", "smollm3"), _LLAMA[:6]),
     "phi3": (*_LLAMA[:6],),
     "mixtral": (*_LLAMA[:6], "num_local_experts"),
     "qwen2_moe": (*_LLAMA[:2], *_LLAMA[3:6], "num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),

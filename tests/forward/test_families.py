@@ -73,6 +73,7 @@ ROWS = (
     Row("olmo2"),
     Row("olmo3", "window", {"sliding_window": 5}),
     Row("gemma"),
+    Row("gemma", "old-activation", {"hidden_act": "gelu"}),
     Row("gemma2", "window", {"sliding_window": 5}),
     Row("gemma3_text", "window", {"sliding_window": 5}),
     Row("mixtral", "", EXPERTS),

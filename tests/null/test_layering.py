@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "json_text errors packaged reading regular_files plan.source",
+    "layout": "json_text errors families packaged reading regular_files plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
@@ -61,7 +61,7 @@ MAY_IMPORT = {
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "reduction errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape "
     "ops.sets",
-    "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
+    "forward": "errors dtypes families _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
     "adapters": "wording errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors "

@@ -440,6 +440,14 @@ def test_a_name_that_the_expression_does_not_use_is_noted_and_nothing_of_it_is_r
     np.testing.assert_allclose(read(report.published[0][0])["out"], expected, rtol=1e-12)
 
 
+def test_a_tensor_that_is_replaced_needs_no_use_in_the_expression(tmp_path: Path):
+    step = {"compute": {"from": {"w": "w", "v": "v"}, "expr": "2 * v"}}
+    plan = bs.load(plan_of(tmp_path, {"w": W, "v": W + 1}, [step]))
+    report = plan.run(durable=False)
+    assert report.notes == ()
+    np.testing.assert_allclose(read(report.published[0][0])["w"], 2 * (W + 1), rtol=1e-12)
+
+
 def test_an_expression_of_no_name_is_a_constant(tmp_path: Path):
     step = {"compute": {"from": {"w": "w"}, "to": "out", "expr": "3 * eye(2)"}}
     assert run_plan(tmp_path, {"w": W}, step)["out"].tolist() == [[3, 0], [0, 3]]

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers giv
 ])  # fmt: skip
 def test_logits_stay_and_are_proven(name: str, products: str, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole")
-    edit(tmp_path / "whole", tmp_path / "out", {"refactor_attention": {"products": products, "prove": True}})
+    notes = edit(tmp_path / "whole", tmp_path / "out", {"refactor_attention": {"products": products, "prove": True}})
+    assert "operand-unused" not in {note.code for note in notes}
     assert_same(logits(load(tmp_path / "out")), logits(model), 1e-4)
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "out"))
     changed = [key for key in before if not np.array_equal(before[key], after[key])]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ from tests.structure.judged import assert_same, edit, load, logits, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
-UNTIED = ("llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe", "olmoe", "gemma3")
+UNTIED = (
+    "llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe", "olmoe", "gemma3", "granite",
+    "ministral", "qwen2_moe", "deepseek_v3",
+)  # fmt: skip
 READ = ("input_layernorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight", "model.norm.weight")
 
 
-@pytest.mark.parametrize("name", [*UNTIED, "gpt2", "llama-tied", "gemma2"])
+@pytest.mark.parametrize("name", [*UNTIED, "gpt2", "llama-tied", "gemma", "gemma2"])
 def test_folded_norms_leave_the_logits_what_they_were(name: str, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole")
     untie = [] if name in UNTIED else [{"untie": {}}]
@@ -61,3 +66,19 @@ def test_norms_that_do_not_fold_are_refused(tmp_path: Path) -> None:
         make(name, tmp_path / name)
         with pytest.raises(PlanError, match=why):
             edit(tmp_path / name, tmp_path / "out", {"fold_norm": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "why"),
+    [
+        ("gpt2", {"unfuse": {}}, "has no 'transformer.h.*.attn.c_attn.weight', which reads a norm"),
+        ("gpt_oss", {}, "are in one tensor"),
+        ("gpt_neox", {}, "norms of a gpt_neox do not fold"),
+    ],
+)
+def test_a_norm_whose_readers_are_not_there_is_refused(
+    name: str, step: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    make(name, tmp_path / "whole", tie_word_embeddings=False)
+    with pytest.raises(PlanError, match=re.escape(why)):
+        edit(tmp_path / "whole", tmp_path / "out", *([step] if step else []), {"fold_norm": {}})

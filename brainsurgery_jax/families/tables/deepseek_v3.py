@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA, PRE_NORMS
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS
+
+_LATENT = {
+    "q": ATTENTION["q"], "q_a": "self_attn.q_a_proj", "q_a_norm": "self_attn.q_a_layernorm",
+    "q_b": "self_attn.q_b_proj", "kv_a": "self_attn.kv_a_proj_with_mqa", "kv_a_norm": "self_attn.kv_a_layernorm",
+    "kv_b": "self_attn.kv_b_proj", "o": ATTENTION["o"],
+}  # fmt: skip
 
 MODELS = (
     ModelType(
@@ -11,7 +17,13 @@ MODELS = (
         LLAMA,
         "DeepseekV3ForCausalLM",
         leading=("first_k_dense_replace",),
-        features=PRE_NORMS | {"self_attn.kv_a_proj_with_mqa.weight"},
+        roles={
+            **PRE_NORMS,
+            **_LATENT,
+            **MLP,
+            **{f"shared.{role}": f"mlp.shared_experts.{role}_proj" for role in MLP},
+            "correction": "mlp.gate.e_score_correction_bias",
+        },
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

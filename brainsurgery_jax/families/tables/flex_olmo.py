@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA, POST_NORMS, QK_NORMS
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, POST_NORMS, QK_NORMS
 
 MODELS = (
     ModelType(
         "flex_olmo",
         LLAMA,
         "FlexOlmoForCausalLM",
-        features=POST_NORMS | QK_NORMS,
+        roles={**POST_NORMS, **ATTENTION, **QK_NORMS},
+        defaults={"rope_theta": 5e5},
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

@@ -1,16 +1,29 @@
-"""Gemma 2 and 3."""
+"""Gemma 1, 2 and 3."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from brainsurgery_jax.families.model import ModelType
-from brainsurgery_jax.families.tables.llama import BOTH_NORMS, LLAMA, QK_NORMS
+from brainsurgery_jax.families.tables.llama import ATTENTION, BOTH_NORMS, LLAMA, MLP, PRE_NORMS, QK_NORMS
 
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+_COMMON_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256}
+_COMMON: dict[str, Any] = {"tied": True, "unit": 0, "scaled": True}  # what is stored of a norm is its weight less 1
 
 MODELS = (
-    ModelType("gemma2", LLAMA, "Gemma2ForCausalLM", tied=True, cycle=(_LOCAL, _GLOBAL), features=BOTH_NORMS),
     ModelType(
-        "gemma3_text", LLAMA, "Gemma3ForCausalLM", tied=True, cycle=(*[_LOCAL] * 5, _GLOBAL),
-        period="sliding_window_pattern", features=BOTH_NORMS | QK_NORMS,
+        "gemma", LLAMA, "GemmaForCausalLM", **_COMMON, roles={**PRE_NORMS, **ATTENTION, **MLP},
+        defaults={"hidden_act": "gelu_pytorch_tanh"},
+    ),
+    ModelType(
+        "gemma2", LLAMA, "Gemma2ForCausalLM", **_COMMON, windowed=True, cycle=(_LOCAL, _GLOBAL),
+        roles={**BOTH_NORMS, **ATTENTION, **MLP},
+        defaults={**_COMMON_DEFAULTS, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    ModelType(
+        "gemma3_text", LLAMA, "Gemma3ForCausalLM", **_COMMON, windowed=True, cycle=(*[_LOCAL] * 5, _GLOBAL),
+        period="sliding_window_pattern", roles={**BOTH_NORMS, **ATTENTION, **QK_NORMS, **MLP},
+        defaults={**_COMMON_DEFAULTS, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
     ),
 )  # fmt: skip

@@ -45,6 +45,8 @@ GPT2 = Family(
     },
     tied={"^lm_head.weight": "wte.weight"},
     last_norm="ln_f",
+    positions="wpe",
+    telling=("qkv",),
     standard={
         "wte": "embed_tokens",
         "h.*": "layers.*",
@@ -54,4 +56,9 @@ GPT2 = Family(
     },
 )
 
-MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, features=frozenset({"attn.c_attn.weight"})),)
+_ROLES = {
+    "attention_norm": "ln_1", "qkv": "attn.c_attn", "o": "attn.c_proj", "mlp_norm": "ln_2", "up": "mlp.c_fc",
+    "down": "mlp.c_proj",
+}  # fmt: skip
+
+MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, roles=_ROLES),)

@@ -41,6 +41,7 @@ GPT_NEOX = Family(
     writers=("attention.dense.{weight,bias}", "mlp.dense_4h_to_h.{weight,bias}"),
     tied={"^embed_out.weight": "embed_in.weight"},
     last_norm="final_layer_norm",
+    telling=("qkv",),
     standard={
         "embed_in": "embed_tokens",
         "layers.*.attention": "layers.*.self_attn",
@@ -55,6 +56,9 @@ GPT_NEOX = Family(
     },
 )
 
-MODELS = (
-    ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", features=frozenset({"attention.query_key_value.weight"})),
-)
+_ROLES = {
+    "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "qkv": "attention.query_key_value",
+    "o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h",
+}  # fmt: skip
+
+MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", roles=_ROLES),)

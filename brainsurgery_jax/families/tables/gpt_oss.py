@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, PRE_NORMS
 
 MODELS = (
     ModelType(
         "gpt_oss",
         LLAMA,
         "GptOssForCausalLM",
+        windowed=True,
         cycle=("sliding_attention", "full_attention"),
+        roles={**PRE_NORMS, **ATTENTION, "sinks": "self_attn.sinks"},
+        defaults={
+            "rope_theta": 1.5e5,
+            "head_dim": 64,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": 128,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
+        },
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

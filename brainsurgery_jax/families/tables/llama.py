@@ -116,44 +116,47 @@ LLAMA = Family(
         "embed_tokens": "embed_tokens", "layers.*.block_sparse_moe": "layers.*.mlp", "norm": "ln_final",
         "^lm_head": "lm_head",
     },
+    telling=(
+        "attention_norm", "mlp_norm", "after_attention_norm", "after_mlp_norm", "q_norm", "k_norm", "qkv", "kv_a",
+    ),
 )  # fmt: skip
 
 ROPE = {"rope_theta": 10000.0}
 """The base of the angles that a config.json may leave out, as older ones do."""
 
-_NORM = "{}_layernorm.weight"
-PRE_NORMS = frozenset(map(_NORM.format, ("input", "post_attention")))
+PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 """The norms before attention and MLP, by which classes differ."""
-POST_NORMS = frozenset(map(_NORM.format, ("post_attention", "post_feedforward")))
+POST_NORMS = {"after_attention_norm": "post_attention_layernorm", "after_mlp_norm": "post_feedforward_layernorm"}
 """Those after both, as OLMo 2 has them."""
-BOTH_NORMS = PRE_NORMS | frozenset(map(_NORM.format, ("pre_feedforward", "post_feedforward")))
+BOTH_NORMS = {**PRE_NORMS, **POST_NORMS, "mlp_norm": "pre_feedforward_layernorm"}
 """Those before and after, as Gemma 2 has them."""
-QK_NORMS = frozenset(f"self_attn.{n}_norm.weight" for n in "qk")
+QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 """The norms of queries and keys."""
+ATTENTION = {role: f"self_attn.{role}_proj" for role in "qkvo"}
+MLP = {role: f"mlp.{role}_proj" for role in ("gate", "up", "down")}
+_FUSED = {"qkv": "self_attn.qkv_proj", "o": ATTENTION["o"], "gate_up": "mlp.gate_up_proj", "down": MLP["down"]}
 
-_COMMON = {
+COMMON = {
     **ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
     "initializer_range": 0.02,
 }  # fmt: skip
+"""What Llama and Mistral take for keys that are not there."""
 _WINDOW = {"sliding_window": None}
 
 MODELS = (
     ModelType(
-        "llama", LLAMA, "LlamaForCausalLM", features=PRE_NORMS,
-        defaults={**_COMMON, **_WINDOW, "max_position_embeddings": 2048},
+        "llama", LLAMA, "LlamaForCausalLM", roles={**PRE_NORMS, **ATTENTION, **MLP},
+        defaults={**COMMON, **_WINDOW, "max_position_embeddings": 2048},
+    ),
+    ModelType("granite", LLAMA, "GraniteForCausalLM", roles={**PRE_NORMS, **ATTENTION, **MLP}),
+    ModelType(
+        "smollm3", LLAMA, "SmolLM3ForCausalLM", tied=True, windowed=True, roles={**PRE_NORMS, **ATTENTION, **MLP},
+        defaults={"rope_theta": 2e6, "no_rope_layer_interval": 4},
     ),
     ModelType(
-        "mistral", LLAMA, "MistralForCausalLM", features=PRE_NORMS, defaults={**_COMMON, "sliding_window": 4096}
-    ),
-    ModelType("qwen2", LLAMA, "Qwen2ForCausalLM", features=PRE_NORMS, defaults={**ROPE, "rms_norm_eps": 1e-6}),
-    ModelType(
-        "qwen3", LLAMA, "Qwen3ForCausalLM", features=PRE_NORMS | QK_NORMS, defaults={**ROPE, "rms_norm_eps": 1e-6}
-    ),
-    ModelType(
-        "phi3", LLAMA, "Phi3ForCausalLM", unfused=("mistral", "llama"),
-        features=PRE_NORMS | {"self_attn.qkv_proj.weight"},
+        "phi3", LLAMA, "Phi3ForCausalLM", unfused=("mistral", "llama"), windowed=True, roles={**PRE_NORMS, **_FUSED},
         defaults={
-            **_COMMON, **_WINDOW, "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000,
+            **COMMON, **_WINDOW, "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000,
             "max_position_embeddings": 4096,
         },
     ),

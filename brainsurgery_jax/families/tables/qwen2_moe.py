@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS
 
 MODELS = (
     ModelType(
@@ -11,6 +11,14 @@ MODELS = (
         LLAMA,
         "Qwen2MoeForCausalLM",
         numbered=("mlp_only_layers",),
+        windowed=True,
+        roles={
+            **PRE_NORMS,
+            **ATTENTION,
+            **MLP,
+            **{f"shared.{role}": f"mlp.shared_expert.{role}_proj" for role in MLP},
+            "shared_gate": "mlp.shared_expert_gate",
+        },
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA, PRE_NORMS, QK_NORMS
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS, QK_NORMS
 
 MODELS = (
     ModelType(
@@ -11,7 +11,8 @@ MODELS = (
         LLAMA,
         "Qwen3MoeForCausalLM",
         numbered=("mlp_only_layers",),
-        features=PRE_NORMS | QK_NORMS,
+        windowed=True,
+        roles={**PRE_NORMS, **ATTENTION, **QK_NORMS, **MLP},
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

@@ -1,0 +1,22 @@
+"""Qwen 2 and 3, dense."""
+
+from __future__ import annotations
+
+from brainsurgery_jax.families.model import ModelType
+from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS, QK_NORMS, ROPE
+
+_DEFAULTS = {**ROPE, "rms_norm_eps": 1e-6}
+
+MODELS = (
+    ModelType(
+        "qwen2", LLAMA, "Qwen2ForCausalLM", windowed=True, roles={**PRE_NORMS, **ATTENTION, **MLP}, defaults=_DEFAULTS
+    ),
+    ModelType(
+        "qwen3",
+        LLAMA,
+        "Qwen3ForCausalLM",
+        windowed=True,
+        roles={**PRE_NORMS, **ATTENTION, **QK_NORMS, **MLP},
+        defaults=_DEFAULTS,
+    ),
+)
