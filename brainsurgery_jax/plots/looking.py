@@ -14,7 +14,7 @@ from brainsurgery_jax.looking.stats import stats_of
 from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.numerics.rollups import relative_change, sort_differences
-from brainsurgery_jax.plots.canvas import Picture, compose, write_figure
+from brainsurgery_jax.plots.canvas import Picture, compose, show_label, write_figure
 from brainsurgery_jax.plots.pictures import choose_panels, draw_cells, draw_energy, draw_histograms
 
 MOST_CHANGED = 6
@@ -46,7 +46,8 @@ def picture_difference(
         raise ValueError(f"no tensor of {found.left} and {found.right} differs in value, so there is nothing to draw")
     before, after = _on_one_span(left, right, names, stop)
     maps = [draw_cells(cells, "relative change")] if cells else []
-    return [*maps, draw_histograms({f"left: {found.left}": before, f"right: {found.right}": after})]
+    labels = f"left: {show_label(found.left)}", f"right: {show_label(found.right)}"
+    return [*maps, draw_histograms(dict(zip(labels, (before, after), strict=True)))]
 
 
 def _on_one_span(
