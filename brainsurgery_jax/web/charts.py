@@ -62,20 +62,21 @@ def _cell_names(edges: Sequence[int]) -> list[str]:
 
 
 def draw_histograms(sides: Mapping[str, Histogram]) -> Options:
-    """The counts of one or more histograms over their bins, as steps."""
+    """The counts of one or more histograms over their bins, as steps from edge to edge."""
     series = []
     for name, found in sides.items():
-        middles = (found.edges[:-1] + found.edges[1:]) / 2
-        data = [[float(f"{x:.6g}"), int(n)] for x, n in zip(middles, found.counts, strict=True)]
+        counts = [*found.counts, *found.counts[-1:]]  # to the end of the last bin
+        data = [[float(f"{x:.6g}"), int(n)] for x, n in zip(found.edges, counts, strict=True)]
         series.append({
-            "name": name, "type": "line", "step": "middle", "showSymbol": False, "areaStyle": {"opacity": 0.3},
+            "name": name, "type": "line", "step": "end", "showSymbol": False, "areaStyle": {"opacity": 0.3},
             "data": data,
         })  # fmt: skip
     return {
         **_COMMON, "tooltip": {**_TOOLTIP, "trigger": "axis"}, "legend": {"show": len(sides) > 1, "top": 0},
         "grid": {"containLabel": True, "left": 8, "right": 24, "top": 32, "bottom": 28},
-        "xAxis": {"type": "value", "name": "value", "nameLocation": "middle", "nameGap": 22, "scale": True},
-        "yAxis": {"type": "value"}, "series": series,
+        "xAxis": {"type": "value", "name": "value", "nameLocation": "middle", "nameGap": 22, "scale": True,
+                  "min": "dataMin", "max": "dataMax", "axisLabel": {"showMinLabel": False, "showMaxLabel": False}},
+        "yAxis": {"type": "value", "axisLine": {"onZero": False}}, "series": series,
     }  # fmt: skip
 
 

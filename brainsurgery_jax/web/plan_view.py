@@ -48,7 +48,7 @@ class PlanView:
         self._show_progress()
 
     def _build_editor(self, key: str) -> None:
-        with ui.row():
+        with ui.row(align_items="center").classes("bs-tight"):
             self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
             self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
             # Not links: a click comes after all that was typed before it.
@@ -197,6 +197,8 @@ class PlanView:
                     ui.label("The plan has no steps.").classes("bs-muted")
                 for path in writes:
                     ui.label(f"writes {path}").classes("bs-mono")
+                if not writes and not errors:
+                    ui.label("The plan has no output, so nothing is written.").classes("bs-muted")
             with ui.row():
                 go = ui.button("Go", on_click=lambda: dialog.submit(True)).props("no-caps color=primary")
                 go.set_enabled(not errors)
@@ -222,7 +224,8 @@ class PlanView:
         self._cancel.set_enabled(progress.active)
         self._bar.set_value(progress.share)
         told = progress.describe()
-        self._state.set_text(f"Run: {progress.state} ({progress.share:.0%})" + (f", {told}" if told else ""))
+        share = "" if progress.started is None else f" ({progress.share:.0%}), {told}"
+        self._state.set_text(f"Run: {progress.state}{share}")
         self._results.clear()
         with self._results:
             _draw_diagnostics(progress.problems)
