@@ -40,10 +40,10 @@ class ExplorerView:
             self._path = ui.input("Path of a checkpoint", placeholder="model.safetensors").style("min-width: 18rem")
             self._path.on("keydown.enter", self._open)
             ui.button("Open", on_click=self._open).props("no-caps")
-            with ui.expansion("Browse files").style("min-width: 14rem"):
-                self._browser = ui.column().style("gap: 0")
             ui.button("Upload files", on_click=lambda: ui.run_javascript("pick('files')")).props("no-caps")
             ui.button("Upload a folder", on_click=lambda: ui.run_javascript("pick('folder')")).props("no-caps")
+        with ui.expansion("Browse files").style("width: 100%"):
+            self._browser = ui.column().style("gap: 0")
         self._uploading = ui.label("").props("role=status").classes("bs-muted")
         ui.on("uploading", lambda e: self._uploading.set_text(str(e.args)))
         ui.on("uploaded", self._take_upload)
@@ -150,7 +150,7 @@ class ExplorerView:
             with ui.column().classes("bs-scroll").style("gap: 0; max-height: 30vh"):
                 for name, problem in list(found.items())[:MOST_FOUND]:
                     button = ui.button(f"{name}: {problem}", on_click=partial(self._show, one, name))
-                    button.props("flat dense no-caps align=left").classes("bs-mono bs-broken")
+                    button.props("flat dense no-caps align=left").classes("bs-mono")
                 if len(found) > MOST_FOUND:
                     ui.label(f"and {len(found) - MOST_FOUND:,} more").classes("bs-muted")
 

@@ -21,7 +21,7 @@ STYLE = """
 .bs-panel { flex: 1 1 20rem; min-width: 0; gap: .3rem; }
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
-.bs-broken .q-btn__content { text-align: left; }
+.bs-scroll > * { flex: none; } .bs-mono .q-btn__content { text-align: left; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
@@ -41,7 +41,10 @@ def build_page(key: str, bench: Workbench) -> None:
     ui.add_body_html(SCRIPTS)
     ui.colors(primary="#0d5c9e")
     dark = ui.dark_mode(None)
-    with ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"), ui.row(align_items="center"):
+    with (
+        ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"),
+        ui.row(align_items="center").classes("bs-tight"),
+    ):
         ui.label("brainsurgery-jax").props("role=heading aria-level=1").style("font-size: 1.2rem; font-weight: 600")
         with ui.tabs().props("dense inline-label no-caps") as tabs:
             explore, plan, compare, low_rank = map(ui.tab, ("Explore", "Plan", "Compare", "Low rank"))
