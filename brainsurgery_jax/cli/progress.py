@@ -72,7 +72,7 @@ class Bar:
     def __call__(self, event: Event, /) -> None:
         match event:
             case Started():
-                self.bar.update(self.task, total=sum(event.items.values()) or None, label="checking values")
+                self.bar.update(self.task, total=sum(event.items.values()) or None, label="computing")
             case Advanced(_, nbytes):
                 self.bar.update(self.task, advance=nbytes)
             case Wrote(name):

@@ -118,6 +118,26 @@ def histograms_of(
     return {name: one.result for name, one in searches.items()}
 
 
+def histograms_on_one_span(
+    left: Checkpoint,
+    right: Checkpoint,
+    names: Sequence[str],
+    *,
+    memory: int | None = None,
+    stop: StopSignal = NEVER,
+) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
+    """The histograms of tensors of both checkpoints in the same bins, so that their counts compare: from the least of
+    either to the greatest of either. Those without real numbers on both sides are left out. Raises as `histogram`."""
+    before, after = (histograms_of(side, names, memory=memory, stop=stop) for side in (left, right))
+    for name in before.keys() & after.keys():
+        edges = [float(edge) for found in (before, after) for edge in found[name].edges[[0, -1]]]
+        span = min(edges), max(edges)
+        before |= histograms_of(left, [name], span=span, memory=memory, stop=stop)
+        after |= histograms_of(right, [name], span=span, memory=memory, stop=stop)
+    shared = [name for name in names if name in before and name in after]
+    return {name: before[name] for name in shared}, {name: after[name] for name in shared}
+
+
 def _check_bins(bins: int, span: tuple[float, float] | None) -> None:
     if not 1 <= bins <= MOST_BINS:
         raise ValueError(f"bins must be between 1 and {MOST_BINS:,}, got {bins}")

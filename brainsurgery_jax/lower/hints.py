@@ -16,6 +16,7 @@ from brainsurgery_jax.store.key_paths import BoxKey, Path
 from brainsurgery_jax.wording import few
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
+_NO_COLON = re.compile(r"(.*[^:\\*+?.])(\[(?!.*\d-)[-\d:, ]+\])")  # not `[0-9]`, nor a class behind a wildcard
 
 
 def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str = "") -> str:
@@ -24,9 +25,8 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str =
     plain = text.replace("\\", "")
     if (sliced := _ONE_COLON.fullmatch(text)) is not None:
         return f"A slice is set off by two colons: '{alias}{sliced[1]}::{sliced[2]}'."
-    head, bracket, tail = plain.partition("[")
-    if bracket and tail.endswith("]") and head in space.names:
-        return f"A slice is set off by '::': '{alias}{head}::[{tail}'."
+    if (sliced := _NO_COLON.fullmatch(text)) is not None and compile_pattern(sliced[1]).matches(space.names):
+        return f"A slice is set off by '::': '{alias}{sliced[1]}::{sliced[2]}'."
     if any(token in space.names or "." in token for token in tokens):
         return "A list is one name in parts, such as [h, '0', bias]; for several names write 'one|another'."
     if any(plain in name for name in space.names):

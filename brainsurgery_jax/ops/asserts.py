@@ -48,7 +48,7 @@ from brainsurgery_jax.protocol import (
     settle,
 )
 from brainsurgery_jax.select import Ref, compile_pattern, compile_template
-from brainsurgery_jax.wording import few
+from brainsurgery_jax.wording import counted, few
 
 Patterns = tuple[Pattern, ...]
 _NAMES = Role("pattern", fallback="")
@@ -87,7 +87,12 @@ def count(view: View, *, of: SlicedPattern, is_: Bound) -> Verdict:
     Example: `assert: {count: {of: 'h\\.\\d+\\.ln_1\\.weight', is: 12}}`
     """
     found = len(view.match(of, "of"))
-    return Known(found == is_, "" if found == is_ else f"{found} tensors match '{of}', not {is_}")
+    return Known(found == is_, "" if found == is_ else f"{_matches(found)} '{of}', not {is_}")
+
+
+def _matches(number: int) -> str:
+    """`1 tensor matches`, `2 tensors match`."""
+    return f"{counted(number, 'tensor')} match{'es' if number == 1 else ''}"
 
 
 @assertion()

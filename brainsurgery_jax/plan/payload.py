@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from brainsurgery_jax import plugins
-from brainsurgery_jax.dtypes import DTYPES, parse_dtype
+from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.op import ASSERTS, OPS, Assertion, Field, Op, Role, element_role, fewest
 from brainsurgery_jax.plan.cut_texts import cut_texts
@@ -289,13 +289,16 @@ def _dtype(value: object) -> object:
 
 
 def _near_dtype(word: str, names: Sequence[str]) -> str:
-    """`" Did you mean 'bfloat16'?"`: for `bf-16` and `torch.bfloat16` that, for `float8` all that start so."""
+    """`" Did you mean 'bfloat16'?"`: for `bf-16` and `torch.bfloat16` that, for `float8` all that start so, for `e4m3`
+    all that contain it."""
     plain = word.lower().rpartition(".")[2].replace("-", "").replace("_", "")
     if (same := parse_dtype(plain)) is not None:
         return f" Did you mean '{same.name}'?"
-    if longer := [name for name in names if name.startswith(word.lower()) and word]:
+    part = plain.replace("fp", "float")
+    longer = [name for name in names if name.startswith(part)] or [name for name in names if part in name]
+    if longer and part:
         return f" Did you mean {' or '.join(map(repr, longer[:2]))}?"
-    return did_you_mean(word, [*names, *(a for d in DTYPES for a in d.aliases)])
+    return did_you_mean(word, [word for word, dtype in BY_NAME.items() if dtype.numpy])
 
 
 def _assertion(value: object, reading: Payload, at: Location) -> Assertion:

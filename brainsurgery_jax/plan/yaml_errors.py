@@ -107,6 +107,9 @@ _TRAPS = (
 )
 
 
+_NO_COLON = re.compile(r"\s*(?:- +)?(?P<key>\w+)(?::(?=[{\[])| +(?=\{))")
+"""A line whose key lacks the colon, or the space behind it, before a mapping or list in brackets."""
+
 _LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")  # those of YAML 1.1; str.splitlines knows more
 
 
@@ -117,6 +120,10 @@ def explain_yaml_error(error: yaml.YAMLError, text: str, file: str) -> Diagnosti
     lines = _LINE_END.split(text)
     problem = _place(error.problem_mark, lines)
     opened = problem if error.context_mark is None else _place(error.context_mark, lines)
+    if (found := _NO_COLON.match(lines[problem[0]])) is not None and "flow" not in str(error.context):
+        key = found["key"]
+        place = _span(file, (problem[0], found.end("key")))
+        return Diagnostic("yaml-syntax", f"the key '{key}' is not followed by ': '", place, f"Write `{key}: {{...}}`.")
     char = _char(lines, *problem)
     wording = f"{error.context}: {error.problem}: {char or 'end'}"
     trap = next((t for t in _TRAPS if re.search(t.pattern, wording)), None)

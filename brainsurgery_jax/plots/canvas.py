@@ -91,6 +91,15 @@ def add_panels(figure: FigureBase, count: int, *, across: int = 3) -> list[Axes]
     return axes[:count]
 
 
+def add_legend(figure: FigureBase, axes: Axes) -> None:
+    """Above all panels, what the labelled curves of one are. Labels are text, whatever they hold."""
+    handles, labels = axes.get_legend_handles_labels()
+    shown = list(map(clean_text, labels))
+    legend = figure.legend(handles, shown, loc="outside upper left", ncols=len(shown), frameon=False, fontsize=7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def size_of_panels(count: int, *, across: int = 3) -> tuple[float, float]:
     """Inches for so many small panels in a grid."""
     columns = min(across, count) or 1

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import sqrt
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference
 from brainsurgery_jax.engine.events import NEVER, StopSignal
-from brainsurgery_jax.looking.histograms import Histogram, histograms_of
+from brainsurgery_jax.looking.histograms import histograms_of, histograms_on_one_span
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.stats import stats_of
 from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.numerics.rollups import relative_change, sort_differences
-from brainsurgery_jax.plots.canvas import Picture, compose, write_figure
+from brainsurgery_jax.plots.canvas import Picture, compose, show_label, write_figure
 from brainsurgery_jax.plots.pictures import choose_panels, draw_cells, draw_energy, draw_histograms
 
 MOST_CHANGED = 6
@@ -44,26 +44,10 @@ def picture_difference(
     names = [one.name for one in sort_differences(measured, "change")][:MOST_CHANGED]
     if not names:
         raise ValueError(f"no tensor of {found.left} and {found.right} differs in value, so there is nothing to draw")
-    before, after = _on_one_span(left, right, names, stop)
+    before, after = histograms_on_one_span(left, right, names, stop=stop)
     maps = [draw_cells(cells, "relative change")] if cells else []
-    return [*maps, draw_histograms({f"left: {found.left}": before, f"right: {found.right}": after})]
-
-
-def _on_one_span(
-    left: Checkpoint, right: Checkpoint, names: Sequence[str], stop: StopSignal
-) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
-    """The histograms of tensors of both, in the same bins: from the least of either to the greatest of either."""
-    first = [histograms_of(side, names, stop=stop) for side in (left, right)]
-    before: dict[str, Histogram] = {}
-    after: dict[str, Histogram] = {}
-    for name in names:
-        if not all(name in side for side in first):  # complex numbers have none
-            continue
-        ends = [edge for side in first for edge in (float(side[name].edges[0]), float(side[name].edges[-1]))]
-        span = min(ends), max(ends)
-        before |= histograms_of(left, [name], span=span, stop=stop)
-        after |= histograms_of(right, [name], span=span, stop=stop)
-    return before, after
+    labels = f"left: {show_label(found.left)}", f"right: {show_label(found.right)}"
+    return [*maps, draw_histograms(dict(zip(labels, (before, after), strict=True)))]
 
 
 def plot_checkpoint(chosen: Checkpoint, path: str) -> None:

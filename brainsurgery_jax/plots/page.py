@@ -101,8 +101,8 @@ def _describe_two(
     yield _paragraph(", ".join(f"{number:,} {what}" for what, number in counts if number) or "No tensors.")
     if any(one.figures is not None for one in found.differing):
         yield from _section("Change", _draw(picture_difference(found, left, right, stop)))
-        yield from _section("By layer", _table(_SUMS, _sums(found, "layer")))
-        yield from _section("By module", _table(_SUMS, _sums(found, "module")))
+        yield from _section("By layer", _table(("layer", *_SUMS), _sums(found, "layer")))
+        yield from _section("By module", _table(("module", *_SUMS), _sums(found, "module")))
     yield from _section("Tensors, the most changed first", _table(_FIGURES, _tensor_rows(found)))
     alone = [(name, str(aval), side) for side, avals in (("left", found.only_left), ("right", found.only_right))
              for name, aval in avals.items()]  # fmt: skip
@@ -116,7 +116,7 @@ def _describe_two(
 
 
 _HEALTHY = "No tensor has NaN or infinity, is zero everywhere or constant, or far larger than others of its module."
-_SUMS = "key", "tensors", "elements that differ", "largest", "relative", "cosine"
+_SUMS = "tensors", "elements that differ", "largest", "relative", "cosine"
 _FIGURES = "tensor", "left", "right", "elements that differ", "largest", "relative", "cosine"
 
 

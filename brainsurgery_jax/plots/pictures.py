@@ -10,7 +10,7 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.looking.histograms import Histogram
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.nametree import layer_of, module_of
-from brainsurgery_jax.plots.canvas import Picture, add_panels, set_ticks, set_title, size_of_panels
+from brainsurgery_jax.plots.canvas import Picture, add_legend, add_panels, set_ticks, set_title, size_of_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,8 @@ def draw_histograms(sides: Mapping[str, Mapping[str, Histogram]]) -> Picture:
     names = list(dict.fromkeys(name for found in sides.values() for name in found))[:MOST_PANELS]
 
     def draw(figure: FigureBase) -> None:
-        for at, (name, axes) in enumerate(zip(names, add_panels(figure, len(names)), strict=True)):
+        panels = add_panels(figure, len(names))
+        for name, axes in zip(names, panels, strict=True):
             for colour, (side, found) in zip(COLOURS, sides.items(), strict=False):
                 if name in found:
                     _draw_histogram(axes, found[name], colour, side)
@@ -84,10 +85,11 @@ def draw_histograms(sides: Mapping[str, Mapping[str, Histogram]]) -> Picture:
             axes.tick_params(labelsize=7)
             axes.locator_params(nbins=5)
             axes.set_ylim(bottom=0)
-            if at == 0 and len(sides) > 1:
-                axes.legend(frameon=False, fontsize=7)
+        if panels and len(sides) > 1:  # above the panels: inside, it would cover a curve
+            add_legend(figure, panels[0])
 
-    return Picture(size_of_panels(len(names)), draw)
+    width, height = size_of_panels(len(names))
+    return Picture((width, height + (0.3 if len(sides) > 1 else 0.0)), draw)
 
 
 def _draw_histogram(axes: Axes, found: Histogram, colour: str, side: str) -> None:

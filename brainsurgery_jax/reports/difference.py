@@ -74,7 +74,7 @@ def report_difference(found: Difference, wishes: Wishes) -> Record:
 
 def _show(
     avals: list[TensorDifference], values: list[TensorDifference], groups: Sequence[RollUp], wishes: Wishes
-) -> tuple[Table, ...]:
+) -> tuple[Table | Text, ...]:
     """The tables of what differs: of values the first ones, or what they sum up to."""
     head = f"other values by {wishes.by}" if wishes.by else "other values"
     rows = list(map(describe_roll_up, groups)) if wishes.by else list(map(_row, values))
@@ -83,7 +83,7 @@ def _show(
     more = len(rows) - len(rows[: wishes.top])
     tables = _table("other shape or dtype", map(_row, avals)), _table(head, rows[: wishes.top])
     found = tuple(table for table in tables if table is not None)
-    return (*found, Table(f"and {more:,} more; `--top` limits the list", (("",),))) if more else found
+    return (*found, Text(f"and {more:,} more, left out by `--top {wishes.top}`")) if more else found
 
 
 def _group(one: RollUp) -> dict[str, Value]:
@@ -130,11 +130,12 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
         (len(found.only_left), "only on the left"),
         (len(found.only_right), "only on the right"),
         (len(found.leaves), "other leaves of the tree"),
-        (len(found.side_files), "differences of side files"),
     ]
-    told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
-    equal = counted(found.equal, "tensor")
-    return f"{'same' if found.same else 'different'}: {equal} equal{', ' + told if told else ''}"
+    told = [f"{number:,} {what}" for number, what in counts if number]
+    if found.side_files:
+        told.append(f"{counted(len(found.side_files), 'difference')} in side files")
+    head = "same" if found.same else "different"
+    return ", ".join((f"{head}: {counted(found.equal, 'tensor')} equal", *told))
 
 
 def _sizes(avals: Mapping[str, Aval]) -> dict[str, Value]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.errors import StoreError, nearest_word
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import (
     HUB_NAME,
@@ -137,7 +137,8 @@ def _missing(path: str) -> StoreError:
     head, colon, part = path.rpartition(":")
     if colon and part and os.path.exists(head):
         return StoreError(path, f"does not exist. Did you mean '{head}{MARK}{part}'?")
-    near = did_you_mean(name, (other for other in os.listdir(folder) if not other.startswith(".")))
+    found = nearest_word(name, (other for other in os.listdir(folder) if not other.startswith(".")))
+    near = "" if found is None else f" Did you mean '{os.path.join(os.path.dirname(path.rstrip('/')), found)}'?"
     remedy = "" if os.path.isabs(path) else f"Relative paths start at the current folder, {os.getcwd()}."
     return StoreError(path, f"does not exist.{near}", remedy=remedy)
 

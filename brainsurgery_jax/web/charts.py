@@ -24,9 +24,15 @@ MOST_LINES = 200
 FEW = 12
 """A grid of at most so many cells on each side shows their values."""
 
+MOST_ROW_LABELS = 16
+"""The most rows of a heat map that are named: more names would cover each other."""
+
+# The page inverts the lightness of charts in the dark: on either ground what is small looks like the ground, what is
+# large stands out, and lines have a contrast of at least 3.9.
+LINES = ["#3b6fb6", "#c8641b", "#2b8a57", "#8e5bb5", "#b5446e", "#5f6f7f", "#857414", "#1b8596"]
 DIVERGING = ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"]
-SEQUENTIAL = ["#440154", "#31688e", "#35b779", "#fde725"]
-_COMMON: Options = {"animation": False}
+SEQUENTIAL = ["#dbe7f3", "#8fbcdc", "#3a86be", "#0a3a73"]
+_COMMON: Options = {"animation": False, "color": LINES}
 _TOOLTIP = {"renderMode": "richText", "confine": True}
 
 
@@ -49,7 +55,8 @@ def draw_heat_map(found: HeatMap, most: float) -> Options:
     return {
         **_COMMON, "tooltip": _TOOLTIP, "grid": {"containLabel": True, "left": 8, "right": 8, "top": 8, "bottom": 60},
         "xAxis": {"type": "category", "data": _cell_names(found.columns.tolist()), "splitArea": {"show": True}},
-        "yAxis": {"type": "category", "data": _cell_names(found.rows.tolist()), "inverse": True},
+        "yAxis": {"type": "category", "data": _cell_names(found.rows.tolist()), "inverse": True,
+                  "axisLabel": {"interval": (down - 1) // MOST_ROW_LABELS}},
         "visualMap": {"min": -top, "max": top, "orient": "horizontal", "left": "center", "bottom": 0, "precision": 4,
                       "itemHeight": 90, "itemWidth": 12, "inRange": {"color": DIVERGING}, "calculable": True},
         "series": [series],
@@ -62,20 +69,21 @@ def _cell_names(edges: Sequence[int]) -> list[str]:
 
 
 def draw_histograms(sides: Mapping[str, Histogram]) -> Options:
-    """The counts of one or more histograms over their bins, as steps."""
+    """The counts of one or more histograms over their bins, as steps from edge to edge."""
     series = []
     for name, found in sides.items():
-        middles = (found.edges[:-1] + found.edges[1:]) / 2
-        data = [[float(f"{x:.6g}"), int(n)] for x, n in zip(middles, found.counts, strict=True)]
+        counts = [*found.counts, *found.counts[-1:]]  # to the end of the last bin
+        data = [[float(f"{x:.6g}"), int(n)] for x, n in zip(found.edges, counts, strict=True)]
         series.append({
-            "name": name, "type": "line", "step": "middle", "showSymbol": False, "areaStyle": {"opacity": 0.3},
+            "name": name, "type": "line", "step": "end", "showSymbol": False, "areaStyle": {"opacity": 0.3},
             "data": data,
         })  # fmt: skip
     return {
         **_COMMON, "tooltip": {**_TOOLTIP, "trigger": "axis"}, "legend": {"show": len(sides) > 1, "top": 0},
         "grid": {"containLabel": True, "left": 8, "right": 24, "top": 32, "bottom": 28},
-        "xAxis": {"type": "value", "name": "value", "nameLocation": "middle", "nameGap": 22, "scale": True},
-        "yAxis": {"type": "value"}, "series": series,
+        "xAxis": {"type": "value", "name": "value", "nameLocation": "middle", "nameGap": 22, "scale": True,
+                  "min": "dataMin", "max": "dataMax", "axisLabel": {"showMinLabel": False, "showMaxLabel": False}},
+        "yAxis": {"type": "value", "axisLine": {"onZero": False}}, "series": series,
     }  # fmt: skip
 
 
@@ -93,9 +101,10 @@ def draw_energy(spectra: Mapping[str, Spectrum]) -> Options:
     return {
         **_COMMON, "tooltip": {**_TOOLTIP, "trigger": "axis" if len(lines) <= 8 else "item"},
         "legend": {"show": len(lines) <= 8, "top": 0, "type": "scroll"},
-        "grid": {"containLabel": True, "left": 8, "right": 24, "top": 36, "bottom": 28},
+        "grid": {"containLabel": True, "left": 28, "right": 24, "top": 36, "bottom": 28},
         "xAxis": {"type": "value", "name": "rank", "nameLocation": "middle", "nameGap": 22, "min": 0, "max": count},
-        "yAxis": {"type": "value", "name": "share", "min": 0, "max": 1}, "series": series,
+        "yAxis": {"type": "value", "name": "share", "nameLocation": "middle", "nameGap": 32, "min": 0, "max": 1},
+        "series": series,
     }  # fmt: skip
 
 
@@ -119,12 +128,12 @@ def draw_change(cells: Mapping[tuple[str, int | None], float]) -> Options:
     data = [[column[layer], row[module], float(f"{value:.6g}")]
             for (module, layer), value in cells.items() if isfinite(value)]  # fmt: skip
     return {
-        **_COMMON, "tooltip": _TOOLTIP, "grid": {"containLabel": True, "bottom": 60, "top": 8, "left": 8, "right": 48},
+        **_COMMON, "tooltip": _TOOLTIP, "grid": {"containLabel": True, "bottom": 68, "top": 8, "left": 8, "right": 48},
         "xAxis": {"type": "category", "data": ["none" if layer is None else str(layer) for layer in layers],
                   "name": "layer"},
         "yAxis": {"type": "category", "data": modules, "axisLabel": {"width": 260, "overflow": "truncate"}},
         "visualMap": {"min": 0, "max": max((value for _, _, value in data), default=0.0) or 1.0, "precision": 4,
-                      "orient": "horizontal", "left": "center", "bottom": 0, "calculable": True,
+                      "orient": "horizontal", "left": "center", "bottom": 0, "calculable": True, "itemWidth": 12,
                       "inRange": {"color": SEQUENTIAL}},
         "series": [{"type": "heatmap", "data": data, "dimensions": ["layer", "module", "relative change"],
                     "encode": {"x": 0, "y": 1, "value": 2, "tooltip": [1, 0, 2]}}],

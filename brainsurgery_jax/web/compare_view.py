@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 from nicegui import events, ui
@@ -123,18 +122,14 @@ class CompareView:
             histograms = ui.column().style("width: 100%")
         self._zoom.run_method("scrollIntoView")
         await view.show()
-        opened = self._bench.opened
+        opened, labels = self._bench.opened, (f"left: {left}", f"right: {right}")
         sides = await self._waiting.run(
             histograms, "counting the values",
-            lambda stop: {label: opened.histogram(side, name, stop) for label, side in _labels(left, right).items()},
+            lambda stop: dict(zip(labels, opened.histograms(left, right, name, stop), strict=True)),
         )  # fmt: skip
         if sides is not None and not histograms.is_deleted:
             with histograms:
                 show_histograms(sides)
-
-
-def _labels(left: str, right: str) -> Mapping[str, str]:
-    return {f"left: {left}": left, f"right: {right}": right}
 
 
 def _panels(opened: Opened, left: str, right: str, name: str) -> list[Panel]:

@@ -36,14 +36,14 @@ class ExplorerView:
         self.when_opened: Callable[[], None] = lambda: None
         self._folder = ""
         self._trees: dict[str, TreeView] = {}
-        with ui.row(align_items="end").style("width: 100%"):
+        with ui.row(align_items="center").style("width: 100%"):
             self._path = ui.input("Path of a checkpoint", placeholder="model.safetensors").style("min-width: 18rem")
             self._path.on("keydown.enter", self._open)
             ui.button("Open", on_click=self._open).props("no-caps")
-            with ui.expansion("Browse files").style("min-width: 14rem"):
-                self._browser = ui.column().style("gap: 0")
             ui.button("Upload files", on_click=lambda: ui.run_javascript("pick('files')")).props("no-caps")
             ui.button("Upload a folder", on_click=lambda: ui.run_javascript("pick('folder')")).props("no-caps")
+        with ui.expansion("Browse files").style("width: 100%"):
+            self._browser = ui.column().style("gap: 0")
         self._uploading = ui.label("").props("role=status").classes("bs-muted")
         ui.on("uploading", lambda e: self._uploading.set_text(str(e.args)))
         ui.on("uploaded", self._take_upload)
@@ -116,9 +116,10 @@ class ExplorerView:
         self.when_opened()
 
     def _draw(self, one: OpenCheckpoint) -> None:
-        with ui.row(align_items="center").style("width: 100%"):
+        with ui.row(align_items="center").classes("bs-tight").style("width: 100%"):
             ui.label(one.path).classes("bs-mono").props("role=heading aria-level=2").style("font-weight: 600")
-            ui.label(f"{counted(len(one.avals), 'tensor')}, {show_size(one.nbytes)}").classes("bs-muted")
+            told = f"{counted(len(one.avals), 'tensor')}, {show_size(one.nbytes)}"
+            ui.label(told).classes("bs-muted").style("padding: 0 .5rem")
             if not one.tried:
                 ui.button("Use as input", on_click=lambda: self._editor.add_input(one.path)).props("flat dense no-caps")
             ui.button("Health", on_click=lambda: self._show_health(one, health)).props("flat dense no-caps")
@@ -149,7 +150,7 @@ class ExplorerView:
             with ui.column().classes("bs-scroll").style("gap: 0; max-height: 30vh"):
                 for name, problem in list(found.items())[:MOST_FOUND]:
                     button = ui.button(f"{name}: {problem}", on_click=partial(self._show, one, name))
-                    button.props("flat dense no-caps align=left").classes("bs-mono bs-broken")
+                    button.props("flat dense no-caps align=left").classes("bs-mono")
                 if len(found) > MOST_FOUND:
                     ui.label(f"and {len(found) - MOST_FOUND:,} more").classes("bs-muted")
 
@@ -218,3 +219,4 @@ class ExplorerView:
             self._tensor.clear()
             with self._tensor:
                 TensorView(self._bench.opened, one, name, self._waiting).draw(found[0])
+            self._tensor.run_method("scrollIntoView", {"block": "nearest"})  # it may lie below a long list

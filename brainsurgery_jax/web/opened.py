@@ -16,7 +16,7 @@ from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.looking.health import find_problems
 from brainsurgery_jax.looking.heat_maps import HeatMap, Window, heat_map
-from brainsurgery_jax.looking.histograms import Histogram, histogram
+from brainsurgery_jax.looking.histograms import Histogram, histogram, histograms_on_one_span
 from brainsurgery_jax.looking.spectra import Spectrum, spectrum
 from brainsurgery_jax.looking.stats import stats
 from brainsurgery_jax.numerics.moments import TensorStats
@@ -169,6 +169,16 @@ class Opened(Mapping[str, OpenCheckpoint]):
         one = self._side(path)
         return self._measured.once((one,), ("histogram", name),
                           lambda: histogram(one.checkpoint, name, memory=self._memory, stop=stop))  # fmt: skip
+
+    def histograms(self, left: str, right: str, name: str, stop: StopSignal = NEVER) -> tuple[Histogram, Histogram]:
+        """The histograms of a tensor of real numbers on both sides, in the same bins. Raises StoreError, Stopped."""
+        a, b = self._side(left), self._side(right)
+
+        def compute() -> tuple[Histogram, Histogram]:
+            before, after = histograms_on_one_span(a.checkpoint, b.checkpoint, [name], memory=self._memory, stop=stop)
+            return before[name], after[name]
+
+        return self._measured.once((a, b), ("histograms", name), compute)
 
     def spectrum(self, path: str, name: str, most: int | None = None, stop: StopSignal = NEVER) -> Spectrum:
         """The spectrum of a matrix, or so many of its largest values. Raises ValueError, StoreError, Stopped."""

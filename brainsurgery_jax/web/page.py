@@ -12,13 +12,16 @@ from brainsurgery_jax.web.scripts import SCRIPTS
 from brainsurgery_jax.web.workbench import Workbench
 
 STYLE = """
+/* NiceGUI's own rule for rows is the stronger one without tailwind. */
+.nicegui-row.items-center { align-items: center; } .nicegui-row.items-end { align-items: flex-end; }
+.q-btn--dense:not(.q-btn--flat) { padding: .28rem .6rem; } .bs-tight { gap: .2rem .4rem; }
 .bs-mono { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
 .bs-columns { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; width: 100%; }
 .bs-column { flex: 1 1 24rem; min-width: 0; }
 .bs-panel { flex: 1 1 20rem; min-width: 0; gap: .3rem; }
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
-.bs-broken .q-btn__content { text-align: left; }
+.bs-scroll > * { flex: none; } .bs-mono .q-btn__content { text-align: left; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
@@ -38,9 +41,12 @@ def build_page(key: str, bench: Workbench) -> None:
     ui.add_body_html(SCRIPTS)
     ui.colors(primary="#0d5c9e")
     dark = ui.dark_mode(None)
-    with ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"), ui.row(align_items="center"):
+    with (
+        ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"),
+        ui.row(align_items="center").classes("bs-tight"),
+    ):
         ui.label("brainsurgery-jax").props("role=heading aria-level=1").style("font-size: 1.2rem; font-weight: 600")
-        with ui.tabs().props("dense inline-label") as tabs:
+        with ui.tabs().props("dense inline-label no-caps") as tabs:
             explore, plan, compare, low_rank = map(ui.tab, ("Explore", "Plan", "Compare", "Low rank"))
         ui.button("Dark / light", on_click=dark.toggle).props("flat dense no-caps color=white")
     with ui.tab_panels(tabs, value=explore, keep_alive=True).style("width: 100%"):

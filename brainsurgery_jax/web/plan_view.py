@@ -48,7 +48,7 @@ class PlanView:
         self._show_progress()
 
     def _build_editor(self, key: str) -> None:
-        with ui.row():
+        with ui.row(align_items="center").classes("bs-tight"):
             self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
             self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
             # Not links: a click comes after all that was typed before it.
@@ -59,7 +59,9 @@ class PlanView:
                 "min-width: 12rem"
             )
         self._editor = PlanEditor(key, self._bench.shared, self._typed)
-        ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
+        ui.label("Ctrl-Space completes ops, keys and names of tensors. Esc, then Tab leaves the editor.").classes(
+            "bs-muted"
+        )
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
     def _build_run(self) -> None:
@@ -195,8 +197,7 @@ class PlanView:
                     _draw_effect(number, effect)
                 if not effects:
                     ui.label("The plan has no steps.").classes("bs-muted")
-                for path in writes:
-                    ui.label(f"writes {path}").classes("bs-mono")
+            _draw_writes(writes, wrong=bool(errors))
             with ui.row():
                 go = ui.button("Go", on_click=lambda: dialog.submit(True)).props("no-caps color=primary")
                 go.set_enabled(not errors)
@@ -222,7 +223,8 @@ class PlanView:
         self._cancel.set_enabled(progress.active)
         self._bar.set_value(progress.share)
         told = progress.describe()
-        self._state.set_text(f"Run: {progress.state} ({progress.share:.0%})" + (f", {told}" if told else ""))
+        share = "" if progress.started is None else f" ({progress.share:.0%}), {told}"
+        self._state.set_text(f"Run: {progress.state}{share}")
         self._results.clear()
         with self._results:
             _draw_diagnostics(progress.problems)
@@ -259,6 +261,14 @@ def _draw_diagnostics(found: Sequence[Diagnostic]) -> None:
             label.classes("bs-error")
         for line in one.hint.splitlines():
             ui.label(line).classes("bs-mono bs-muted").style("padding-left: 1.5rem; white-space: pre-wrap")
+
+
+def _draw_writes(paths: Sequence[str], *, wrong: bool) -> None:
+    """What a run would write, where the eye is when it agrees: below the steps, which may be many."""
+    for path in paths:
+        ui.label(f"writes {path}").classes("bs-mono")
+    if not paths and not wrong:
+        ui.label("The plan has no output, so nothing is written.").classes("bs-muted")
 
 
 def _draw_effect(number: int, effect: Effect) -> None:

@@ -31,7 +31,8 @@ const offline = {
             unheard.clear();
             document.body.classList.add('bs-not-connected');
             this.banner.textContent =
-                'Not connected. Only the text of the plan can be changed until the connection is back.';
+                'Not connected. Only the text of the plan can be changed until the connection is back. ' +
+                'If the server was started again, copy that text, and open the URL that it printed.';
             this.banner.hidden = false;
         });
         const back = () => {

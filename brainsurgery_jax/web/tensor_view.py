@@ -40,7 +40,11 @@ class TensorView:
                 ui.button("Heat map", on_click=self._show_heat_map).props("no-caps")
                 if aval.dtype.is_float and len(aval.shape) == 2:
                     ui.button("Spectrum", on_click=self._show_spectrum).props("no-caps")
-                    self._count = ui.select(HOW_MANY, label="Singular values", value=64).props("dense outlined")
+                    self._count = (
+                        ui.select(HOW_MANY, label="Singular values", value=64)
+                        .props("dense outlined")
+                        .style("min-width: 10rem")
+                    )
             self._histogram = ui.column().style("width: 100%")
             self._heat_map = ui.column().style("width: 100%")
             self._spectrum = ui.column().style("width: 100%")

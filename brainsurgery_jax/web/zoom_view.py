@@ -71,7 +71,8 @@ class ZoomView:
 
     def _draw(self, panel: Panel, found: HeatMap, most: float) -> None:
         with ui.column().classes("bs-panel"):
-            ui.label(panel.title).props("role=heading aria-level=3").style("font-weight: 600")
+            title = ui.label(panel.title).props("role=heading aria-level=3")
+            title.style("font-weight: 600; overflow-wrap: anywhere")
             chart = ui.echart(draw_heat_map(found, most), on_point_click=lambda e: self._zoom_at(found, e))
             name_image(chart, f"Heat map: {panel.title}").style("width: 100%; height: 24rem")
             finite = found.mean[np.isfinite(found.mean)]

@@ -101,7 +101,7 @@ def test_the_command_lists_the_first_and_sums_up(sides: tuple[Tensors, Tensors],
     listed = command(capsys, Wishes(order="change", top=2)).splitlines()
     assert listed[0] == "other values, most changed first:"
     assert [line.split()[0] for line in listed[1:3]] == ["wte", "h.2.attn.w"]
-    assert "and 3 more" in "".join(listed)
+    assert listed[3:6] == ["", "and 3 more, left out by `--top 2`", ""]
     grouped = command(capsys, Wishes(by="layer")).splitlines()
     assert [line.split()[0] for line in grouped[1:4]] == ["0", "2", "10"]
     data = json.loads(command(capsys, Wishes(by="module", order="rank", effective_rank=True), json=True))

@@ -11,7 +11,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.looking import heat_maps
-from brainsurgery_jax.looking.histograms import PIECE, SHARES
+from brainsurgery_jax.looking.histograms import PIECE, SHARES, histograms_on_one_span
 from tests.checkpoints import SAVABLE, np_dtype, write
 
 REAL = [d for d in SAVABLE if d.kind in ("float", "int", "uint", "bool")]
@@ -54,6 +54,17 @@ def test_nan_and_infinity_are_counted_apart(here: Path, dtype: type):
 def test_a_span_leaves_elements_below_and_above(here: Path, dtype: type):
     found = histogram_of(here, np.array([-9, 0, 1, 2, 3, 50, 60], dtype), bins=2, span=(0, 2))
     assert (found.below, found.counts.tolist(), found.above) == (1, [1, 2], 3)
+
+
+def test_two_sides_are_counted_in_the_same_bins(here: Path):
+    complex_numbers = np.ones(2, "c8")
+    left = {"x": np.array([0, 1, 2, 8], "f4"), "z": complex_numbers}
+    right = {"x": np.array([-4, 1, 1, 4], "f4"), "z": complex_numbers}
+    first, second = (bs.open(write(here / f"{n}.safetensors", one)) for n, one in (("l", left), ("r", right)))
+    before, after = histograms_on_one_span(first, second, ["x", "z"])
+    assert list(before) == list(after) == ["x"]
+    for found, one in ((before["x"], left["x"]), (after["x"], right["x"])):
+        np.testing.assert_array_equal(found.counts, np.histogram(one, bins=64, range=(-4, 8))[0])
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, 1e300, -1.7e308])

@@ -105,6 +105,13 @@ def test_a_heat_map_has_layers_across_and_modules_down(sides: tuple[str, str]):
     assert "h.*.attn.w" not in text  # which does not differ
 
 
+def test_paths_are_text_in_a_picture_of_two_checkpoints(sides: tuple[str, str]):
+    for path in sides:
+        Path(path).rename(rf"{Path(path).stem}$\bad$.safetensors")  # a formula that matplotlib cannot read
+    draw("diff", (r"left$\bad$.safetensors", r"right$\bad$.safetensors"), "a.svg")
+    assert r"right: right$\bad$.safetensors" in Path("a.svg").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("command", ["inspect", "spectrum"])
 def test_an_existing_picture_is_kept_unless_it_may_be_replaced(command: str, sides: tuple[str, str]):
     Path("a.svg").write_bytes(b"keep")

@@ -237,3 +237,15 @@ def test_a_checkpoint_is_opened_and_looked_at_without_a_mouse(page: Page, server
     for _ in range(3):
         page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.tagName") == "INPUT"
+
+
+def test_the_keyboard_leaves_the_editor_by_escape_and_tab(page: Page, server: Server):
+    page.goto(server.url)
+    page.get_by_role("tab", name="Plan").click()
+    page.get_by_text("Esc, then Tab leaves the editor.").wait_for()
+    page.locator(".cm-content").click()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.classList.contains('cm-content')")  # it indents
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.closest('.cm-editor')")

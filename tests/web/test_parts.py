@@ -1,9 +1,8 @@
-"""Parts of the workbench without a browser: waiting, ranks, patterns, moved steps, charts, shared checkpoints."""
+"""Parts of the workbench without a browser: waiting, ranks, patterns, moved steps, shared checkpoints."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from pathlib import Path
 from threading import Event
@@ -25,7 +24,6 @@ from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.events import StopSignal
 from brainsurgery_jax.errors import Stopped, StoreError
 from brainsurgery_jax.looking.spectra import Spectrum
-from brainsurgery_jax.web.charts import draw_change, draw_energy, draw_heat_map
 from brainsurgery_jax.web.confined import Root
 from brainsurgery_jax.web.low_rank import RankBench, Way
 from brainsurgery_jax.web.names import BranchedNames, write_pattern
@@ -193,24 +191,6 @@ def test_a_rank_that_is_not_known_keeps_what_it_was():
     assert bench.energy("w") is None
 
 
-# --- charts
-
-
-def test_charts_are_json_also_of_what_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    x = np.arange(12, dtype="f4").reshape(3, 4)
-    x[1, 2] = np.nan
-    save_file({"w": x}, "w.safetensors")
-    found = draw_heat_map(bs.heat_map("w.safetensors", "w"), np.nan)
-    cells = json.loads(json.dumps(found, allow_nan=False))["series"][0]["data"]
-    assert {(at, row): value for at, row, value in cells} == {
-        (c, r): x[r, c] for r in range(3) for c in range(4) if (r, c) != (1, 2)
-    }
-    assert json.dumps(draw_change({("a", 0): np.inf, ("a", None): 0.5}), allow_nan=False)
-    zeros = Spectrum((2, 2), np.zeros(2))
-    assert draw_energy({"zero": zeros, "nan": Spectrum((2, 2), np.full(2, np.nan))})["series"] == []
-
-
 # --- checkpoints of several tabs
 
 
@@ -247,6 +227,18 @@ def test_what_was_measured_is_kept_as_long_as_the_checkpoint_is_open(root: Root)
     assert opened.histogram("model.safetensors", "wte.weight") is before
     opened.open("model.safetensors")
     assert opened.histogram("model.safetensors", "wte.weight") is not before
+
+
+def test_the_histograms_of_two_sides_have_the_same_bins(root: Root):
+    changed = load_file("model.safetensors")
+    changed["wte.weight"] *= 3
+    save_file(changed, "changed.safetensors")
+    opened = Opened(Shelf(root), None)
+    opened.open("model.safetensors")
+    opened.open("changed.safetensors")
+    before, after = opened.histograms("model.safetensors", "changed.safetensors", "wte.weight")
+    np.testing.assert_array_equal(before.edges, after.edges)
+    assert opened.histograms("model.safetensors", "changed.safetensors", "wte.weight") == (before, after)
 
 
 def test_what_a_trial_wrote_goes_with_its_tab(root: Root):

@@ -60,6 +60,11 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
     page.locator(".cm-content").get_by_text("scale_").wait_for()
     page.get_by_text("No mistakes.").wait_for()
 
+    # a run would write nothing, and the preview says so
+    page.get_by_role("button", name="Preview and run").click()
+    page.get_by_text("The plan has no output, so nothing is written.").wait_for()
+    page.get_by_role("button", name="No-go").click()
+
     # a mistake is told at its line and column as one types, and mended
     plan = "inputs:\n  - model.safetensors\ntransforms:\n  - scale_:\n      target: h.1.attn.wieght\n      by: 2\n"
     write_plan(page, plan + "output: out.safetensors\n")
@@ -134,6 +139,8 @@ def test_the_page_works_in_the_dark_and_in_a_narrow_window(page: Page, server: S
     page.goto(server.url)
     page.get_by_role("heading", name="model.safetensors").wait_for()
     assert page.locator("body.body--dark").count() == 1
+    row = page.locator(".nicegui-row.items-center").first
+    assert row.evaluate("(one) => getComputedStyle(one).alignItems") == "center"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     take_picture(page, "narrow-dark")
     page.get_by_role("tab", name="Plan").click()

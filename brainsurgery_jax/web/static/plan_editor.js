@@ -24,6 +24,7 @@ export default {
         CM.themes.basicLight,
         CM.keymap.of([CM.indentWithTab]),
         CM.indentUnit.of("  "),
+        CM.EditorView.lineWrapping,
         CM.EditorView.contentAttributes.of({ "aria-label": "Plan in YAML" }),
         CM.EditorView.theme({ "&": { height: "100%" }, ".cm-scroller": { overflow: "auto" } }),
         CM.EditorState.changeFilter.of((change) => this.fits(change)),
