@@ -99,8 +99,8 @@ MAY_IMPORT = {
     "graph": "errors codes dtypes select index _lazy op protocol",
     "lower": "json_text documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.completeness store.detect "
-    "store.folder store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
-    "store.selection store.sidecars store.weight_names config_patch families",
+    "store.folder store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing "
+    "store.safetensors.header store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
     "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
