@@ -281,9 +281,9 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     the budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
     ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
     on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
-    each output (`sha256`: with the SHA-256 of its files in it; by default only folders carry one, without digests,
-    and with `lock=False` none), `locked` names those that the run must agree with;
-    `resume` keeps a journal, and goes on with a run that was interrupted; `hard_links` lets files of
+    each output (a path: that of the only output there; `sha256`: with the SHA-256 of its files in it; by default
+    only folders carry one, without digests, and with `lock=False` none), `locked` names those that the run must
+    agree with; `resume` keeps a journal, and goes on with a run that was interrupted; `hard_links` lets files of
     outputs that are as an input has them be hard links to these; `distributed` tells which process of a run
     over several this is (`engine.run.hosts.ProcessAddress`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
@@ -382,7 +382,7 @@ def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | N
 
     places = [options.locked] if isinstance(options.locked, str) else options.locked or ()
     expected = {place: read_complete(place) for place in places}
-    wish = Wish(bool(options.lock), options.sha256, expected, folders=options.lock is not False)
+    wish = Wish(bool(options.lock), options.lock_path, options.sha256, expected, folders=options.lock is not False)
     return Recording(plan.data, plan.document, HEADERS_ONLY if headers_only else wish, budget)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -29,8 +30,8 @@ class RunOptions:
     - `flags`: flags that are on from the start, as the op `set` turns them on
     - `listen`: called with the engine's events as they happen
     - `look`: called with each complete output before any is published; may raise
-    - `lock`: write the lock of each output: what it was made of, and the digests of its tensors (None: of folders only,
-      without digests; False: none)
+    - `lock`: write the lock of each output: what it was made of, and the digests of its tensors (a path: that of the
+      only output there; None: of folders only, without digests; False: none)
     - `sha256`: with the SHA-256 of its files of weights in it
     - `locked`: the path of a lock that plan, inputs, versions and the output must agree with; of several outputs the
       paths of all their locks
@@ -49,13 +50,18 @@ class RunOptions:
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
     look: Callable[[StagedOutput], None] | None = None
-    lock: bool | None = None
+    lock: bool | str | os.PathLike[str] | None = None
     sha256: bool = False
     locked: str | Sequence[str] | None = None
     resume: bool = False
     hard_links: bool = False
     distributed: ProcessAddress | None = None
     stop: StopSignal | None = None
+
+    @property
+    def lock_path(self) -> str | None:
+        """The path that the lock of the only output was asked for at."""
+        return None if self.lock is None or isinstance(self.lock, bool) else os.path.expanduser(self.lock)
 
     def budget(self) -> Budget:
         """What the engine may use."""
@@ -76,7 +82,7 @@ class RunKeywords(TypedDict, total=False):
     flags: Flags
     listen: Callable[[Any], None] | None
     look: Callable[[StagedOutput], None] | None
-    lock: bool | None
+    lock: bool | str | os.PathLike[str] | None
     sha256: bool
     locked: str | Sequence[str] | None
     resume: bool

@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -34,7 +35,7 @@ from brainsurgery_jax.cli.commands.verify import replay, verify
 from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.descriptors import raise_descriptor_limit
 from brainsurgery_jax.cli.exit_codes import ExitCode
-from brainsurgery_jax.cli.options import completing
+from brainsurgery_jax.cli.options import completing, split_lock
 from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.cli.streams import guard_streams
 from brainsurgery_jax.version import __version__
@@ -65,7 +66,7 @@ class Commands(TyperGroup):
     """The commands. Any other word is a plan to run. Errors that a user can fix become exit codes here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        of_all, args = _split_options(args)
+        of_all, args = _split_options(split_lock(args))
         if {"json", "--log-format=json"} & set(of_all):  # known before anything else is found wrong
             log.choose(log.LogFormat.json, tracebacks="--traceback" in of_all)
         try:
@@ -78,6 +79,8 @@ class Commands(TyperGroup):
             if not _may_be_of_a_plan(args[0]) and not ctx.resilient_parsing:
                 ctx.fail(_unknown(args[0], list(self.commands)))
             args = ["run", *args]
+        if args[:1] == ["run"] and not ctx.resilient_parsing:
+            _refuse_lock_name(ctx, args)
         if not ctx.resilient_parsing:
             _refuse_dashes(ctx, args)
         ctx.meta[_JSON] = "--json" in args
@@ -161,6 +164,13 @@ def _split_options(args: list[str]) -> tuple[list[str], list[str]]:
             own[:0] = rest[at:last]
             del rest[at:last]
     return own, rest
+
+
+def _refuse_lock_name(ctx: Any, args: list[str]) -> None:
+    """Refuse a path after the `--lock` of `run` that no lock has, and that is no plan either."""
+    for word, path in pairwise(args):
+        if word == "--lock" and not _may_be_of_a_plan(path):
+            ctx.fail(f"--lock: expected a path that ends in .json, got '{path}'. Write --lock=PATH.json")
 
 
 _OVERRIDE = re.compile(r"--((?:seed|vars|inputs|transforms|outputs?)\b[^=]*)(=.*)?")

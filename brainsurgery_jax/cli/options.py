@@ -30,6 +30,9 @@ def know(ops: Sequence[str] | None) -> None:
         plugins.register(*ops)
 
 
+LOCK_AT = "--lock-at"
+"""How the path of `--lock` is passed on: the parser knows no option with a value or without."""
+
 Items = Annotated[
     list[str],
     typer.Argument(
@@ -72,6 +75,37 @@ Plot = Annotated[
     str | None,
     typer.Option("--plot", metavar="FILE", help="Also draw a picture: .svg, .png or .html. Needs the extra `plot`."),
 ]
+
+
+Lock = Annotated[
+    bool | None,
+    typer.Option(
+        "--lock/--no-lock",
+        help="Write a lock beside each output, or at the PATH.json that follows: what it was made of, digests.",
+        show_default="in folders, without digests",
+    ),
+]
+LockAt = Annotated[str | None, typer.Option(LOCK_AT, metavar="PATH", hidden=True)]
+
+
+def split_lock(words: Sequence[str]) -> list[str]:
+    """The words of a command, with the path that follows `--lock` as an option of its own: `--lock=PATH`, or a next
+    word that ends like the name of a lock. No plan and no checkpoint does."""
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, mark, path = word.partition("=")
+        if word == "--":
+            return [*found, word, *rest]
+        if name == "--lock" and (mark or (rest and _is_lock_name(rest[0]))):
+            found.append(f"{LOCK_AT}={path if mark else rest.pop(0)}")
+        else:
+            found.append(word)
+    return found
+
+
+def _is_lock_name(word: str) -> bool:
+    return word.endswith(".json") and not word.startswith("-") and not word.endswith(".index.json")
 
 
 # --- Options that belong together -------------------------------------------------------------------------------------

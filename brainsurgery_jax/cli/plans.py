@@ -51,7 +51,7 @@ class Choices:
     summarize_path: str | None = None
     resolve: bool = False
     json: bool = False
-    lock: bool | None = None
+    lock: bool | str | None = None
     sha256: bool = False
     locked: tuple[str, ...] = ()
     resume: bool = False
@@ -138,7 +138,7 @@ def options_of(choices: Choices) -> RunOptions:
         durable=choices.fsync,
         overwrite=choices.overwrite,
         dry_run=choices.dry_run,
-        lock=True if choices.sha256 else choices.lock,
+        lock=choices.lock or True if choices.sha256 else choices.lock,
         sha256=choices.sha256,
         locked=choices.locked,
         resume=choices.resume,

@@ -17,9 +17,10 @@ from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.wording import counted
 
 
-def verify_output(path: str, *, inputs: bool, memory: str | None, json: bool) -> int:
+def verify_output(path: str, at: str | None, *, inputs: bool, memory: str | None, json: bool) -> int:
     """Print how an output differs from its lock; yields the exit code. Raises StoreError."""
-    return _print(verify(path, inputs=inputs, memory=size_of(memory, "--memory")), "is as the lock says", json=json)
+    found = verify(path, at=at, inputs=inputs, memory=size_of(memory, "--memory"))
+    return _print(found, "is as the lock says", json=json)
 
 
 def replay_output(path: str, to: str | None, given: Sequence[str], options: RunOptions, *, json: bool) -> int:

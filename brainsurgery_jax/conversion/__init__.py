@@ -172,6 +172,7 @@ def convert(
     memory: int | None = None,
     durable: bool = True,
     dry_run: bool = False,
+    lock: bool | str | os.PathLike[str] | None = None,
     listen: Callable[[Any], None] | None = None,
     **wishes: Unpack[RequestKeywords],
 ) -> api.Report:
@@ -185,7 +186,7 @@ def convert(
     `scan` and `options` set options of the layout. `config`: the path of a config.json that is not beside the source.
     `verify` reads the result back before it is published, and compares every byte; the last item of the report's `said`
     describes what this has proved. `with_opt_state` converts an optimizer's moments, too. `shard`: the largest size of
-    an output file. `overwrite`, `memory`, `durable`, `dry_run` and `listen` are those of `run`.
+    an output file. `overwrite`, `memory`, `durable`, `dry_run`, `lock` and `listen` are those of `run`.
     **Returns** a `Report`.
     **Raises** PlanError or StoreError; then nothing is published.
     **Example**:
@@ -195,7 +196,8 @@ def convert(
     """
     wishes["options"] = {**(wishes.get("options") or {}), **({} if scan is None else {"scan": scan})}
     conversion = prepare(source, destination, Request(**wishes))
-    return execute(conversion, RunOptions(memory=memory, durable=durable, dry_run=dry_run, listen=listen))
+    options = RunOptions(memory=memory, durable=durable, dry_run=dry_run, lock=lock, listen=listen)
+    return execute(conversion, options)
 
 
 def execute(conversion: Conversion, options: RunOptions, world: Files | None = None) -> api.Report:

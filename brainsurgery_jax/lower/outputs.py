@@ -15,6 +15,7 @@ from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, dump_config, read_config, side_file
 from brainsurgery_jax.lower.consistency import consistency_notes
+from brainsurgery_jax.lower.neighbours import note_neighbours
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.scales import describes_codes, scale_notes
 from brainsurgery_jax.lower.state import Extras, Space, State, World
@@ -53,7 +54,9 @@ def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publ
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
-    return tuple(made.values()), (*problems, *_not_copied(made.values()))
+    origins = dict.fromkeys(space.extras.origin for space in state.spaces.values() if space.extras.origin)
+    notes = *_not_copied(made.values()), *note_neighbours(made.values(), origins, world)
+    return tuple(made.values()), (*problems, *notes)
 
 
 def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:

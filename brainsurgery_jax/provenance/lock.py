@@ -16,6 +16,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.provenance.paths import written_paths
 from brainsurgery_jax.regular_files import read_regular
+from brainsurgery_jax.store.address import split_sum
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import LOCKFILE
 from brainsurgery_jax.store.io.files import CHUNK
@@ -32,12 +33,13 @@ MOST_BYTES = 1 << 30
 class LockedTensor(NamedTuple):
     """A tensor of an output or an input: shape and dtype as in `f32[2,3]`, and its digest in hexadecimal (None: its
     elements were not needed). Of an output also the tensors of inputs that it was made of, as `alias::name`, and the
-    numbers of the steps."""
+    numbers of the steps. `kept`: a delta leaves it in its base."""
 
     aval: str
     digest: str | None = None
     inputs: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
+    kept: bool = False
 
 
 class LockedFile(NamedTuple):
@@ -68,7 +70,8 @@ class Lock(NamedTuple):
     @property
     def has_digests(self) -> bool:
         """Whether it says what the elements of the output are."""
-        return all(tensor.digest is not None for tensor in self.tensors.values())
+        own = [tensor for tensor in self.tensors.values() if not tensor.kept] or self.tensors.values()
+        return all(tensor.digest is not None for tensor in own)
 
     @property
     def number(self) -> int:
@@ -107,7 +110,7 @@ def _tensors(tensors: Mapping[str, LockedTensor]) -> dict[str, object]:
 
 
 def _present(fields: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in fields.items() if value is not None and value != ()}
+    return {key: value for key, value in fields.items() if value is not None and value is not False and value != ()}
 
 
 def lock_path(output: str, *, directory: bool) -> str:
@@ -116,20 +119,21 @@ def lock_path(output: str, *, directory: bool) -> str:
 
 
 def find_lock(path: str) -> str:
-    """The lock that a path means: itself, or that of the output at the path."""
-    place = os.path.expanduser(path)
+    """The lock that a path means: itself, or that of the output at the path; of `BASE + DELTA`, that of the delta."""
+    place = os.path.expanduser((split_sum(path) or (path,))[-1])
     if os.path.isdir(place):
         return lock_path(place, directory=True)
     return place if place.endswith(".json") else lock_path(place, directory=False)
 
 
 def is_lock(path: str) -> bool:
-    """Whether a file is a lock."""
+    """Whether a file is a lock, of this version or another."""
     try:
-        read_lock(path)
-    except StoreError:
+        with os_failures(path, "read the lock"):
+            found = parse_json(read_regular(path, MOST_BYTES))
+    except (StoreError, ValueError):
         return False
-    return True
+    return isinstance(found, dict) and found.get("kind") == KIND
 
 
 def read_lock(path: str) -> Lock:
@@ -173,7 +177,8 @@ def _lock_of(data: Any) -> Lock:
 
 def _read_tensors(data: Mapping[str, Any]) -> dict[str, LockedTensor]:
     return {name: LockedTensor(str(t["aval"]), t.get("digest"), tuple(t.get("inputs", ())),
-                               tuple(map(int, t.get("steps", ())))) for name, t in data.items()}  # fmt: skip
+                               tuple(map(int, t.get("steps", ()))), t.get("kept") is True)
+            for name, t in data.items()}  # fmt: skip
 
 
 def sha256_of(file: IO[bytes]) -> str:
@@ -215,6 +220,9 @@ def differing_tensors(locked: Mapping[str, LockedTensor], found: Mapping[str, Lo
             yield f"tensor '{name}' ({was.aval}) is missing"
         elif now.aval != was.aval:
             yield f"tensor '{name}' is {now.aval}, and was {was.aval}"
+        elif now.kept != was.kept:
+            places = "in the base", "in the delta"
+            yield f"tensor '{name}' is {places[not now.kept]}, and was {places[now.kept]}"
         elif None not in (now.digest, was.digest) and now.digest != was.digest:
             yield f"tensor '{name}' ({was.aval}) has other elements"
     for name in found:

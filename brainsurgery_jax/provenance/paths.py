@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from brainsurgery_jax.op import OPS, ControlOp
-from brainsurgery_jax.store.address import MARK
+from brainsurgery_jax.store.address import MARK, PLUS, split_sum
 
 _ENVIRONMENT = ("${env.", "${oc.env:")
 
@@ -17,6 +17,8 @@ def relate(path: str, folder: str) -> str:
     """A path as a lock in that folder has it: relative, without what an address has beside its path. Of one that lies
     elsewhere on the machine only the name is kept, since the way there tells of home folders."""
     head, mark, part = path.partition(MARK)
+    if (both := split_sum(head)) is not None:
+        return PLUS.join(relate(summand, folder) for summand in both) + mark + part
     if "://" in head:
         scheme, host, place, _, _ = urlsplit(head)
         return urlunsplit((scheme, host.rpartition("@")[2], place, "", "")) + mark + part
@@ -30,6 +32,9 @@ def relate(path: str, folder: str) -> str:
 
 def locate(path: str, folder: str) -> str:
     """The path that a lock in that folder means."""
+    head, mark, part = path.partition(MARK)
+    if PLUS in head and not os.path.exists(os.path.join(folder, head)):
+        return PLUS.join(locate(summand, folder) for summand in head.split(PLUS)) + mark + part
     return path if "://" in path else os.path.normpath(os.path.join(folder, path))
 
 

@@ -29,31 +29,32 @@ from brainsurgery_jax.provenance.lock import (
     LockedTensor,
     differing_tensors,
     differing_versions,
-    is_lock,
-    lock_path,
     sha256_of,
     versions_of,
 )
 from brainsurgery_jax.provenance.paths import hides_environment, map_step_path, relate
+from brainsurgery_jax.provenance.places import check_places, place_of
 from brainsurgery_jax.provenance.watching import WatchedSource, WatchedWriter
 from brainsurgery_jax.store.address import is_remote
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Source, Writer
-from brainsurgery_jax.store.folder import LOCKFILE
+from brainsurgery_jax.store.delta.source import open_alone
+from brainsurgery_jax.store.folder import DELTA_MANIFEST, LOCKFILE
 from brainsurgery_jax.store.io.files import Commit, StagedOutput
 from brainsurgery_jax.store.io.local import fsync_path
-from brainsurgery_jax.store.replacing import check_replacement
 from brainsurgery_jax.store.replacing import resolve as resolve_path
 
 SHOWN = 5
 
 
 class Wish(NamedTuple):
-    """What a run is recorded for: `write` locks, with `sha256` the SHA-256 of files of weights in them; `expected`: the
-    locks that its outputs must agree with, by path. `folders`: at least outputs that are folders get one; without
-    `digests` it has what headers say, and no tensor is read for it."""
+    """What a run is recorded for: `write` locks, with `sha256` the SHA-256 of files of weights in them, and that of the
+    only output at `path` (None: beside it); `expected`: the locks that its outputs must agree with, by path. `folders`:
+    at least outputs that are folders get one; without `digests` it has what headers say, and no tensor is read for it.
+    """
 
     write: bool
+    path: str | None = None
     sha256: bool = False
     expected: Mapping[str, Lock] = MappingProxyType({})
     folders: bool = False
@@ -95,18 +96,14 @@ class Recording:
         backend = choose_accelerators(exprs_of(roots_of(program)), self._budget.devices).backend
         self._versions = versions_of(backend)
         for p in program.publications if self._wish.digests else ():
-            if p.kept:
-                remedy = "Write `format: safetensors`, or run without a lock."
-                raise StoreError(p.path, "is a delta, and a lock is of a whole checkpoint", remedy=remedy)
             if is_remote(p.path):
                 remedy = "Write to a folder, or run without a lock."
                 raise StoreError(p.path, "is remote, and a lock is of an output of this machine", remedy=remedy)
-            if self._wish.write and not p.directory:
-                path = lock_path(p.path, directory=False)
-                check_replacement(path, p.overwrite or is_lock(path), directory=False)
+        if self._wish.write:
+            check_places(self._wish.path, program.publications)
         self._expected = _assign(self._wish.expected, program.publications)
         for number, (place, lock) in self._expected.items():
-            own = self._header_of(program.publications[number], {})
+            own = self._of(program.publications[number], {}, {})
             differing = [*_differing_plans(lock, own), *differing_versions(lock.versions, own.versions)]
             _refuse(place, [*differing, *_differing_inputs(lock, own)])
 
@@ -135,14 +132,14 @@ class Recording:
             place, expected = self._expected[number]
             found = differing_tensors(expected.tensors, lock.tensors)
             _refuse(place, [*_differing_inputs(expected, lock), *(f"output: {text}" for text in found)])
-        if os.path.isdir(staged.staging):
-            if self._wish.write or self._wish.folders:
-                self._put(lock, staged)
+        if p.directory and (self._wish.write or self._wish.folders):
+            self._put(lock, staged)
+        place = place_of(self._wish.path, p) if self._wish.write else None
+        if place is None:
             return None
-        if not self._wish.write:
-            return None
-        beside = commit.stage(lock_path(staged.destination, directory=False), overwrite=True, own=())
-        beside.place.write("", lock.to_json())
+        moved = self._move(lock, p, os.path.dirname(resolve_path(place)))
+        beside = commit.stage(place, overwrite=True, own=())
+        beside.place.write("", moved.to_json())
         if self._budget.durable:
             beside.place.flush()
         return beside
@@ -163,22 +160,29 @@ class Recording:
     def _lock_of(self, number: int, p: Publication, staged: Staged) -> Lock:
         digests = self._digests_of_output(number, p, staged)
         self._digest_inputs(p, digests)
-        return self._complete(p, staged, digests)
+        kept = {name: self._digests[held.source, held.name] for name, held in p.kept.items()}
+        return self._complete(p, staged, digests | kept)
 
     def _complete(self, p: Publication, staged: Staged, digests: Mapping[str, bytes]) -> Lock:
-        """The lock of a complete output."""
+        """The lock of a complete output, for its own folder."""
         labels = self._labels()
-        tensors = {name: self._tensor(name, e, digests.get(name), labels) for name, e in p.tensors.items()}
-        hashed = staged.place.list() if self._wish.sha256 else p.side_names if self._wish.digests else ()
+        tensors = {name: self._tensor(name, e, digests.get(name), labels)._replace(kept=name in p.kept)
+                   for name, e in p.tensors.items()}  # fmt: skip
+        small = (*p.side_names, DELTA_MANIFEST) if self._wish.digests else ()
+        hashed = staged.place.list() if self._wish.sha256 else small
         files = {name: _file(staged.place.path_of(name), full=name in hashed)
                  for name in staged.place.list() if name != LOCKFILE}  # fmt: skip
-        if "" in files:
-            files = {_name_of(p): files[""]}
-        return self._header_of(p, tensors)._replace(files=files)
+        return self._of(p, tensors, files)
 
-    def _header_of(self, p: Publication, tensors: Mapping[str, LockedTensor]) -> Lock:
-        """The lock of an output of these tensors, without its files."""
-        return Lock(self._versions, self._plan(_folder_of(p)), self._inputs(p), _name_of(p), tensors, {})
+    def _of(self, p: Publication, tensors: Mapping[str, LockedTensor], files: Mapping[str, LockedFile]) -> Lock:
+        """The lock of an output of these tensors and files, for its own folder."""
+        return self._move(Lock(self._versions, {}, {}, "", tensors, files), p, _folder_of(p))
+
+    def _move(self, lock: Lock, p: Publication, folder: str) -> Lock:
+        """The lock of an output as it is in a folder: paths are relative to that."""
+        name = _name_of(p, folder)
+        files = lock.files if p.directory else dict(zip([name], lock.files.values(), strict=False))
+        return lock._replace(plan=self._plan(folder), inputs=self._inputs(folder), output=name, files=files)
 
     def _plan(self, folder: str) -> dict[str, Any]:
         """The plan, its paths relative to a folder; what refers to the environment stays as it was written."""
@@ -201,9 +205,9 @@ class Recording:
     def _digests_of_output(self, number: int, p: Publication, staged: Staged) -> dict[str, bytes]:
         """The digests of an output: those that were taken while it was written, the others by reading it."""
         passed = self._writers[number].digests
-        found = {name: digest for name in p.tensors if (digest := passed.digest(name)) is not None}
-        if missing := [name for name in p.tensors if name not in found]:
-            with closing(p.format.open(staged.staging)) as written:
+        found = {name: digest for name in p.written if (digest := passed.digest(name)) is not None}
+        if missing := [name for name in p.written if name not in found]:
+            with closing(open_alone(staged.staging) if p.kept else p.format.open(staged.staging)) as written:
                 there = [name for name in missing if name in written.header.tensors]
                 found |= locked_digests(written, there, self._budget)
         return found
@@ -235,8 +239,7 @@ class Recording:
             labels[source] = self._aliases.get(id(source), f"load-{len(labels) + 1}")
         return labels
 
-    def _inputs(self, p: Publication) -> dict[str, LockedInput]:
-        folder = _folder_of(p)
+    def _inputs(self, folder: str) -> dict[str, LockedInput]:
         found: dict[str, LockedInput] = {}
         for source, label in self._labels().items():
             tensors = {name: LockedTensor(self._say(info.aval), _hex(self._digests.get((source, name))))
@@ -246,8 +249,8 @@ class Recording:
 
 
 def _may_carry(p: Publication) -> bool:
-    """Whether an output is a whole checkpoint in a folder of this machine, in which a lock may lie unasked."""
-    return p.directory and not p.kept and not is_remote(p.path)
+    """Whether an output is a folder of this machine, in which a lock may lie unasked."""
+    return p.directory and not is_remote(p.path)
 
 
 def _assign(locks: Mapping[str, Lock], publications: Sequence[Publication]) -> dict[int, tuple[str, Lock]]:
@@ -279,13 +282,14 @@ def _refuse(place: str, differing: Sequence[str]) -> None:
         raise PlanError([Diagnostic("lock-differs", f"{place}: {told}", hint=hint)])
 
 
-def _name_of(p: Publication) -> str:
-    """The path of an output relative to the folder of its lock."""
-    return "." if p.directory else os.path.basename(resolve_path(p.path))
+def _name_of(p: Publication, folder: str) -> str:
+    """The path of an output in a lock that lies in a folder."""
+    path = resolve_path(p.path)
+    return "." if path == folder else relate(path, folder)
 
 
 def _folder_of(p: Publication) -> str:
-    """The folder of the lock of an output."""
+    """The folder of the lock of an output that lies in it, or beside it."""
     path = resolve_path(p.path)
     return path if p.directory else os.path.dirname(path)
 

@@ -13,14 +13,19 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.engine.run.budget import default_budget
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, worded
 from brainsurgery_jax.provenance.digests import locked_digests
 from brainsurgery_jax.provenance.lock import Lock, LockedTensor, differing_tensors, find_lock, read_lock, sha256_of
 from brainsurgery_jax.provenance.paths import hides_environment, is_save, locate, map_step_path
 from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.run_options import RunOptions
+from brainsurgery_jax.store.address import split_sum
+from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.delta.manifest import read_manifest
+from brainsurgery_jax.store.delta.source import open_alone
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.folder import DELTA_MANIFEST
 from brainsurgery_jax.world import Files
 
 
@@ -40,12 +45,13 @@ class Verification(NamedTuple):
         return not self.differences
 
 
-def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Verification:
+def verify(path: str, *, at: str | None = None, inputs: bool = False, memory: int | None = None) -> Verification:
     """Check that an output is still what its lock says: names, shapes, dtypes, every element, side files. A lock
-    without digests says nothing of elements.
+    without digests says nothing of elements. Of a delta, what it leaves in its base is read only for `BASE + DELTA`.
 
-    **Arguments**: `path` is that of an output or of its lock. With `inputs` the checkpoints that it was made of are
-    compared, too. `memory` is the budget in bytes (default: a quarter of the available memory).
+    **Arguments**: `path` is that of an output or of its lock, `at` that of the output, if it is not where the lock
+    says. With `inputs` the checkpoints that it was made of are compared, too. `memory` is the budget in bytes (default:
+    a quarter of the available memory).
     **Returns** a `Verification` with all differences; each names its tensor or file.
     **Raises** StoreError for a lock or a checkpoint that cannot be read.
     **Example**:
@@ -57,8 +63,13 @@ def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Ver
     """
     place = find_lock(path)
     lock, folder = read_lock(place), os.path.dirname(place)
-    output = locate(lock.output, folder)
-    found = [*_differing_checkpoint(output, lock.tensors, memory), *_differing_files(lock, folder)]
+    output = at or (path if split_sum(path) else locate(lock.output, folder))
+    _, own = split_sum(output) or (None, output)
+    if not os.path.lexists(own):
+        given = worded(shell="`--at PATH`", python="`at=`")
+        raise StoreError(own, f"is not there, where {place} says", remedy=f"Name its place by {given}.")
+    tensors = lock.tensors if own == output else {n: t._replace(kept=False) for n, t in lock.tensors.items()}
+    found = [*_differing_checkpoint(output, tensors, memory), *_differing_files(lock, own)]
     for alias, read in lock.inputs.items() if inputs else ():
         differing = _differing_checkpoint(locate(read.path, folder), read.tensors, memory)
         found += (f"input '{alias}': {text}" for text in differing)
@@ -66,16 +77,27 @@ def verify(path: str, *, inputs: bool = False, memory: int | None = None) -> Ver
 
 
 def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory: int | None) -> Iterator[str]:
-    with closing(open_source(path)) as source:
+    source, kept = _open_output(path)
+    with closing(source):
         found = {name: LockedTensor(str(info.aval)) for name, info in source.header.tensors.items()}
-        wanted = [n for n, t in locked.items() if t.digest is not None and n in found and found[n].aval == t.aval]
+        found |= {name: LockedTensor(locked[name].aval if name in locked else "", kept=True) for name in kept}
+        wanted = [n for n in source.header.tensors
+                  if n in locked and locked[n].digest is not None and found[n].aval == locked[n].aval]  # fmt: skip
         digests = locked_digests(source, wanted, default_budget(host_bytes=memory))
     found |= {name: LockedTensor(locked[name].aval, digest.hex()) for name, digest in digests.items()}
     yield from differing_tensors(locked, found)
 
 
-def _differing_files(lock: Lock, folder: str) -> Iterator[str]:
-    base = locate(lock.output, folder)
+def _open_output(path: str) -> tuple[Source, tuple[str, ...]]:
+    """What an output holds itself, and the names of the tensors that it leaves in its base, if it is a delta."""
+    manifest = os.path.join(path, DELTA_MANIFEST)
+    if not os.path.isfile(manifest):
+        return open_source(path), ()
+    return open_alone(path), tuple(name for name, own in read_manifest(manifest).tensors.items() if own is not None)
+
+
+def _differing_files(lock: Lock, base: str) -> Iterator[str]:
+    """How the files of an output differ, which is at `base`."""
     for name, file in lock.files.items():
         path = base if name == lock.output else os.path.join(base, name)
         if not os.path.lexists(path):
@@ -124,7 +146,7 @@ def replay(
             return Verification(place, old, len(lock.tensors), differing)
         known = _with_digests(lock, old, memory)
     with _folder_aside(lock, folder, to) as aside:
-        name = "output" if lock.output == "." else os.path.basename(lock.output)
+        name = os.path.basename(lock.output) if lock.output in lock.files else "output"
         target = os.path.join(aside, name) if to is None else to
         plan = _plan_again(lock, inputs or {}, _Places(folder, aside, locate(lock.output, folder), target))
         expected = os.path.join(aside, "expected.json")
@@ -143,17 +165,19 @@ def replay(
 
 
 def _with_digests(lock: Lock, output: str, memory: int | None) -> Lock:
-    """A lock with the digests of its output as that is."""
-    with closing(open_source(output)) as source:
-        found = locked_digests(source, list(lock.tensors), default_budget(host_bytes=memory))
-    return lock._replace(tensors={n: t._replace(digest=found[n].hex()) for n, t in lock.tensors.items()})
+    """A lock with the digests of its output as that is. What a delta leaves in its base has none."""
+    source, _ = _open_output(output)
+    with closing(source):
+        found = locked_digests(source, list(source.header.tensors), default_budget(host_bytes=memory))
+    digests = {name: digest.hex() for name, digest in found.items()}
+    return lock._replace(tensors={n: t._replace(digest=digests.get(n)) for n, t in lock.tensors.items()})
 
 
 @contextmanager
 def _folder_aside(lock: Lock, folder: str, to: str | None) -> Iterator[str]:
     """A folder that goes, for an output that is made again without a place `to` keep it: beside the old one."""
-    beside = os.path.dirname(folder) if lock.output == "." else folder
-    above = beside if to is None else tempfile.gettempdir()
+    beside = os.path.dirname(locate(lock.output, folder))
+    above = tempfile.gettempdir() if to is not None else beside if os.path.isdir(beside) else folder
     with os_failures(above, "create a folder for the replay"):
         aside = tempfile.mkdtemp(prefix=".brainsurgery-replay-", dir=above)
     try:

@@ -74,6 +74,16 @@ def weight_names(folder: str) -> list[str]:
     ]
 
 
+def is_one(folder: str, suffixes: Collection[str], more: str = "") -> bool:
+    """Whether a folder is read as one checkpoint of files with these suffixes, or would be with one `more`."""
+    names = sorted({*weight_names(folder), more} - {""})
+    files = [read_name(name) for name in names if suffix_of(name) in suffixes]
+    try:
+        return bool(files) and bool(_index_of(folder, suffixes, files) or _by_names(folder, files))
+    except StoreError:
+        return False
+
+
 # --- By an index ------------------------------------------------------------------------------------------------------
 
 

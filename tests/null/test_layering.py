@@ -98,9 +98,9 @@ MAY_IMPORT = {
     "config_patch",
     "graph": "errors codes dtypes select index _lazy op protocol",
     "lower": "json_text documents wording "
-    "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
-    "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
-    "store.selection store.sidecars store.weight_names config_patch families",
+    "errors dtypes codes index select op protocol plan graph store.address store.base store.completeness store.detect "
+    "store.folder store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing "
+    "store.safetensors.header store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
     "engine.plan": "errors dtypes index protocol graph lower.program store.balance store.base store.sizes "
     "store.io.boxes op",

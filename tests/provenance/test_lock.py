@@ -161,7 +161,7 @@ def test_side_files_have_their_sha256_and_files_of_weights_on_demand():
 
 def test_a_lock_does_not_replace_what_is_no_lock():
     Path("out.npz.lock.json").write_text("{}")
-    with pytest.raises(bs.StoreError, match="exists already"):
+    with pytest.raises(bs.StoreError, match="is no lock, and a lock replaces nothing else"):
         bs.load({"inputs": ["base::in"], "transforms": STEPS, "output": "out.npz"}).run(lock=True)
     assert not os.path.exists("out.npz")
 

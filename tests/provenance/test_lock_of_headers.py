@@ -79,12 +79,10 @@ def test_it_is_the_same_from_run_to_run():
     assert Path("out", LOCK).read_bytes() == first
 
 
-def test_files_and_deltas_and_dry_runs_carry_none():
+def test_files_and_dry_runs_carry_none():
     plan("out.safetensors").run()
-    plan("delta/", format="delta").run()
     plan("dry/").run(dry_run=True)
-    assert sorted(os.listdir()) == ["delta", "in", "out.safetensors"]
-    assert LOCK not in os.listdir("delta")
+    assert sorted(os.listdir()) == ["in", "out.safetensors"]
 
 
 def test_a_tree_that_is_saved_carries_none():

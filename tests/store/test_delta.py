@@ -160,13 +160,3 @@ def test_explain_counts_what_a_delta_writes_and_what_stays() -> None:
     (publication,) = found.program.publications
     assert (publication.nbytes, list(publication.written), len(publication.kept)) == (8192, ["layers.0.w"], 3)
     assert (found.bytes_copied, found.bytes_computed) == (0, 8192)
-
-
-def test_a_lock_of_a_delta_is_refused_and_the_remedies_work() -> None:
-    plan = {"inputs": ["base"], "transforms": [SCALE], "output": {"path": "d/", "format": "delta"}}
-    with pytest.raises(StoreError) as caught:
-        bs.run(bs.load(plan), lock=True)
-    assert caught.value.remedy == "Write `format: safetensors`, or run without a lock."
-    bs.run(bs.load(plan))
-    bs.run(bs.load({**plan, "output": {"path": "whole/", "format": "safetensors"}}), lock=True)
-    assert Path("whole/brainsurgery.lock.json").is_file()

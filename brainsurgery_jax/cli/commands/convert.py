@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Fsync, Json, Memory, Overwrite, completing
+from brainsurgery_jax.cli.options import Fsync, Json, Lock, LockAt, Memory, Overwrite, completing
 
 Layout = Annotated[
     str | None,
@@ -92,6 +92,8 @@ def convert(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything but write nothing.")] = False,
     fsync: Fsync = True,
     shard_size: ShardSize = None,
+    lock: Lock = None,
+    lock_at: LockAt = None,
     memory: Memory = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every tensor that is written.")] = False,
@@ -111,7 +113,7 @@ def convert(
     request = pages.Request(
         layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow, dequantize
     )
-    chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run)
+    chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run, lock=lock_at or lock)
     pages.convert(source, destination, request, chosen, pages.Verbosity(quiet, verbose, json))
 
 

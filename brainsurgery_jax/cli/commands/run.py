@@ -16,6 +16,8 @@ from brainsurgery_jax.cli.options import (
     RESOURCES,
     Destination,
     Items,
+    Lock,
+    LockAt,
     Ops,
     Printing,
     Resources,
@@ -56,14 +58,8 @@ class Summary:
 class Locking:
     """The locks that a run writes and agrees with, and whether it can be resumed."""
 
-    lock: Annotated[
-        bool | None,
-        typer.Option(
-            "--lock/--no-lock",
-            help="Write a lock beside each output: what it was made of, digests of all tensors.",
-            show_default="in folders, without digests",
-        ),
-    ] = None
+    lock: Lock = None
+    lock_at: LockAt = None
     sha256: Annotated[bool, typer.Option("--sha256", help="With --lock: also the SHA-256 of files of weights.")] = False
     locked: Annotated[
         list[str] | None,
@@ -75,7 +71,12 @@ class Locking:
 
     def refuse_at_prompt(self) -> None:
         """Raise BadParameter for options that the prompt, whose steps are written one by one, cannot keep."""
-        options = {"--lock": self.lock, "--sha256": self.sha256, "--locked": self.locked, "--resume": self.resume}
+        options = {
+            "--lock": self.lock or self.lock_at,
+            "--sha256": self.sha256,
+            "--locked": self.locked,
+            "--resume": self.resume,
+        }
         if given := [name for name, value in options.items() if value]:
             raise typer.BadParameter("the prompt keeps no record; leave out --interactive", param_hint=", ".join(given))
 
@@ -171,8 +172,8 @@ def run(
     choices = plans.Choices(
         **vars(destination), **vars(resources), **vars(printing), resolve=summary.summary_mode is SummaryMode.resolve,
         summarize=asked if asked is not None else path is not None, summarize_path=path,
-        lock=locking.lock, sha256=locking.sha256, locked=tuple(locking.locked or ()), resume=locking.resume,
-        hard_links=hard_links,
+        lock=locking.lock_at or locking.lock, sha256=locking.sha256, locked=tuple(locking.locked or ()),
+        resume=locking.resume, hard_links=hard_links,
         process=processes.own, lost=_options(**vars(ignored)),
     )  # fmt: skip
     if not interactive:

@@ -15,6 +15,9 @@ Locked = Annotated[str, typer.Argument(metavar="OUTPUT|LOCK", help="An output wr
 
 def verify(
     path: Locked,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="PATH", help="Where the output is, if not where the lock says.")
+    ] = None,
     inputs: Annotated[
         bool, typer.Option("--also-inputs", help="Also compare the checkpoints that it was made of; reads them.")
     ] = False,
@@ -28,7 +31,7 @@ def verify(
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import provenance
 
-    raise typer.Exit(provenance.verify_output(path, inputs=inputs, memory=memory, json=json))
+    raise typer.Exit(provenance.verify_output(path, at, inputs=inputs, memory=memory, json=json))
 
 
 @spread_groups

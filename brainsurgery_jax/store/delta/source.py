@@ -86,6 +86,11 @@ class DeltaSource:
         self._delta.close()
 
 
+def open_alone(folder: str) -> Source:
+    """The tensors that the delta in a folder holds itself, without its base. Raises StoreError."""
+    return open_safetensors(os.path.join(folder, DELTA))
+
+
 def open_sum(path: str, base: Source, folder: str) -> DeltaSource:
     """The checkpoint that a delta in `folder` makes of its base, which the result closes. Raises StoreError."""
     with ExitStack() as on_failure:
@@ -95,7 +100,7 @@ def open_sum(path: str, base: Source, folder: str) -> DeltaSource:
             raise StoreError(folder, "is no delta", remedy="Write BASE + DELTA, a checkpoint and a delta of it.")
         manifest = read_manifest(place)
         _check_base(folder, base, manifest)
-        delta = open_safetensors(os.path.join(folder, DELTA))
+        delta = open_alone(folder)
         on_failure.callback(delta.close)
         found = DeltaSource(path, folder, base, delta, manifest)
         on_failure.pop_all()
