@@ -81,7 +81,11 @@ def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 
     worst = projection(items, machine, at_end).largest
     if worst > machine.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(machine.host_bytes)}"
-        hint = f"Give more: {worded(shell='`--memory`', python='`memory=`')}."
+        more = worded(shell="`--memory`", python="`memory=`")
+        hint = f"Give more: {more}."
+        if machine.sharing > 1:
+            found += f", the share of one of {machine.sharing} processes on this machine"
+            hint = f"Give more: {more}. Or start fewer processes on each machine."
         raise PlanError([Diagnostic("budget-exceeded", found, hint=hint)])
 
 

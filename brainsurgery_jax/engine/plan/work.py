@@ -20,15 +20,14 @@ from brainsurgery_jax.store.base import FileRun
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The resources of a run: bytes of host memory, threads, and accelerators with `bytes_each`. `process` of
-    `processes`: the part of a run over several hosts."""
+    """The resources of a process: bytes of host memory, threads, and accelerators with `bytes_each`. `sharing`: the
+    processes of the run on the same machine; memory and threads are the share of one."""
 
     host_bytes: int
     threads: int
     devices: int = 0
     bytes_each: int = 0
-    process: int = 0
-    processes: int = 1
+    sharing: int = 1
 
 
 class Site(Enum):

@@ -176,7 +176,7 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
 def equip(roots: Sequence[Root], budget: Budget) -> tuple[Accelerators, Machine]:
     """The accelerators that are computed on, and what a run may use, as a value."""
     own = choose_accelerators(roots, budget.devices)
-    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each)
+    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each, budget.sharing)
 
 
 def choose_accelerators(roots: Sequence[Root], devices: Devices) -> Accelerators:
