@@ -71,7 +71,7 @@ def _exprs(items: Iterable[WorkItem]) -> Iterator[Expr]:
     for item in items:
         if isinstance(item.work, Fold):
             yield from _exprs(item.work.items)
-        else:
+        elif not isinstance(item.work, Copy):
             ends = (delivery.end for delivery in deliveries(item.work))
             yield from (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
 

@@ -270,7 +270,13 @@ def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
 
 def questions_of(work: Work) -> tuple[int, ...]:
     """The numbers of the questions that a piece of work answers, at least in part."""
-    return tuple(dict.fromkeys(t.end.number for t in deliveries(work) if isinstance(t.end, Ask | Asked)))
+    match work:
+        case Copy() | Fold():
+            return ()
+        case Stream(parts) | Boxes(_, parts):
+            return tuple(dict.fromkeys([s.number for p in parts for s in p.sinks if isinstance(s, Ask)]))
+        case Whole(tasks):
+            return tuple(dict.fromkeys([r.number for task in tasks for r in task.roots if isinstance(r, Asked)]))
 
 
 def results_held(fold: Fold) -> int:
