@@ -146,7 +146,7 @@ def scale(folder: Path) -> Iterable[str]:
     for processes in (1, 2, 3, 4):
         ended = run(plan, processes, "--overwrite")
         assert not any(ended.codes), ended
-        balance = simulate(items, ClusterModel(processes, Machine(1 << 30, 2))).phases[-1].imbalance
+        balance = simulate(items, ClusterModel(processes, Machine(1 << 30, PROCESSORS))).phases[-1].imbalance
         cells = f"{digest(folder / 'out')} | {balance:.3f} | {show_size(max(ended.peaks))} | {ended.seconds:.1f}"
         yield f"| {processes} | host | {cells} |"
     for devices in (1, 2, 4, 8):
@@ -215,7 +215,7 @@ def model(folder: Path) -> Iterable[str]:
         for processes in (1, 2):
             base, ended = run(tiny, processes, "--overwrite"), run(path, processes, "--overwrite")
             disk = rate * 1.0  # one disk, and as many bytes a second of it for all processes
-            machine = Machine(1 << 30, 2)
+            machine = Machine((1 << 30) // processes, PROCESSORS // processes, sharing=processes)
             cluster = ClusterModel(processes, machine, disk, disk, 2 * disk, disk, start=base.seconds)
             found = simulate(items, cluster)
             above = show_size(max(0, max(ended.peaks) - max(base.peaks)))
