@@ -33,7 +33,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd
         process = subprocess.Popen(
             command, env={**os.environ, **(env or {})}, cwd=cwd, stdout=subprocess.DEVNULL, stderr=errors
         )
-        with _Watch(process.pid) as watch:
+        with Watch(process.pid) as watch:
             _, status, usage = os.wait4(process.pid, 0)  # its processor time, and that of its children, alone
             wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -45,19 +45,20 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd
     return Run(wall, usage.ru_utime + usage.ru_stime, watch.peak)
 
 
-class _Watch:
-    """Samples the anonymous memory of a process and its descendants, every five milliseconds."""
+class Watch:
+    """Samples the anonymous memory of a process, and (unless it is `alone`) of its descendants, every five
+    milliseconds."""
 
-    def __init__(self, pid: int):
+    def __init__(self, pid: int, *, alone: bool = False):
         self.peak = 0
-        self._pid, self._over = pid, Event()
+        self._pid, self._alone, self._over = pid, alone, Event()
         self._thread = Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
         while not self._over.wait(0.005):
-            self.peak = max(self.peak, anonymous_memory(self._pid))
+            self.peak = max(self.peak, anonymous_memory(self._pid, alone=self._alone))
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
@@ -66,11 +67,13 @@ class _Watch:
         self._thread.join()
 
 
-def anonymous_memory(pid: int) -> int:
-    """Bytes of anonymous memory of a process and its descendants; 0 for one that is gone."""
+def anonymous_memory(pid: int, *, alone: bool = False) -> int:
+    """Bytes of anonymous memory of a process and (unless it is `alone`) its descendants; 0 for one that is gone."""
     try:
         with open(f"/proc/{pid}/status") as status:
             own = next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon")), 0)
+        if alone:
+            return own
         with open(f"/proc/{pid}/task/{pid}/children") as children:
             return own + sum(anonymous_memory(int(child)) for child in children.read().split())
     except (FileNotFoundError, ProcessLookupError):

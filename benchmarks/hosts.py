@@ -22,11 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _checkpoints import dense, mixture
+from _measure import Watch
 from safetensors.numpy import save_file
 
 import brainsurgery_jax as bs
@@ -54,8 +56,20 @@ bs.run(bs.load(sys.argv[1]), devices=own, overwrite=True, durable=False)
 """
 
 
+PROCESSORS = 8
+"""Processors that processes see where memory is measured, however many there are: each would use as many threads."""
+
+SEEN = f"""
+import os
+os.sched_getaffinity = lambda pid: set(range({PROCESSORS}))
+from brainsurgery_jax.cli.app import main
+main()
+"""
+
+
 class Ended(NamedTuple):
-    """Exit codes, seconds in all, and the most resident bytes of each process."""
+    """Exit codes, seconds in all, and the most bytes of anonymous memory of each process (mapped files and libraries,
+    which processes share, are not counted)."""
 
     codes: tuple[int, ...]
     seconds: float
@@ -83,11 +97,11 @@ def make(folder: Path, megabytes: int) -> None:
 
 
 def start(plan: Path, processes: int, *more: str) -> list[subprocess.Popen[bytes]]:
-    """The processes of a run."""
+    """The processes of a run, on a machine with a budget of 1 GB and `PROCESSORS`."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    line = [sys.executable, "-m", "brainsurgery_jax", "run", str(plan), "--no-fsync", "--memory", "1GB", "-q", *more]
+    line = [sys.executable, "-c", SEEN, "run", str(plan), "--no-fsync", "--memory", "1GB", "-q", *more]
     parts = [["--distributed", "--coordinator", f"127.0.0.1:{port}", "--process-id", str(k),
               "--process-count", str(processes)] for k in range(processes)]  # fmt: skip
     return [
@@ -98,13 +112,12 @@ def start(plan: Path, processes: int, *more: str) -> list[subprocess.Popen[bytes
 
 def end(started: Sequence[subprocess.Popen[bytes]], since: float) -> Ended:
     """Wait for processes."""
-    codes, peaks = list[int](), list[int]()
-    for process in started:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        codes.append(process.returncode)
-        peaks.append(usage.ru_maxrss << 10)
-    return Ended(tuple(codes), time.monotonic() - since, tuple(peaks))
+    codes = list[int]()
+    with ExitStack() as stack:
+        watches = [stack.enter_context(Watch(process.pid, alone=True)) for process in started]
+        for process in started:
+            codes.append(process.wait())
+    return Ended(tuple(codes), time.monotonic() - since, tuple(watch.peak for watch in watches))
 
 
 def run(plan: Path, processes: int, *more: str) -> Ended:
@@ -133,7 +146,7 @@ def scale(folder: Path) -> Iterable[str]:
     for processes in (1, 2, 3, 4):
         ended = run(plan, processes, "--overwrite")
         assert not any(ended.codes), ended
-        balance = simulate(items, ClusterModel(processes, Machine(1 << 30, 2))).phases[-1].imbalance
+        balance = simulate(items, ClusterModel(processes, Machine(1 << 30, PROCESSORS))).phases[-1].imbalance
         cells = f"{digest(folder / 'out')} | {balance:.3f} | {show_size(max(ended.peaks))} | {ended.seconds:.1f}"
         yield f"| {processes} | host | {cells} |"
     for devices in (1, 2, 4, 8):
@@ -202,7 +215,7 @@ def model(folder: Path) -> Iterable[str]:
         for processes in (1, 2):
             base, ended = run(tiny, processes, "--overwrite"), run(path, processes, "--overwrite")
             disk = rate * 1.0  # one disk, and as many bytes a second of it for all processes
-            machine = Machine(1 << 30, 2)
+            machine = Machine((1 << 30) // processes, PROCESSORS // processes, sharing=processes)
             cluster = ClusterModel(processes, machine, disk, disk, 2 * disk, disk, start=base.seconds)
             found = simulate(items, cluster)
             above = show_size(max(0, max(ended.peaks) - max(base.peaks)))

@@ -303,7 +303,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import NEVER
     from brainsurgery_jax.engine.run.execute import execute
-    from brainsurgery_jax.engine.run.hosts import agree, agree_on_budget, find_hosts
+    from brainsurgery_jax.engine.run.hosts import agree, find_hosts, share_machine
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
     heard = Heard(options.listen)
@@ -312,7 +312,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     stop = options.stop or NEVER
     with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
-        budget = agree_on_budget(hosts, options.budget())
+        budget = share_machine(hosts, options.budget())
         recording = _recording(plan, options, budget)
         if recording is not None:
             files.watch = recording.watch_source

@@ -141,6 +141,8 @@ def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
 def part_beside(codes: Codes, part: str, name: str) -> str:
     """The name of the scales (or of another part) of codes that are called `name`, by the pattern of the names of
     others."""
+    if part.startswith(codes.name):
+        return name + part[len(codes.name) :]
     pairs = enumerate(zip(codes.name, part, strict=False))
     shared = next((at for at, (a, b) in pairs if a != b), min(len(codes.name), len(part)))
     return name.removesuffix(codes.name[shared:]) + part[shared:]

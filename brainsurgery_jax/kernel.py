@@ -51,6 +51,7 @@ class KernelFacts(TypedDict, total=False):
     workspace: Fact[int]
     device: Fact[bool]
     on_device: Fact[int]
+    within: Kernel[..., Any]
     parts: Fact[Cuts]
     needs_whole: Fact[int]
     before_rounding: Fact[DType | None]
@@ -83,6 +84,8 @@ class Kernel(Generic[P, R]):
     - `device`: (avals, params) -> whether accelerators compute it. There it must do without float64 and without a
       decomposition of a large matrix; its numbers are float32. What it does not accept there the host computes.
     - `on_device`: (avals, params) -> bytes as `workspace`, on an accelerator, where it differs.
+    - `within`: of a kernel with rungs, the kernel that tries those of accelerators in one function, for a trace, which
+      cannot look at a result. Its numbers are float32; with `guarded` it accepts what one of them does.
     - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
     - `needs_whole`: (avals, params) -> how many of the last operands each part needs whole. On numpy the kernel takes
       any elements of the others, the same of each, flat, and gives as many.
@@ -113,6 +116,7 @@ class Kernel(Generic[P, R]):
     workspace: Fact[int] | None = None
     device: Fact[bool] | None = None
     on_device: Fact[int] | None = None
+    within: Kernel[..., Any] | None = None
     parts: Fact[Cuts] | None = None
     needs_whole: Fact[int] | None = None
     before_rounding: Fact[DType | None] | None = None

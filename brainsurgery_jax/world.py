@@ -17,7 +17,7 @@ from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Commit
 from brainsurgery_jax.store.publishing import BY_PLACE, check_remote
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
-from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
+from brainsurgery_jax.store.sidecars import Bring, SideFiles, all_there, find_side_files, sidecar_folder
 
 DEFAULT_SHARD = "5GB"
 
@@ -114,23 +114,26 @@ class Files:
 
     def side_files(self, checkpoint: str) -> SideFiles | None:
         """The side files of a checkpoint that go with its tensors; None if there is no folder of them."""
-        folder = self._side_folder(checkpoint)
-        return None if folder is None or not folder.is_dir() else find_side_files(folder)
+        folder, bring = self._side_folder(checkpoint)
+        return None if folder is None or not folder.is_dir() else find_side_files(folder)._replace(bring=bring)
 
     def side_file(self, checkpoint: str, name: str) -> bytes | None:
         """What a small file beside the weights of a checkpoint holds; None if it has no such file."""
-        folder = self._side_folder(checkpoint)
+        folder, bring = self._side_folder(checkpoint)
         place = None if folder is None else folder / name
         if place is None or not place.is_file():
             return None
+        bring([name])
         with os_failures(place, "read the file"):
             return read_regular(place)
 
-    def _side_folder(self, checkpoint: str) -> Path | None:
+    def _side_folder(self, checkpoint: str) -> tuple[Path | None, Bring]:
+        """The folder of the side files of a checkpoint on this machine, and what fetches them into it."""
         path = expand_hub_name(parse_address(checkpoint).path)
         if is_remote(path) or split_sum(path) is not None:
-            return Path(self.open(checkpoint).header.side_folder)
-        return sidecar_folder(checkpoint)
+            header = self.open(checkpoint).header
+            return Path(header.side_folder), header.bring or all_there
+        return sidecar_folder(checkpoint), all_there
 
     @property
     def sources(self) -> tuple[Source, ...]:

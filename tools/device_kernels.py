@@ -60,9 +60,10 @@ def example_calls() -> list[Expr]:
 
 def programs(call: Expr, backend: str) -> Iterator[Program]:
     """The programs of a call on a backend: of the first rung, and of the second, from which the others differ only in
-    how often they pass a loop."""
+    how often they pass a loop; and of all in one function, as a trace has them."""
     state, seen = None, set()
     numbers = single_numbers_of(call)
+    arguments: tuple[Any, ...] = ()
     arrays = {i: jax.ShapeDtypeStruct(s.aval.shape, s.aval.dtype.numpy) for i, s in enumerate(call.srcs)}
     for rung in rungs_of(call, backend):
         function = attempt_of_parts(rung)
@@ -71,6 +72,10 @@ def programs(call: Expr, backend: str) -> Iterator[Program]:
             yield Program(call, rung, function, arguments)
         seen.add(state is None)
         state = jax.eval_shape(function, *arguments).state
+    assert call.kernel is not None
+    if call.kernel.within is not None:
+        rung = Rung("in a trace", call.kernel.within, call.static)
+        yield Program(call, rung, attempt_of_parts(rung), (*arguments[:-1], None))
 
 
 def _call(kernel: Kernel[..., Any], of: tuple[str, ...], params: dict[str, Any]) -> Expr:

@@ -11,11 +11,11 @@ from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.gradients import with_wide_gradient
 from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
 from brainsurgery_jax.apply.listening import Show
-from brainsurgery_jax.apply.meshes import ask_traced, call_traced, place_as
+from brainsurgery_jax.apply.meshes import Function, ask_traced, call_traced, place_as
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.engine.compute.kernels import call_block, compiled, numbers_of
+from brainsurgery_jax.engine.compute.kernels import call_block, compiled, numbers_of, single_numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.graph.expr import Expr, asked_of, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, runs_on_devices, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel, Static
 from brainsurgery_jax.protocol import Every, Joint, Known, Negated, PartVerdict, Pending, PendingReport, Some, Verdict
@@ -56,10 +56,24 @@ class Values:
         call, operands = compiled(e.kernel, e.static), [self.made[s] for s in e.srcs]
         if self.narrow:
             call = with_wide_gradient(call, e)
-        result = call_traced(e, call, operands, numbers_of(e))
+        result = call_traced(e, _by_platform(e, call), operands, numbers_of(e))
         if e.kernel.guarded:
             result, self.accepted[e] = result
         return result
+
+
+def _by_platform(e: Expr, call: Function) -> Function:
+    """The function of a call; where accelerators have a ladder of their own, theirs on all platforms but the CPU."""
+    if e.kernel is None or e.kernel.within is None or not runs_on_devices(e):
+        return call
+    other, single = compiled(e.kernel.within, e.static), single_numbers_of(e)
+
+    def choose(operands: list[Array], numbers: Mapping[str, object]) -> Any:
+        return jax.lax.platform_dependent(
+            operands, cpu=lambda xs: call(xs, numbers), default=lambda xs: other(xs, single)
+        )
+
+    return choose
 
 
 def _from_blocks(e: Expr) -> jax.Array:

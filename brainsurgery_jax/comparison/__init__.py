@@ -37,6 +37,7 @@ from brainsurgery_jax.protocol import Known, Pending, Reduction
 from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
+from brainsurgery_jax.store.sidecars import find_side_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,11 @@ def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None, s
 
 
 def _folder_of(side: Checkpoint) -> str:
-    """The path beside whose tensors the side files lie, on this machine."""
-    return side.source.header.side_folder or side.path
+    """The path beside whose tensors the side files lie, on this machine: all of a remote checkpoint are fetched."""
+    header = side.source.header
+    if header.bring is not None:
+        header.bring(find_side_files(header.side_folder).copied)
+    return header.side_folder or side.path
 
 
 def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:

@@ -306,10 +306,13 @@ def walk(roots: Iterable[Expr], stop: Callable[[Expr], bool] | None = None) -> I
     `stop` at."""
     seen: set[Expr] = set()
     for root in roots:
-        if not root.srcs:  # as are most roots of most plans
-            if root not in seen:
-                seen.add(root)
-                yield root
+        if root in seen:
+            continue
+        if stop is None and not any([src.srcs for src in root.srcs]):  # as are most roots of most plans
+            for node in (*root.srcs, root):
+                if node not in seen:
+                    seen.add(node)
+                    yield node
             continue
         stack: list[tuple[Expr, bool]] = [(root, False)]
         while stack:

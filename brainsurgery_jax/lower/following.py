@@ -55,6 +55,8 @@ def trail_of(expr: Expr) -> Trail | None:
     None if something is computed on the way."""
     if is_start(expr):
         return Trail((Waypoint(None, (), (), expr.aval),), {0: expr})
+    if expr.moves is None:
+        return None
     numbers, nodes, leaves = dict[Expr, int](), list[Waypoint](), dict[int, Expr]()
     for node in walk([expr], stop=is_start):
         numbers[node], start = len(nodes), is_start(node)

@@ -11,10 +11,12 @@ iteration, 2006; Fukaya and others, Shifted Cholesky QR for computing the QR fac
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import accumulate, chain
 from math import acosh, cosh
 from typing import NamedTuple
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.numerics.factor import ROUNDING, SANE, Truncation
 from brainsurgery_jax.numerics.math import widen
@@ -88,15 +90,51 @@ def reach(x: jax.Array, state: Subspace | None, rank: int, degrees: tuple[int, .
     """The subspace after filters of some degrees, begun at random or continued. One loop, so that all rounds compile as
     one filter does."""
     noise = _columns(key, x.shape[1], width(rank))
-    if state is None:
-        state = Subspace(noise, multiply(x, noise), jnp.zeros(noise.shape[1], np.float32))
+    return _go_through(x, _begin(x, noise) if state is None else state, noise, degrees, 0, len(degrees))
+
+
+def climb(x: jax.Array, rank: int, tol: Array, key: jax.Array) -> Truncation:
+    """The truncation by the first round of `DEGREES` whose excess error is at most `tol`, else by the last: for callers
+    that cannot look at a result. One loop, as in `reach`, around the rounds."""
+    noise = _columns(key, x.shape[1], width(rank))
+    ends = jnp.asarray([0, *accumulate(map(len, DEGREES))], np.int32)
+    degrees = tuple(chain.from_iterable(DEGREES))
+
+    def is_wanted(reached: tuple[jax.Array, Subspace, Truncation]) -> jax.Array:
+        at, _, found = reached
+        return (at < len(DEGREES)) & ~(found.excess <= tol)
+
+    def go_on(reached: tuple[jax.Array, Subspace, Truncation]) -> tuple[jax.Array, Subspace, Truncation]:
+        at, state, _ = reached
+        state = _go_through(x, state, noise, degrees, ends[at], ends[at + 1])
+        return at + 1, state, truncation(x, state, rank)
+
+    begun = _begin(x, noise)
+    outline = jax.eval_shape(partial(truncation, rank=rank), x, begun)
+    nothing = jax.tree.map(lambda part: jnp.full(part.shape, np.inf, part.dtype), outline)
+    return jax.lax.while_loop(is_wanted, go_on, (jnp.zeros((), np.int32), begun, nothing))[2]
+
+
+def _begin(x: jax.Array, noise: jax.Array) -> Subspace:
+    return Subspace(noise, multiply(x, noise), jnp.zeros(noise.shape[1], np.float32))
+
+
+def _go_through(
+    x: jax.Array,
+    state: Subspace,
+    noise: jax.Array,
+    degrees: tuple[int, ...],
+    start: int | jax.Array,
+    stop: int | jax.Array,
+) -> Subspace:
+    """The subspace after the filters of these degrees from position `start` to before `stop`."""
     caps = jnp.asarray([_cap(degree) for degree in degrees], np.float32)
     counts = jnp.asarray(degrees, np.int32)
 
     def go_on(at: jax.Array, state: Subspace) -> Subspace:
         return _rotate(x, _filter(x, state, noise, counts[at], caps[at]))
 
-    return jax.lax.fori_loop(0, len(degrees), go_on, state)
+    return jax.lax.fori_loop(start, stop, go_on, state)
 
 
 def _cap(degree: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from brainsurgery_jax._lazy import Array, Inexact, jax, jnp, np
 from brainsurgery_jax.numerics import filtered
@@ -100,8 +100,7 @@ def factorize(
             return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
-    value = _low(t, x, wide) if attempt.rebuilt else _split(t, x, wide)
-    return Outcome(value, finite if sure else finite & (t.excess <= tol), facts, state)
+    return Outcome(_finish(t, x, rebuilt=attempt.rebuilt), finite if sure else finite & (t.excess <= tol), facts, state)
 
 
 @kernel(resumes=True)
@@ -117,15 +116,39 @@ def factorize_filtered(
     **chosen_by: object,
 ) -> Outcome:
     """One rung on an accelerator, as `factorize`: all in float32, numbers too."""
-    wide = x.shape[0] < x.shape[1]
-    tall = x.T if wide else x
-    tall = tall if tall.dtype == jnp.bfloat16 else widen(tall)
-    words = jax.lax.bitcast_convert_type(jnp.stack([key_high, key_low]), np.uint32)
-    state = filtered.reach(tall, state, rank, attempt.degrees, jax.random.wrap_key_data(words))
+    tall, key = _as_filtered(x), _wrap_key(key_high, key_low)
+    state = filtered.reach(tall, state, rank, attempt.degrees, key)
     t = filtered.truncation(tall, state, rank)
-    value = _low(t, x, wide) if attempt.rebuilt else _split(t, x, wide)
     good = jnp.isfinite(t.kept2) if attempt.sure else t.excess <= tol
-    return Outcome(value, good, {"energy": t.kept2 / t.norm2, "excess": t.excess}, state)
+    return Outcome(
+        _finish(t, x, rebuilt=attempt.rebuilt), good, {"energy": t.kept2 / t.norm2, "excess": t.excess}, state
+    )
+
+
+def filter_at_once(
+    x: jax.Array, rank: int, method: str, *, rebuilt: bool, tol: Number, key_high: Number, key_low: Number
+) -> tuple[Any, Array]:
+    """All rungs of an accelerator in one function: the result, and whether one of them accepts it."""
+    t = filtered.climb(_as_filtered(x), rank, tol, _wrap_key(key_high, key_low))
+    good = jnp.isfinite(t.kept2) if method == "randomized" else t.excess <= tol
+    return _finish(t, x, rebuilt=rebuilt), good
+
+
+def _as_filtered(x: jax.Array) -> jax.Array:
+    """A matrix as a tall one, in a dtype whose products are computed as they are."""
+    tall = x.T if x.shape[0] < x.shape[1] else x
+    return tall if tall.dtype == jnp.bfloat16 else widen(tall)
+
+
+def _wrap_key(high: Number, low: Number) -> jax.Array:
+    """The key of random values whose words are the bits of two float32 numbers."""
+    return jax.random.wrap_key_data(jax.lax.bitcast_convert_type(jnp.stack([high, low]), np.uint32))
+
+
+def _finish(t: Truncation, x: Array, *, rebuilt: bool) -> Any:
+    """The truncated matrix, or its factors."""
+    wide = x.shape[0] < x.shape[1]
+    return _low(t, x, wide) if rebuilt else _split(t, x, wide)
 
 
 def _tall(x: Array, state: Lanczos | None) -> Array:

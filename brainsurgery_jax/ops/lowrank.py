@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
@@ -18,7 +18,7 @@ from brainsurgery_jax.numerics.ladder import Attempt, ladder, svd_workspace, val
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.op import Avals, Form, Number, Params, Real, build, kernel
-from brainsurgery_jax.ops._factorize import FactorParams, factorize, is_finite, ladder_of
+from brainsurgery_jax.ops._factorize import FactorParams, factorize, filter_at_once, is_finite, ladder_of
 from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
 from brainsurgery_jax.protocol import Results, TensorExpr, View
 
@@ -105,24 +105,44 @@ def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:
 
 
 def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Number) -> tuple[Any, Flag]:
-    """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
-    is not good enough. Derivatives are those of the full SVD."""
-    # As on the host: for which platform a trace will be compiled is not known.
+    """The ladder of the host in one function, for callers that cannot look at a result: a rung is computed only if the
+    one before is not good enough."""
     tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, rebuilt=rebuilt)
     if len(tries) < 2:
         return _exactly(x, rank, rebuilt=rebuilt)
+    return _derive_as_svd(
+        lambda x, numbers: _first_good(x, tries, None, {"rank": rank, **numbers}), x, numbers, rank, rebuilt=rebuilt
+    )
+
+
+def _filter_at_once(x: jax.Array, rank: int, method: str, *, rebuilt: bool, **numbers: Number) -> tuple[Any, Flag]:
+    """The ladder of an accelerator in one function. What none of its rungs certifies is not accepted: a trace cannot
+    leave it to the host."""
+    return _derive_as_svd(
+        lambda x, numbers: filter_at_once(x, rank, method, rebuilt=rebuilt, **numbers),
+        x,
+        numbers,
+        rank,
+        rebuilt=rebuilt,
+    )
+
+
+def _derive_as_svd(
+    compute: Callable[..., tuple[Any, Flag]], x: Array, numbers: dict[str, Number], rank: int, *, rebuilt: bool
+) -> tuple[Any, Flag]:
+    """`compute(x, numbers)`, its derivatives those of the full SVD."""
 
     @jax.custom_jvp
-    def climb_all(x: Array, numbers: dict[str, Number]) -> tuple[Any, Flag]:
-        return _first_good(x, tries, None, {"rank": rank, **numbers})
+    def call(x: Array, numbers: dict[str, Number]) -> tuple[Any, Flag]:
+        return compute(x, numbers)
 
-    @climb_all.defjvp
+    @call.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         (x, _), (along, _) = primals, tangents
         with jax.enable_x64(True):  # JAX may ask for this rule when `apply` is over
             return jax.jvp(lambda x: _exactly(x, rank, rebuilt=rebuilt), (x,), (along,))
 
-    return climb_all(x, numbers)
+    return call(x, numbers)
 
 
 def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
@@ -132,6 +152,14 @@ def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, param
     if not others:
         return value, good
     return jax.lax.cond(good, lambda: (value, good), lambda: _first_good(x, others, state, params))
+
+
+@kernel(guarded=True)
+def factors_within(
+    x: jax.Array, *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
+) -> tuple[tuple[Array, Array], Flag]:
+    """`factors` on an accelerator, within a trace: all in float32, numbers too."""
+    return _filter_at_once(x, rank, method, rebuilt=False, tol=tol, key_high=key_high, key_low=key_low)
 
 
 @kernel(
@@ -144,6 +172,7 @@ def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, param
     workspace=lambda avals, params: _workspace(avals, params, rebuilt=False),
     device=_on_devices,
     on_device=_workspace_on_device,
+    within=factors_within,
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
@@ -153,6 +182,14 @@ def factors(
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
     return _at_once(x, rank, method, rebuilt=False, tol=tol, key_high=key_high, key_low=key_low)
+
+
+@kernel(guarded=True)
+def truncate_within(
+    x: jax.Array, *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
+) -> tuple[Array, Flag]:
+    """`truncate` on an accelerator, within a trace: all in float32, numbers too."""
+    return _filter_at_once(x, rank, method, rebuilt=True, tol=tol, key_high=key_high, key_low=key_low)
 
 
 @kernel(
@@ -166,6 +203,7 @@ def factors(
     workspace=lambda avals, params: _workspace(avals, params, rebuilt=True),
     device=_on_devices,
     on_device=_workspace_on_device,
+    within=truncate_within,
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -101,7 +101,8 @@ class Header:
     - `notes`, and `nesting` if the format has containers.
     - `tree`: the tree of the tensors; in a format without trees, the one that notes in the metadata describe.
     - `reading`: the memory that reading takes.
-    - `side_folder`: of a remote checkpoint, the local folder with its side files; empty for a local checkpoint.
+    - `side_folder`: of a remote checkpoint, the local folder for its side files; empty for a local checkpoint.
+    - `bring`: fetches side files into that folder, where files without bytes stand for them until they are read.
     """
 
     path: str
@@ -116,6 +117,7 @@ class Header:
     nesting: Nesting | None = None
     tree: KeyTree = NO_TREE
     side_folder: str = ""
+    bring: Callable[[Iterable[str]], None] | None = None
     reading: ReadingMemory = READS_ALONE
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +66,22 @@ _DOCUMENT = re.compile(rf"(?:{'|'.join(DOCUMENTS)})(?:-[^.]*)?(?:\.(?:{'|'.join(
 _NAMING = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
            "tokenizer_config.json", "video_preprocessor_config.json")  # fmt: skip
 """Configs that may name code, in `auto_map`."""
+MODULES, INDEX = "modules.json", "model_index.json"
+"""Files that name folders of side files."""
+
+READ_TO_FIND = (*_NAMING, MODULES, INDEX)
+"""Side files that are read to find the others; Python files are, too."""
+
 _CODE = re.compile(r"(?:(?:\w|[-./])+--)?(\w+)\.\w+")
 _RELATIVE_IMPORT = re.compile(r"^\s*(?:from\s+\.(\w+)\s+import|import\s+\.(\w+)|from\s+\.\s+import\s+([\w, ]+))", re.M)
+
+
+Bring = Callable[[Iterable[str]], None]
+"""Makes sure that files of a folder, which has stand-ins for them, are there before they are read."""
+
+
+def all_there(names: Iterable[str]) -> None:
+    """The files of a local folder are there."""
 
 
 class SideFiles(NamedTuple):
@@ -76,6 +90,7 @@ class SideFiles(NamedTuple):
     folder: str
     copied: tuple[str, ...]
     left: tuple[str, ...] = ()
+    bring: Bring = all_there
 
     @property
     def of_floats(self) -> SideFiles:
@@ -131,9 +146,9 @@ def in_side_folder(name: str) -> bool:
 def side_folders(folder: str) -> tuple[str, ...]:
     """The folders that the side files of a folder name, as relative paths: the modules of sentence-transformers, the
     parts of a diffusers pipeline, and more chat templates."""
-    modules = _json(folder, "modules.json")
+    modules = _json(folder, MODULES)
     named = [m.get("path") for m in modules if isinstance(m, dict)] if isinstance(modules, list) else []
-    index = _json(folder, "model_index.json")
+    index = _json(folder, INDEX)
     named += [key for key, value in index.items() if isinstance(value, list)] if isinstance(index, dict) else []
     return tuple(sorted({n for n in (*named, TEMPLATES) if isinstance(n, str) and _is_inner_folder(folder, n)}))
 
@@ -185,7 +200,7 @@ def _list_named_modules(folder: str) -> Iterator[str]:
         for value in (v for entry in values for v in (entry if isinstance(entry, list) else [entry])):
             if isinstance(value, str) and (named := _CODE.fullmatch(value)) and "--" not in value:
                 yield named[1]
-    modules = _json(folder, "modules.json")
+    modules = _json(folder, MODULES)
     for module in modules if isinstance(modules, list) else ():
         kind = module.get("type") if isinstance(module, dict) else None
         if isinstance(kind, str) and (named := _CODE.fullmatch(kind)):
@@ -217,12 +232,13 @@ def _json(folder: str, name: str) -> Any:
 def copy_side_files(found: SideFiles, place: Place) -> None:
     """Copies the side files that travel; a file that is in the place already stays as it is."""
     there = set(place.list())
-    for name in found.copied:
+    missing = [name for name in found.copied if name not in there]
+    found.bring(missing)
+    for name in missing:
         source = os.path.join(found.folder, name)
-        if name not in there:
-            with os_failures(source, "read the file"):
-                content = read_regular(source)
-            place.write(name, content)
+        with os_failures(source, "read the file"):
+            content = read_regular(source)
+        place.write(name, content)
 
 
 def put_sidecars(place: Place, files: Mapping[str, bytes]) -> None:

@@ -61,7 +61,7 @@ def main(plan: str, port: str, number: str, processes: str, moment: str = "", pa
         if int(processes) > 1
         else None
     )
-    options: Any = {"distributed": address, "resume": True, "durable": False, "memory": 256 << 20}
+    options: Any = {"distributed": address, "resume": True, "durable": False, "memory": 1 << 30}
     try:
         report = bs.run(bs.load(plan), **options)
     except (bs.PlanError, bs.StoreError) as error:

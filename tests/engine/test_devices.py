@@ -124,7 +124,7 @@ def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monk
 
     monkeypatch.setattr(batches, "send_batch", sending)
     monkeypatch.setattr(batches, "_climb_together", computing)
-    monkeypatch.setattr("brainsurgery_jax.engine.run.budget._processors", lambda: 2)
+    monkeypatch.setattr("brainsurgery_jax.engine.run.budget.processors", lambda: frozenset({0, 1}))
     tensors = {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}
     out = run_plan(tmp_path, tensors, PRODUCT, devices=device_of())
     assert set(out) == {"w0", "w1", "w0.square", "w1.square"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,15 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax import api
+from brainsurgery_jax.engine.plan.planner import plan_work
+from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
+from brainsurgery_jax.engine.plan.work import Machine
 from brainsurgery_jax.engine.run import hosts
 from brainsurgery_jax.engine.run.answers import pack, unpack
-from brainsurgery_jax.engine.run.hosts import ProcessAddress, agree, find
+from brainsurgery_jax.engine.run.budget import Budget, machine_identity
+from brainsurgery_jax.engine.run.hosts import ProcessAddress, agree, find, share_machine
 from brainsurgery_jax.engine.run.staging import refuse_to_share
+from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.numerics.agreement import Gap
 from brainsurgery_jax.reduction import Again
 from brainsurgery_jax.store.formats import ORBAX, SAFETENSORS
@@ -49,6 +57,92 @@ def test_answers_come_as_they_were_to_the_last_bit():
 
 def test_values_of_our_own_types_are_answers_too():
     assert unpack(pack({7: Gap(0)})) == {7: Gap(0)}
+
+
+HERE, FIRST_TWO = "this machine", frozenset({0, 1})
+
+
+class Among:
+    """Process `number` of several that run at these places: machine, memory, processors."""
+
+    def __init__(self, number: int, *places: tuple[str, int, frozenset[int]]):
+        self.number, self.count = number, len(places)
+        self._said = [json.dumps([name, nbytes, sorted(cpus)]).encode() for name, nbytes, cpus in places]
+
+    def gather(self, about: str, own: bytes = b"") -> list[bytes]:
+        return self._said
+
+    def stop(self, signal: Any) -> Any:
+        return signal
+
+
+def shares(*places: tuple[str, int, frozenset[int]]) -> list[tuple[int, int, int]]:
+    """The memory, the threads and the number of neighbours of each process."""
+    found = (
+        share_machine(Among(number, *places), Budget(nbytes, len(cpus)))
+        for number, (_, nbytes, cpus) in enumerate(places)
+    )
+    return [(budget.host_bytes, budget.threads, budget.sharing) for budget in found]
+
+
+def test_processes_of_one_machine_divide_its_memory_and_its_processors():
+    eight = frozenset(range(8))
+    assert [shares(*[(HERE, 800, eight)] * n)[0] for n in (1, 2, 3, 4)] == [
+        (800, 8, 1), (400, 4, 2), (266, 2, 3), (200, 2, 4),
+    ]  # fmt: skip
+
+
+def test_processors_that_are_bound_to_one_process_are_not_divided_but_the_memory_is():
+    assert shares((HERE, 800, FIRST_TWO), (HERE, 800, frozenset({2, 3}))) == [(400, 2, 2)] * 2
+
+
+def test_processes_of_several_machines_plan_by_the_smallest_share_and_use_their_own_processors():
+    others = [("another", 900, frozenset(range(4)))]
+    assert shares((HERE, 800, FIRST_TWO), (HERE, 800, FIRST_TWO), *others) == [(400, 1, 2)] * 2 + [(400, 4, 1)]
+
+
+def test_more_processes_than_processors_have_a_thread_each():
+    assert shares(*[(HERE, 900, FIRST_TWO)] * 3) == [(300, 1, 3)] * 3
+
+
+def share_of_one(processes: int, nbytes: int) -> Machine:
+    """What one of several processes may use on a machine of eight processors."""
+    budget = share_machine(Among(0, *[(HERE, nbytes, frozenset(range(8)))] * processes), Budget(nbytes, 8))
+    return Machine(budget.host_bytes, budget.threads, sharing=budget.sharing)
+
+
+@pytest.fixture
+def scaled(tmp_path: Path) -> Program:
+    """Sixteen tensors of 8 MB that are scaled."""
+    write(tmp_path / "m.safetensors", {f"w{k}": np.zeros((1 << 21) + k, np.float32) for k in range(16)})
+    steps = [{"scale_": {"target": ".*", "by": 2}}]
+    inputs, output = [f"m::{tmp_path / 'm.safetensors'}"], str(tmp_path / "out.safetensors")
+    return api.lower_plan(bs.load({"inputs": inputs, "transforms": steps, "output": output}))
+
+
+def test_several_processes_of_a_machine_project_together_no_more_than_one(scaled: Program):
+    counts = 1, 2, 4, 8
+    machines = [share_of_one(n, 1 << 30) for n in counts]
+    each = [projection(plan_work(scaled, machine), machine).in_all for machine in machines]
+    assert each == sorted(set(each), reverse=True)
+    assert [n * found for n, found in zip(counts, each, strict=True)] == [each[0]] * 4
+
+
+def test_a_share_that_is_too_small_is_refused_and_both_remedies_help(scaled: Program):
+    def refuse(processes: int, nbytes: int) -> None:
+        machine = share_of_one(processes, nbytes)
+        refuse_too_large(plan_work(scaled, machine), machine)
+
+    told = "(?s)the share of one of 8 processes on this machine.*Give more: `memory=`. Or start fewer processes on each"
+    with pytest.raises(bs.PlanError, match=told):
+        refuse(8, 64 << 20)
+    refuse(8, 256 << 20)
+    refuse(2, 64 << 20)
+
+
+def test_the_processes_of_this_test_run_on_one_machine():
+    ask = "from brainsurgery_jax.engine.run.budget import machine_identity; print(machine_identity(), end='')"
+    assert subprocess.check_output([sys.executable, "-c", ask], text=True) == machine_identity() != ""
 
 
 class Hostile:

@@ -85,7 +85,7 @@ def test_budget_and_threads_change_no_bit(keys: dict[str, Any], tmp_path: Path, 
     for memory, threads in ((1 << 30, 1), (1 << 30, 4), (100 << 20, 2)):
         plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
         plan["output"]["alias"] = "m"
-        monkeypatch.setattr(budget, "_processors", lambda number=threads: number)
+        monkeypatch.setattr(budget, "processors", lambda number=threads: frozenset(range(number)))
         bs.load(plan).run(durable=False, memory=memory)
         found.append(read(plan["output"]["path"]))
     for other in found[1:]:

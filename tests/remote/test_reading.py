@@ -12,6 +12,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.remote.file import PART
 from brainsurgery_jax.store.remote.places import CONNECTIONS
+from brainsurgery_jax.world import Files
 from tests.remote.servers import COMMIT, Served
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -168,8 +169,39 @@ def test_the_folder_of_side_files_goes_when_the_checkpoint_is_closed(server: Ser
 def test_more_long_side_files_than_connections_are_fetched(server: Served, model: Path) -> None:
     for number in range(2 * CONNECTIONS):
         (model / f"tokenizer_{number}.json").write_bytes(b" " * (PART + 1))
-    found = bs.open("hf://org/model")
-    assert Path(found.source.header.side_folder, "tokenizer_31.json").stat().st_size == PART + 1
+    files = Files()
+    found = files.side_files("hf://org/model")
+    assert found is not None
+    found.bring(found.copied)
+    assert Path(found.folder, "tokenizer_31.json").read_bytes() == b" " * (PART + 1)
+    files.close()
+
+
+def fetched(server: Served, name: str) -> int:
+    """How often a file was asked for, its size apart."""
+    return sum(path.endswith(f"/{name}") for path, _ in server.asked)
+
+
+@pytest.mark.parametrize("way", ["open", "check", "one file", "other tokenizer"])
+def test_a_tokenizer_that_nobody_needs_is_not_fetched(server: Served, tmp_path: Path, way: str) -> None:
+    out = {"check": "out", "one file": "out.safetensors", "other tokenizer": "out"}.get(way, "")
+    plan = bs.load({
+        "inputs": ["base::hf://org/model"],
+        "transforms": [{"scale_": {"target": "model.layers.0.w", "by": 2.0}}],
+        "output": {"path": str(tmp_path / out), "sidecars": way != "other tokenizer"},
+    })  # fmt: skip
+    bs.open("hf://org/model").source.close() if way == "open" else bs.check(plan) if way == "check" else bs.run(plan)
+    assert fetched(server, "config.json") > 0
+    assert fetched(server, "tokenizer.json") == 0
+
+
+def test_a_tokenizer_is_fetched_once_for_two_outputs_that_get_it(server: Served, tmp_path: Path) -> None:
+    outputs = [{"path": str(tmp_path / name), "alias": "base"} for name in ("one", "two")]
+    bs.run(bs.load({"inputs": ["base::hf://org/model"], "transforms": [], "outputs": outputs}))
+    assert fetched(server, "tokenizer.json") == 1
+    assert [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two")] == [
+        (tmp_path / "served/org/model/tokenizer.json").read_bytes()
+    ] * 2
 
 
 # --- Faults of the network --------------------------------------------------------------------------------------------

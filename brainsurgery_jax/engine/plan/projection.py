@@ -61,7 +61,8 @@ def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
 
 def _reading(items: Iterable[WorkItem], machine: Machine) -> int:
     """The bytes that the sources of these items take to be read."""
-    ends = (delivery.end for item in items for delivery in deliveries(item.work))
+    computed = (item.work for item in items if not isinstance(item.work, Copy))
+    ends = (delivery.end for work in computed for delivery in deliveries(work))
     exprs = (e for end in ends if not isinstance(end, Transfer) for e in end.exprs)
     sources = dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf)
     needed = [source.header.reading for source in sources]
@@ -73,7 +74,11 @@ def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 
     worst = projection(items, machine, at_end).largest
     if worst > machine.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(machine.host_bytes)}"
-        hint = f"Give more: {worded(shell='`--memory`', python='`memory=`')}."
+        more = worded(shell="`--memory`", python="`memory=`")
+        hint = f"Give more: {more}."
+        if machine.sharing > 1:
+            found += f", the share of one of {machine.sharing} processes on this machine"
+            hint = f"Give more: {more}. Or start fewer processes on each machine."
         raise PlanError([Diagnostic("budget-exceeded", found, hint=hint)])
 
 

@@ -111,6 +111,9 @@ def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
     levels: dict[Expr, int | None] = {}
     found: dict[int, list[Expr]] = {}
     for e in walk(exprs):
+        if e.kernel is None and not e.srcs:
+            levels[e] = 0
+            continue
         below = [levels[s] for s in e.srcs]
         level = None if None in below else max((n for n in below if n is not None), default=0)
         if is_fold(e) and level is not None and sum(s.aval.nbytes for s in e.srcs) > EARLY:

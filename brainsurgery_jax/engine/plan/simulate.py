@@ -7,7 +7,7 @@ and computes at the same time, so its slowest resource decides; all hosts wait f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
@@ -105,7 +105,6 @@ def imbalance_of(parts: Sequence[int]) -> float:
 
 def simulate(items: Sequence[WorkItem], cluster: ClusterModel) -> Simulation:
     """The run of a program's items on a cluster."""
-    machine = replace(cluster.machine, processes=cluster.hosts)
     peaks = [0] * cluster.hosts
     phases: list[Phase] = []
     for name, together, passes in stages_of(cut_long(items)):
@@ -113,7 +112,7 @@ def simulate(items: Sequence[WorkItem], cluster: ClusterModel) -> Simulation:
         parts: list[list[WorkItem]] = [[] for _ in range(cluster.hosts)]
         for item, home in zip(together, homes, strict=True):
             parts[home].append(item)
-        peaks = [max(most, projection(part, machine).in_all) for most, part in zip(peaks, parts, strict=True)]
+        peaks = [max(most, projection(part, cluster.machine).in_all) for most, part in zip(peaks, parts, strict=True)]
         phases += [_phase(name, parts, cluster)] * passes
     return Simulation(cluster, tuple(phases), tuple(peaks))
 

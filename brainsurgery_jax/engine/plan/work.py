@@ -20,15 +20,14 @@ from brainsurgery_jax.store.base import FileRun
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The resources of a run: bytes of host memory, threads, and accelerators with `bytes_each`. `process` of
-    `processes`: the part of a run over several hosts."""
+    """The resources of a process: bytes of host memory, threads, and accelerators with `bytes_each`. `sharing`: the
+    processes of the run on the same machine; memory and threads are the share of one."""
 
     host_bytes: int
     threads: int
     devices: int = 0
     bytes_each: int = 0
-    process: int = 0
-    processes: int = 1
+    sharing: int = 1
 
 
 class Site(Enum):
@@ -271,7 +270,13 @@ def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
 
 def questions_of(work: Work) -> tuple[int, ...]:
     """The numbers of the questions that a piece of work answers, at least in part."""
-    return tuple(dict.fromkeys(t.end.number for t in deliveries(work) if isinstance(t.end, Ask | Asked)))
+    match work:
+        case Copy() | Fold():
+            return ()
+        case Stream(parts) | Boxes(_, parts):
+            return tuple(dict.fromkeys([s.number for p in parts for s in p.sinks if isinstance(s, Ask)]))
+        case Whole(tasks):
+            return tuple(dict.fromkeys([r.number for task in tasks for r in task.roots if isinstance(r, Asked)]))
 
 
 def results_held(fold: Fold) -> int:

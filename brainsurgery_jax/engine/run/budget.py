@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import NamedTuple
+from uuid import getnode
 
 from brainsurgery_jax.engine.compute.devices import Devices
 
@@ -12,21 +14,32 @@ LEAST = 256 << 20
 
 class Budget(NamedTuple):
     """The resources of a run: bytes of host memory held at once, threads that read, compute and write, whether files
-    are flushed, and accelerators."""
+    are flushed, and accelerators. `sharing`: the processes of the run on this machine, of whose memory and processors
+    this is the share of one."""
 
     host_bytes: int
     threads: int
     durable: bool = True
     devices: Devices = "all"
+    sharing: int = 1
 
 
 def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
     """The default budget: a quarter of the available memory, and one thread per processor."""
-    return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable, devices)
+    return Budget(host_bytes or max(LEAST, available_bytes() // 4), len(processors()), durable, devices)
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processors() -> frozenset[int]:
+    """The processors that this process may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def machine_identity() -> str:
+    """What is the same for all processes of one running system and for no other: the memory that they share is its.
+    Containers have the identity of the machine that they run on."""
+    return _text("/proc/sys/kernel/random/boot_id") or f"{platform.node()} {getnode()}"
 
 
 _GROUP_FILES = (

@@ -181,7 +181,7 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
 def equip(exprs: Sequence[Expr], budget: Budget) -> tuple[Accelerators, Machine]:
     """The accelerators that these are computed on, and what a run may use, as a value."""
     own = choose_accelerators(exprs, budget.devices)
-    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each)
+    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each, budget.sharing)
 
 
 def choose_accelerators(exprs: Sequence[Expr], devices: Devices) -> Accelerators:

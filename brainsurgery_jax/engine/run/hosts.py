@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from brainsurgery_jax.engine.events import StopSignal
-from brainsurgery_jax.engine.run.budget import Budget
+from brainsurgery_jax.engine.run.budget import Budget, machine_identity, processors
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
 from brainsurgery_jax.errors import Stopped, StoreError
 
@@ -300,11 +301,36 @@ def start_service(port: int, processes: int, lost_after: float) -> subprocess.Po
 # --- Agreement --------------------------------------------------------------------------------------------------------
 
 
-def agree_on_budget(hosts: Hosts, budget: Budget) -> Budget:
-    """The budget with the memory that every process has: what is decided by it is the same for all."""
+def share_machine(hosts: Hosts, budget: Budget) -> Budget:
+    """The budget of one of several processes: of what their machine has, its share.
+
+    Processes of one machine divide its memory evenly, and those that may use the same processors divide these. What is
+    decided by the memory must be decided alike, so all processes take the smallest share of any.
+    """
     if hosts.count == 1:
         return budget
-    return budget._replace(host_bytes=min(map(int, hosts.gather("memory", str(budget.host_bytes).encode()))))
+    own = json.dumps([machine_identity(), budget.host_bytes, sorted(processors())])
+    said = [
+        _Place(name, nbytes, frozenset(cpus))
+        for name, nbytes, cpus in map(json.loads, hosts.gather("machine", own.encode()))
+    ]
+    mine = said[hosts.number]
+    together = [place for place in said if place.name == mine.name]
+    rivals = sum(not place.processors.isdisjoint(mine.processors) for place in together)
+    there = Counter(place.name for place in said)
+    return budget._replace(
+        host_bytes=min(place.host_bytes // there[place.name] for place in said),
+        threads=max(1, budget.threads // rivals),
+        sharing=len(together),
+    )
+
+
+class _Place(NamedTuple):
+    """Where a process runs: the machine, the memory that it may use there, and the processors."""
+
+    name: str
+    host_bytes: int
+    processors: frozenset[int]
 
 
 def agree(hosts: Hosts, about: str, own: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
-"""Opening a remote checkpoint: small files are fetched into a folder of this machine, weights stay where they are.
+"""Opening a remote checkpoint: configs are fetched into a folder of this machine, weights stay where they are.
 
-In that folder, files without bytes stand for the weights: names and sizes tell which files are the checkpoint. The
-bytes are read from the remote place, each range when it is needed.
+In that folder, files without bytes stand for all others: names and sizes tell which files are the checkpoint, and which
+go with it. Bytes of weights are read from the remote place, each range when it is needed; a tokenizer, a licence and
+the like are fetched when an output gets them, or a step reads them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from brainsurgery_jax.store.remote.file import RemoteFile
 from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, RemotePlace
 from brainsurgery_jax.store.remote.upload_note import NOTE, read_note
 from brainsurgery_jax.store.safetensors.source import SUFFIXES, SafetensorsSource
-from brainsurgery_jax.store.sidecars import MAX_SIDECAR, find_side_files, is_side_name
+from brainsurgery_jax.store.sidecars import MAX_SIDECAR, READ_TO_FIND, is_side_name
 from brainsurgery_jax.wording import few
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class RemoteSource(SourceOver):
                 mirror = _Mirror(folder, files)
                 source = _open_adapter(mirror) if holds_adapter(files.keys()) else _open_tensors(mirror, url)
             notes = tuple(_rename(note, folder, root) for note in source.header.notes)
-            super().__init__(replace(source.header, path=url, side_folder=folder, notes=notes), source)
+            header = replace(source.header, path=url, side_folder=folder, bring=mirror.fetch, notes=notes)
+            super().__init__(header, source)
             on_failure.pop_all()
         self._end = weakref.finalize(self, _end, folder, place, executor)
 
@@ -119,12 +121,13 @@ class _Mirror:
     def __init__(self, folder: str, files: Mapping[str, File]):
         self.folder, self.files, self._fetched = folder, files, set[str]()
         top = [name for name in files if "/" not in name]
-        for name in filter(_is_weights, files):
-            self._stand_in(name)
-        self.fetch(name for name in top if is_index(name) or suffix_of(name) == ".py")
-        self.fetch(name for name in top if is_side_name(name) or (name == ADAPTER_CONFIG and holds_adapter(top)))
-        self.fetch(name for name in files if "/" in name and _is_beside(name))
-        self.fetch(name for name in find_side_files(folder).copied)
+        first = {n for n in top if is_index(n) or suffix_of(n) == ".py" or n in READ_TO_FIND}
+        first |= {ADAPTER_CONFIG} if ADAPTER_CONFIG in top and holds_adapter(top) else set()
+        for name in files:
+            later = _is_beside(name) if "/" in name else is_side_name(name)
+            if _is_weights(name) or (later and name not in first and files[name].size <= MAX_SIDECAR):
+                self._stand_in(name)
+        self.fetch(first)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Writes files of the place that are not too large for side files, as a whole."""
