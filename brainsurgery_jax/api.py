@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax import plugins
 from brainsurgery_jax.documents import Document
-from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.listening import Heard, stops_told
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
-from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.plan.declarations import Variable
 from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
@@ -26,7 +26,7 @@ from brainsurgery_jax.plan.variables import find_unfilled, with_variables
 from brainsurgery_jax.rendering.notebook import HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.results import Explanation, Report, name_of
-from brainsurgery_jax.run_options import RunKeywords, RunOptions
+from brainsurgery_jax.run_options import RunKeywords, RunOptions, choose_publications, refuse_links
 from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
@@ -307,7 +307,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
 
     heard = Heard(options.listen)
-    _refuse_links(options)
+    refuse_links(options)
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     stop = options.stop or NEVER
     with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
@@ -320,7 +320,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         program = lower(begun, plan.data, files, answer, None if recording is None else recording.origins)
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
-        program = program._replace(publications=_publications(program.publications, options))
+        program = program._replace(publications=choose_publications(program.publications, options))
         if hosts.count > 1:
             refuse_to_share(program.publications)
             agree(hosts, "run", _identity(plan, program, files, options, shared=True))
@@ -337,39 +337,6 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     said = tuple(map(as_text, heard.reports))
     dry_run = options.dry_run or program.flags.dry_run
     return Report(said, tuple(heard.published), steps, dry_run, notes, tuple(heard.reports), hosts.number)
-
-
-class Heard:
-    """What the events of a run say: documents, notes (by message: one for all layers), and what was published. Every
-    event is passed on to `listen`."""
-
-    def __init__(self, listen: Callable[[Any], None] | None):
-        self.reports: list[Document] = []
-        self.noted: dict[str, Diagnostic] = {}
-        self.published: list[tuple[str, int, int]] = []
-        self._listen = listen
-
-    def tell(self, event: Any) -> None:
-        """Take an event."""
-        from brainsurgery_jax.engine.events import Noted, Published, Said
-
-        match event:
-            case Said(document):
-                self.reports.append(document)
-            case Noted(diagnostic, _):
-                self.noted.setdefault(diagnostic.message, diagnostic)
-            case Published(path, nbytes, tensors, _):
-                self.published.append((path, nbytes, tensors))
-        if self._listen is not None:
-            self._listen(event)
-
-
-def _refuse_links(options: RunOptions) -> None:
-    """Raises StoreError for a run that links to inputs, and would go on with its outputs, or share them."""
-    if options.hard_links and (options.resume or options.distributed is not None):
-        other = "--resume" if options.resume else "--distributed"
-        problem = f"cannot be combined with {other}, which writes to files that are there, and these would be inputs"
-        raise StoreError("--hard-links", problem, remedy="Run without one of the two.")
 
 
 def _recording(plan: Plan, options: RunOptions, budget: Budget) -> Recording | None:
@@ -404,35 +371,6 @@ def _identity(
 
     sources = files.sources
     return identity_of(plan.data, plan.document, program, sources, plugins.files(), options.devices, shared=shared)
-
-
-def _publications(planned: Sequence[Publication], options: RunOptions) -> tuple[Publication, ...]:
-    """What is published, as the options of a run say. Raises PlanError."""
-    made = tuple(p._replace(overwrite=True) for p in planned) if options.overwrite else tuple(planned)
-    if options.only is not None:
-        made = _choose_output(made, options.only)
-    return () if options.dry_run else made
-
-
-def _choose_output(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:
-    """The publication at a path. Raises PlanError if there is none: a run that writes nothing would not be noticed."""
-    found = tuple(p for p in publications if p.path == path)
-    if not found:
-        places = ", ".join(p.path for p in publications) or "nowhere"
-        raise PlanError([Diagnostic("io-output", f"only={path!r}: the plan does not write there, but to: {places}")])
-    return found
-
-
-@contextmanager
-def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
-    """A block in which checkpoints are published: what stops it from outside gets a note of those that are."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if not getattr(stop, "__notes__", ()):
-            paths = ", ".join(path for path, _, _ in published)
-            stop.add_note(f"published already: {paths}" if published else "nothing was published")
-        raise
 
 
 def _answer(plan: Plan, files: Files, budget: Budget, stop: StopSignal) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.engine.run.hosts import ProcessAddress
+    from brainsurgery_jax.lower.program import Publication
     from brainsurgery_jax.store.io.files import StagedOutput
 
 
@@ -89,3 +91,28 @@ class RunKeywords(TypedDict, total=False):
     hard_links: bool
     distributed: ProcessAddress | None
     stop: StopSignal | None
+
+
+def choose_publications(planned: Sequence[Publication], options: RunOptions) -> tuple[Publication, ...]:
+    """What is published, as the options of a run say. Raises PlanError."""
+    made = tuple(p._replace(overwrite=True) for p in planned) if options.overwrite else tuple(planned)
+    if options.only is not None:
+        made = _choose_one(made, options.only)
+    return () if options.dry_run else made
+
+
+def _choose_one(publications: Sequence[Publication], path: str) -> tuple[Publication, ...]:
+    """The publication at a path. Raises PlanError if there is none: a run that writes nothing would not be noticed."""
+    found = tuple(p for p in publications if p.path == path)
+    if not found:
+        places = ", ".join(p.path for p in publications) or "nowhere"
+        raise PlanError([Diagnostic("io-output", f"only={path!r}: the plan does not write there, but to: {places}")])
+    return found
+
+
+def refuse_links(options: RunOptions) -> None:
+    """Raises StoreError for a run that links to inputs, and would go on with its outputs, or share them."""
+    if options.hard_links and (options.resume or options.distributed is not None):
+        other = "--resume" if options.resume else "--distributed"
+        problem = f"cannot be combined with {other}, which writes to files that are there, and these would be inputs"
+        raise StoreError("--hard-links", problem, remedy="Run without one of the two.")

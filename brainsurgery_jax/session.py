@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Unpack
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.listening import stops_told
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.fold import ask_output
 from brainsurgery_jax.lower.kinds import literal_hints
@@ -55,7 +56,7 @@ class StepOutcome(NamedTuple):
                 (listen or ignore)(event)
 
             default = self.session.state.default_alias
-            with api.stops_told(published), literal_hints(self.program.effects, default):
+            with stops_told(published), literal_hints(self.program.effects, default):
                 options = self.session.options
                 execute(self.program, options.budget(), tell, stop=options.stop or NEVER)
             self.session.world.settle()

@@ -27,11 +27,15 @@ def select_at(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array,
 
 
 def _by_sorting(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    rows = jnp.sort(_as_rows(x, axes), axis=-1)
+    rows = jnp.sort(_as_rows(jax.lax.stop_gradient(x), axes), axis=-1)
     shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
     nan = jnp.isnan(rows[..., -1])
     low, high = (jnp.where(nan, np.nan, rows[..., min(at, rows.shape[-1] - 1)]) for at in (place, place + 1))
-    return low.reshape(shape), high.reshape(shape)
+
+    def give(found: jax.Array) -> jax.Array:
+        return _give_gradient(lambda x, key: key, lambda x, key: x == key, x, found.reshape(shape), axes)
+
+    return give(low), give(high)
 
 
 def _by_bits(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -108,12 +112,25 @@ def _elements(x: jax.Array, key: jax.Array, axes: Sequence[int]) -> jax.Array:
         found = jax.lax.bitcast_convert_type(jnp.where(key & sign != 0, key ^ sign, ~key), x.dtype)
         return jnp.where(nan, np.asarray(np.nan, x.dtype), found)
 
+    return _give_gradient(find, lambda x, key: _keys(x) == key, x, key, axes)
+
+
+def _give_gradient(
+    find: Callable[[jax.Array, jax.Array], jax.Array],
+    equal: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    key: jax.Array,
+    axes: Sequence[int],
+) -> jax.Array:
+    """`find(x, key)`, elements of `x`, with a gradient, which the elements that `equal` finds share."""
+
     def differentiate(given: Together, changes: Together) -> tuple[jax.Array, jax.Array]:
         (x, key), change = given, changes[0]
-        here = (_keys(x) == key) & ~jnp.isnan(x).any(axis=tuple(axes), keepdims=True) & jnp.isfinite(x)
-        count = jnp.maximum(jnp.sum(here, axis=tuple(axes), keepdims=True), 1).astype(x.dtype)
-        moved = jnp.sum(jnp.where(here, change, jnp.zeros_like(change)), axis=tuple(axes), keepdims=True)
-        return find(x, key), moved / count
+        with jax.enable_x64(True):  # JAX may ask for this rule when `apply` is over
+            here = equal(x, key) & ~jnp.isnan(x).any(axis=tuple(axes), keepdims=True) & jnp.isfinite(x)
+            count = jnp.maximum(jnp.sum(here, axis=tuple(axes), keepdims=True), 1).astype(x.dtype)
+            moved = jnp.sum(jnp.where(here, change, jnp.zeros_like(change)), axis=tuple(axes), keepdims=True)
+            return find(x, key), moved / count
 
     element = jax.custom_jvp(find)
     element.defjvp(differentiate)

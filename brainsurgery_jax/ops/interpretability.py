@@ -93,6 +93,7 @@ def refactor_attention(
     W_K and W_V. Heads that share values are one product together. Rotary embeddings turn queries and keys between the
     two matrices: there `products: ov` alone is possible (all but GPT-2). The singular value decomposition is that of a
     matrix as small as a head. `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3.
+    Where singular values of a product are zero or equal, single vectors have no derivative: gradients are NaN there.
     Example: `refactor_attention: {products: ov, prove: true}`
     Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
     """

@@ -87,6 +87,7 @@ def refactor(
     With `values: both` the factors become U sqrt(S) and sqrt(S) V^T, with `left` U S and V^T, in their own shapes; of
     stacks [count, m, r] and [count, r, n], each pair by itself. The product itself is never made: both factors are
     orthogonalized, and the small matrix between them is decomposed. Computed in at least float32, rounded once.
+    Where singular values are zero or equal, single vectors have no derivative: gradients are NaN there.
     Example: `refactor: {left: 'h.0.q', right: 'h.0.k', to_left: 'h.0.q', to_right: 'h.0.k'}`
     """
     return Results(view.apply_all(rebase, left, right, values=values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt
@@ -12,9 +12,6 @@ from brainsurgery_jax.codes import (
     USUAL_BLOCK,
     CodeFormat,
     Codes,
-    describe_floats,
-    find_codes,
-    fits,
     usual_block,
 )
 from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
@@ -25,9 +22,19 @@ from brainsurgery_jax.ops import _codes as kernels
 from brainsurgery_jax.ops._codes import scale_block
 from brainsurgery_jax.ops._compressed import unpack_rows
 from brainsurgery_jax.ops._packing import pack_matrix
+from brainsurgery_jax.ops._quantization import (
+    CodeRequest,
+    config_of_codes,
+    config_of_floats,
+    config_with,
+    find_quantized,
+    modules_left,
+    read_settings,
+    zero_offset_of,
+)
 from brainsurgery_jax.ops.reduce import reduce_tensor
 from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
-from brainsurgery_jax.protocol import Bind, Drop, Edit, PairCodes, SetConfig, TensorExpr, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, PairCodes, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
 BlockSizes = Annotated[
@@ -91,7 +98,7 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
                 return _unpack(view, alias, codes, asked)
             case CodeFormat.PACKED_ROWS:
                 names = (codes.name, codes.scales, *map(codes.others.get, _PACKED_ROWS))
-                return unpack_rows(view, alias, names, (_settings(view, alias) or {}).get(CONFIG_KEY), asked.dtype)
+                return unpack_rows(view, alias, names, (read_settings(view, alias) or {}).get(CONFIG_KEY), asked.dtype)
             case CodeFormat.TABLE:
                 return _of_table(view, alias, codes, asked)
     except Refusal as bad:
@@ -152,15 +159,6 @@ def _of_table(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tens
     return view.apply(kernels.of_table, packed, maxima, table, **sizes, dtype=asked.dtype)
 
 
-def _quantize(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
-    """The quantized weights whose codes are among some tensors."""
-    known = set(view.names(alias))
-    for name in names:
-        codes = find_codes(name, known.__contains__)
-        if codes is not None and fits(codes, view.fetch(alias, name, "target").aval.dtype):
-            yield codes
-
-
 @control()
 def dequantize(
     view: View,
@@ -188,18 +186,18 @@ def dequantize(
     names = view.match(target, "target")
     if not names:
         raise view.nothing(target, "target")
-    found = list(_quantize(view, target.alias, names))
+    found = list(find_quantized(view, target.alias, names))
     if not found:
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
                       key="target", hint=hint)  # fmt: skip
-    zeros, usual = _zero_offset(view, target.alias, zero_offset), usual_block(_settings(view, target.alias))
+    zeros, usual = zero_offset_of(view, target.alias, zero_offset), usual_block(read_settings(view, target.alias))
     asked = FloatRequest(to, block, zeros, transposed, usual)
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
-    rest = list(_quantize(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))
-    yield from _config_of_floats(view, target.alias, [c.result for c in found], [c.result for c in rest])
+    rest = list(find_quantized(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))
+    yield from config_of_floats(view, target.alias, [c.result for c in found], [c.result for c in rest])
 
 
 def _replace(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Iterator[Edit]:
@@ -209,94 +207,6 @@ def _replace(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Itera
     for name in (codes.name, *codes.parts):
         if name != codes.result:
             yield Drop(alias, name)
-
-
-# --- Configs ----------------------------------------------------------------------------------------------------------
-
-
-def _settings(view: View, alias: str) -> Mapping[str, object] | None:
-    """The config of an alias; None if it has none."""
-    found = view.config(alias, "target")
-    return found[1] if found is not None and isinstance(found[1], Mapping) else None
-
-
-def _zero_offset(view: View, alias: str, given: int | None) -> int:
-    """What is added to the stored zeros of GPTQ: files of version 1, the common ones, store them less one."""
-    if given is not None:
-        return given
-    settings = (_settings(view, alias) or {}).get(CONFIG_KEY)
-    return 0 if isinstance(settings, Mapping) and settings.get("checkpoint_format") == "gptq_v2" else 1
-
-
-def _config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence[str]) -> Iterator[Edit]:
-    """The edit of a config that names how weights are quantized: without it once none is, else with the modules that
-    no longer are."""
-    config = _settings(view, alias)
-    if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
-        return
-    if not rest:
-        yield SetConfig(alias, describe_floats(config))
-        return
-    key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
-    known = settings.get(key)
-    left_out = [*(known if isinstance(known, list) else ()), *(n.removesuffix(".weight") for n in made)]
-    yield SetConfig(alias, {**config, CONFIG_KEY: {**settings, key: list(dict.fromkeys(left_out))}})
-
-
-def _modules_left(view: View, target: Ref) -> list[str]:
-    """The modules whose matrices a step that quantizes leaves as they are."""
-    taken, known = set(view.match(target)), set(view.names(target.alias))
-    names = (n for n in view.names(target.alias) if n.endswith(".weight") and n not in taken)
-    return [
-        n.removesuffix(".weight")
-        for n in names
-        if len(view.fetch(target.alias, n).aval.shape) > 1 and find_codes(n, known.__contains__) is None
-    ]
-
-
-def _config_of_codes(wanted: CodeRequest, left: list[str]) -> dict[str, object]:
-    """How loaders are told of weights that are quantized so, and of the modules that are not."""
-    to, per, block = wanted.to, wanted.per, wanted.block
-    if to == "gptq":
-        return {"quant_method": "gptq", "bits": 4, "group_size": wanted.group, "desc_act": False, "sym": False,
-                "checkpoint_format": "gptq", "modules_to_not_convert": left}  # fmt: skip
-    if to == "awq":
-        return {"quant_method": "awq", "bits": 4, "group_size": wanted.group, "zero_point": True, "version": "gemm",
-                "modules_to_not_convert": left}  # fmt: skip
-    if to == "mxfp4":
-        return {"quant_method": "mxfp4", "modules_to_not_convert": left}
-    if per == "block" and to != "int8":
-        return {"quant_method": "fp8", "fmt": to.split("_")[1].removesuffix("fn"), "activation_scheme": "dynamic",
-                "weight_block_size": list(block), "modules_to_not_convert": left}  # fmt: skip
-    kind, bits = ("int", 8) if to == "int8" else ("float", 8)
-    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": per, "dynamic": False}
-    weights |= {"block_structure": list(block)} if per == "block" else {}
-    layout = "int-quantized" if kind == "int" else "float-quantized"
-    group = {"targets": ["Linear"], "weights": weights, "format": layout}
-    return {"quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed",
-            "config_groups": {"group_0": group}, "ignore": left}  # fmt: skip
-
-
-_LEFT = ("modules_to_not_convert", "ignore")
-
-
-def _config_with(view: View, target: Ref, settings: dict[str, object]) -> Iterator[Edit]:
-    """The edit of the config that says how weights are quantized. Raises Refusal where others already are, otherwise:
-    one config says one way."""
-    config = _settings(view, target.alias)
-    if config is None:
-        return
-    taken, old = set(view.match(target)), config.get(CONFIG_KEY)
-    same = isinstance(old, Mapping) and {**old, **{key: 0 for key in _LEFT}} == {
-        **settings, **{key: 0 for key in _LEFT}
-    }  # fmt: skip
-    if isinstance(old, Mapping) and not same:
-        rest = next(_quantize(view, target.alias, (n for n in view.names(target.alias) if n not in taken)), None)
-        if rest is not None:
-            hint = "Quantize all in the same way, or make floats of the others before: `dequantize`."
-            message = f"'{rest.name}' is quantized already, otherwise than this step would say in the config"
-            raise Refusal("codes-unknown", message, key="to", hint=hint)
-    yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
 
 
 # --- Codes of floats --------------------------------------------------------------------------------------------------
@@ -311,26 +221,6 @@ Per = Annotated[Literal["tensor", "channel", "block"], Word, Field(description="
 
 Group = Annotated[StrictInt, Field(gt=0, description="of gptq and awq: inputs that share a scale; else 128")]
 WORDS = ("gptq", "awq")
-
-
-class CodeRequest(NamedTuple):
-    """How a step quantizes."""
-
-    to: str
-    per: str
-    block: tuple[int, int]
-    transposed: bool
-    group: int
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Rows and columns that share a scale; 0 for all of them."""
-        return {"tensor": (0, 0), "channel": (1, 0)}.get(self.per, self.block)
-
-    @property
-    def ending(self) -> str:
-        """How the names of scales end."""
-        return "_scale_inv" if self.per == "block" and self.to != "int8" else "_scale"
 
 
 def _check_weight(name: str, x: TensorExpr, to: str) -> None:
@@ -380,7 +270,7 @@ def quantize(
             yield from make(view, target, name, x, wanted)
         except Refusal as bad:
             raise bad.about(f" ('{name}')" if name not in bad.message else "") from bad
-    yield from _config_with(view, target, _config_of_codes(wanted, _modules_left(view, target)))
+    yield from config_with(view, target, config_of_codes(wanted, modules_left(view, target)))
 
 
 def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:

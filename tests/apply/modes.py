@@ -33,9 +33,17 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_*", "lora_resize", "refactor", "refactor_attention"), MODES,
-        "may refuse values (NaN, infinity): needs `checks=`",
-        f"(factors|truncated|refactor|rebase): {CHECKS}", ("f",), lifted=True,
+        ("phlora*", "phlora_*", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
+    ),
+    Limit(
+        ("refactor", "refactor_attention*"), ("jit", "vmap"), "may refuse values (NaN, infinity): needs `checks=`",
+        f"(refactor|rebase): {CHECKS}", ("f",), lifted=True,
+    ),
+    Limit(
+        ("refactor", "refactor_attention*"), ("grad",),
+        "may refuse values (NaN, infinity): needs `checks=`; NaN where singular values of a product are zero or equal",
+        f"(refactor|rebase): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(("expert_ranks",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"truncated: {CHECKS}",
           ("f",), lifted=True),

@@ -137,9 +137,10 @@ def test_orbax_has_stopped_writing_before_what_it_wrote_is_removed(folder: Path)
     code = """
 import os, signal, sys, threading, time
 from brainsurgery_jax.cli.app import main
+from brainsurgery_jax.store.orbax import apart
 from brainsurgery_jax.store.orbax import encode as orbax_encode
 
-orbax_encode.GRACE_S = 600
+apart.GRACE_S = 600
 save = orbax_encode._save
 
 def slowly(path, leaves, *rest, **more):

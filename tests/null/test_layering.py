@@ -69,8 +69,9 @@ MAY_IMPORT = {
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
     "ops._codes": "json_text errors dtypes codes index.parts _lazy op numerics",
+    "ops._quantization": "errors select protocol codes",
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
-    "ops.reduce ops.shape",
+    "ops._quantization ops.reduce ops.shape",
     "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
     "ops._packing": "errors dtypes index.parts _lazy op protocol numerics",
     # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
@@ -111,8 +112,8 @@ MAY_IMPORT = {
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
     "results": "documents errors lower plan.model rendering.notebook wording engine.plan.work store.base",
     "preview": "errors lower op plan.model select",
-    "session": "preview errors dtypes index _lazy nametree version select op protocol ops plan graph lower store "
-    "engine api world run_options",
+    "session": "listening preview errors dtypes index _lazy nametree version select op protocol ops plan graph lower "
+    "store engine api world run_options",
     "prefixes": "",
     "pace": "store.sizes",
     "reading": "",
@@ -123,10 +124,12 @@ MAY_IMPORT = {
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
     "prefixes",
     "world": "errors regular_files graph store",
-    "run_options": "protocol engine.run.budget engine.run.hosts engine.compute.devices engine.events store.io.files",
+    "listening": "documents errors engine.events",
+    "run_options": "errors lower.program protocol engine.run.budget engine.run.hosts engine.compute.devices "
+    "engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
-    "api": "results documents rendering wording "
+    "api": "listening results documents rendering wording "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply provenance plugins",
     # Completion asks the registry what may stand where, and the two languages how it is written there.

@@ -21,6 +21,7 @@ from flax import nnx
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.store.key_paths import NOTES, TupleIndex
+from brainsurgery_jax.store.orbax import apart
 from brainsurgery_jax.store.orbax import encode as orbax_encode
 from tests.checkpoints import SAVABLE, bits, counting, normal, np_dtype, read, write
 
@@ -145,7 +146,7 @@ def test_metadata_becomes_custom_metadata(tmp_path: Path) -> None:
 def test_who_writes_on_after_a_stop_is_shut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "partial"
     path.mkdir()
-    monkeypatch.setattr(orbax_encode, "GRACE_S", 0)
+    monkeypatch.setattr(apart, "GRACE_S", 0)
 
     def write_on() -> None:
         for number in itertools.count():
@@ -154,7 +155,7 @@ def test_who_writes_on_after_a_stop_is_shut_out(tmp_path: Path, monkeypatch: pyt
 
     with ThreadPoolExecutor(1) as thread:
         work = thread.submit(write_on)
-        orbax_encode._end(str(path), work)
+        apart._end(str(path), work)
         assert isinstance(work.exception(), FileExistsError | NotADirectoryError)  # by where the stop met it
     assert os.listdir(tmp_path) == []
 

@@ -14,17 +14,11 @@ tree lies at the top, where the older API looks for it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import logging
 import os
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +30,10 @@ from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, Path, clash, path_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
+from brainsurgery_jax.store.orbax.apart import work_apart
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, MANIFEST, STATE, mark_boxes, place_of
 from brainsurgery_jax.store.orbax.leaf_types import mark_types
 from brainsurgery_jax.store.orbax.source import OrbaxSource
-from brainsurgery_jax.store.uninterrupted import defer_signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +43,6 @@ GROUP = 64 << 20
 
 _FREED = 32 << 20
 """Bytes that threads of orbax keep of what they free."""
-
-GRACE_S = 5.0
-"""How long orbax may finish what it is writing when we are stopped, in seconds."""
 
 DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
@@ -106,7 +97,7 @@ def _in_groups(options: WriteOptions) -> bool:
 
 def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes a checkpoint into the folder `path`."""
-    _work_apart(path, partial(_encode, path, arrays, options))
+    work_apart(path, partial(_encode, path, arrays, options))
 
 
 def encode_part(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
@@ -114,76 +105,17 @@ def encode_part(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptio
     if arrays:
         part = _part(path, options.process)
         os.mkdir(part)
-        _work_apart(part, partial(_encode_part, part, arrays, options))
+        work_apart(part, partial(_encode_part, part, arrays, options))
 
 
 def merge_parts(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Makes a checkpoint of what several processes have written into the folder `path`. Of `arrays`, shape and dtype
     count."""
-    _work_apart(path, partial(_merge_parts, path, arrays, options))
+    work_apart(path, partial(_merge_parts, path, arrays, options))
 
 
 def _part(path: str, process: int) -> str:
     return os.path.join(path, f"part-{process}")
-
-
-def _work_apart(path: str, work_in: Callable[[], None]) -> None:
-    """Has orbax write to a folder, in a thread of its own, where no signal disturbs it: interrupted, its threads would
-    go on, and put back what is removed. Whoever stops us waits until it is done."""
-    with ThreadPoolExecutor(1, "orbax") as thread:
-        work = thread.submit(work_in)
-        try:
-            work.result()
-        except (KeyboardInterrupt, SystemExit):
-            with defer_signals():
-                _end(path, work)
-            raise
-
-
-def _end(path: str, work: Future[None]) -> None:
-    """Waits until nobody writes to a folder any more. Some time after orbax has made its folders it is shut out;
-    earlier its threads would wait for minutes for a folder that could not be made."""
-    begun = False
-    while not wait([work], GRACE_S).done:
-        if begun:
-            _shut_out(path, work)
-            return
-        begun = bool(os.listdir(path))
-
-
-def _shut_out(path: str, work: Future[None]) -> None:
-    """Makes all that is still to be written to a folder fail, and removes it."""
-    with _complaints_dropped():
-        asides = list(_block_folder(path))
-        wait([work])
-        for place in (path, *asides):
-            remove(place)
-
-
-def _block_folder(path: str) -> Iterator[str]:
-    """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
-    for number in count(1):
-        aside = f"{path}-{number}"  # a name that the next run would clear, too
-        os.rename(path, aside)
-        yield aside
-        with suppress(FileExistsError), open(path, "x"):
-            return
-
-
-@contextmanager
-def _complaints_dropped() -> Iterator[None]:
-    """A context that silences the log of libraries whose failures are expected."""
-    level, hook = logging.root.manager.disable, sys.unraisablehook
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-            gc.collect()  # while what is never awaited is no news
-    finally:
-        logging.disable(level)
-        sys.unraisablehook = hook
 
 
 def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:

@@ -1,0 +1,125 @@
+"""What the config of a model says of quantized weights, and how a step that quantizes or dequantizes changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, fits
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.protocol import Edit, SetConfig, View
+from brainsurgery_jax.select import Ref
+
+
+class CodeRequest(NamedTuple):
+    """How a step quantizes."""
+
+    to: str
+    per: str
+    block: tuple[int, int]
+    transposed: bool
+    group: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows and columns that share a scale; 0 for all of them."""
+        return {"tensor": (0, 0), "channel": (1, 0)}.get(self.per, self.block)
+
+    @property
+    def ending(self) -> str:
+        """How the names of scales end."""
+        return "_scale_inv" if self.per == "block" and self.to != "int8" else "_scale"
+
+
+def find_quantized(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
+    """The quantized weights whose codes are among some tensors."""
+    known = set(view.names(alias))
+    for name in names:
+        codes = find_codes(name, known.__contains__)
+        if codes is not None and fits(codes, view.fetch(alias, name, "target").aval.dtype):
+            yield codes
+
+
+def read_settings(view: View, alias: str) -> Mapping[str, object] | None:
+    """The config of an alias; None if it has none."""
+    found = view.config(alias, "target")
+    return found[1] if found is not None and isinstance(found[1], Mapping) else None
+
+
+def zero_offset_of(view: View, alias: str, given: int | None) -> int:
+    """What is added to the stored zeros of GPTQ: files of version 1, the common ones, store them less one."""
+    if given is not None:
+        return given
+    settings = (read_settings(view, alias) or {}).get(CONFIG_KEY)
+    return 0 if isinstance(settings, Mapping) and settings.get("checkpoint_format") == "gptq_v2" else 1
+
+
+def config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence[str]) -> Iterator[Edit]:
+    """The edit of a config that names how weights are quantized: without it once none is, else with the modules that
+    no longer are."""
+    config = read_settings(view, alias)
+    if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
+        return
+    if not rest:
+        yield SetConfig(alias, describe_floats(config))
+        return
+    key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
+    known = settings.get(key)
+    left_out = [*(known if isinstance(known, list) else ()), *(n.removesuffix(".weight") for n in made)]
+    yield SetConfig(alias, {**config, CONFIG_KEY: {**settings, key: list(dict.fromkeys(left_out))}})
+
+
+def modules_left(view: View, target: Ref) -> list[str]:
+    """The modules whose matrices a step that quantizes leaves as they are."""
+    taken, known = set(view.match(target)), set(view.names(target.alias))
+    names = (n for n in view.names(target.alias) if n.endswith(".weight") and n not in taken)
+    return [
+        n.removesuffix(".weight")
+        for n in names
+        if len(view.fetch(target.alias, n).aval.shape) > 1 and find_codes(n, known.__contains__) is None
+    ]
+
+
+def config_of_codes(wanted: CodeRequest, left: list[str]) -> dict[str, object]:
+    """How loaders are told of weights that are quantized so, and of the modules that are not."""
+    to, per, block = wanted.to, wanted.per, wanted.block
+    if to == "gptq":
+        return {"quant_method": "gptq", "bits": 4, "group_size": wanted.group, "desc_act": False, "sym": False,
+                "checkpoint_format": "gptq", "modules_to_not_convert": left}  # fmt: skip
+    if to == "awq":
+        return {"quant_method": "awq", "bits": 4, "group_size": wanted.group, "zero_point": True, "version": "gemm",
+                "modules_to_not_convert": left}  # fmt: skip
+    if to == "mxfp4":
+        return {"quant_method": "mxfp4", "modules_to_not_convert": left}
+    if per == "block" and to != "int8":
+        return {"quant_method": "fp8", "fmt": to.split("_")[1].removesuffix("fn"), "activation_scheme": "dynamic",
+                "weight_block_size": list(block), "modules_to_not_convert": left}  # fmt: skip
+    kind, bits = ("int", 8) if to == "int8" else ("float", 8)
+    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": per, "dynamic": False}
+    weights |= {"block_structure": list(block)} if per == "block" else {}
+    layout = "int-quantized" if kind == "int" else "float-quantized"
+    group = {"targets": ["Linear"], "weights": weights, "format": layout}
+    return {"quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed",
+            "config_groups": {"group_0": group}, "ignore": left}  # fmt: skip
+
+
+_LEFT = ("modules_to_not_convert", "ignore")
+
+
+def config_with(view: View, target: Ref, settings: dict[str, object]) -> Iterator[Edit]:
+    """The edit of the config that says how weights are quantized. Raises Refusal where others already are, otherwise:
+    one config says one way."""
+    config = read_settings(view, target.alias)
+    if config is None:
+        return
+    taken, old = set(view.match(target)), config.get(CONFIG_KEY)
+    same = isinstance(old, Mapping) and {**old, **{key: 0 for key in _LEFT}} == {
+        **settings, **{key: 0 for key in _LEFT}
+    }  # fmt: skip
+    if isinstance(old, Mapping) and not same:
+        rest = next(find_quantized(view, target.alias, (n for n in view.names(target.alias) if n not in taken)), None)
+        if rest is not None:
+            hint = "Quantize all in the same way, or make floats of the others before: `dequantize`."
+            message = f"'{rest.name}' is quantized already, otherwise than this step would say in the config"
+            raise Refusal("codes-unknown", message, key="to", hint=hint)
+    yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
