@@ -40,7 +40,9 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool, plot: PlotTo | No
     else:
         show.diagnostics(found.notes)
         show.report(report)
-    if plot is not None and not found.same:
+    if plot is not None and found.same:
+        show.remark(f"nothing differs, so {plot.path} was not written")
+    elif plot is not None:
         _plot(found, left, right, plot.path)
     return SAME if found.same else DIFFERENT
 

@@ -123,9 +123,12 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
             raise _refusal(drafts, sets, pairing)
     if not step.lenient and any(_is_of_other_kind(drafts, sets, row, key) for row in alone for key in sets.read):
         raise _refusal(drafts, sets, pairing)
-    given = rows if step.lenient else [*rows, *alone]  # what is missing is refused when it is looked for
+    refused = [] if step.lenient else alone
     if any(_is_whole_pair(drafts, sets, pairing, other) for other in others):
-        raise _refusal(drafts, sets, pairing._replace(alone=[] if step.lenient else alone))
+        raise _refusal(drafts, sets, pairing._replace(alone=refused))
+    if rows and refused:
+        _refuse_missing(drafts, sets, pairing)
+    given = [*rows, *refused]  # what is missing is refused when it is looked for
     lost = tuple(o for o in others if o.alias not in (sets.source.alias, sets.destination))
     note = f"{_describe(sets, Pairing(rows, [], lost))}: left out" if lost else ""
     return Settled(sorted(given), len(rows) + len(alone) - len(given), note=note)
@@ -166,6 +169,12 @@ def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
     """The refusal of a step whose sets do not pair up. Its hint lists the possible remedies."""
     if not pairing.rows and not drafts.step.lenient:
         return _nothing_pairs(sets, pairing)
+    message = f"the sets do not pair up: {_describe(sets, pairing)}"
+    return Refusal(UNMATCHED, message, hint=_list_ways(drafts, sets, pairing))
+
+
+def _list_ways(drafts: Drafts, sets: Sets, pairing: Pairing) -> str:
+    """What `unmatched` can do about the tensors that do not pair up."""
     ways = [f"`unmatched: drop` leaves them out of this step: what is in '{sets.destination}' stays as it is"]
     try:
         list(_keep_alone(drafts, sets, pairing))
@@ -173,7 +182,18 @@ def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
         pass
     else:
         ways.insert(0, f"`unmatched: keep` takes them into '{sets.destination}' as they are")
-    return Refusal(UNMATCHED, f"the sets do not pair up: {_describe(sets, pairing)}", hint=f"{', '.join(ways)}.")
+    return f"{', '.join(ways)}."
+
+
+def _refuse_missing(drafts: Drafts, sets: Sets, pairing: Pairing) -> None:
+    """Refuse a match without its partner where other matches have theirs: the name may be wrong, or not be there."""
+    row = pairing.alone[0]
+    key = next(key for key in sets.read if not _may_exist(drafts, sets, row, key))
+    try:
+        drafts.look_up(sets.targets[key].alias, sets.name(row, key), key)
+    except Refusal as bad:
+        others = f"If it is not to be there: {_list_ways(drafts, sets, pairing._replace(others=()))}"
+        raise Refusal(bad.code, str(bad), key=key, hint=f"{bad.hint}\n{others}") from None
 
 
 def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:

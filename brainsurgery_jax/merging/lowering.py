@@ -137,8 +137,11 @@ class MergeStep:
         partners = [alias for alias in self.aliases if alias != self.primary]
         same = WHOLE_NAME if isinstance(name, str) else name
         targets = {alias: Ref(alias, same, None, kind) for alias in partners}
-        # The key of the result must be none of an alias.
-        found = self.view.rename(Ref(self.primary, name, None, kind), targets | {"": Ref(self.to, same)}, read=partners)
+        targets[""] = Ref(self.to, same)  # the key of the result must be none of an alias
+        try:
+            found = self.view.rename(Ref(self.primary, name, None, kind), targets, read=partners)
+        except Refusal as bad:
+            raise bad if bad.key not in partners else Refusal(bad.code, str(bad), key="models", hint=bad.hint) from None
         return [TensorRow(name, self._fetch(name, (self.primary, *partners))) for name, _ in found]
 
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:

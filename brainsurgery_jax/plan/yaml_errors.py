@@ -107,8 +107,17 @@ _TRAPS = (
 )
 
 
-_NO_COLON = re.compile(r"\s*(?:- +)?(?P<key>\w+)(?::(?=[{\[])| +(?=\{))")
+_NO_COLON = re.compile(r"\s*(?:- +)?(?P<key>\w+)(?::(?=[{\[])| +(?=\{))(?P<bracket>.)")
 """A line whose key lacks the colon, or the space behind it, before a mapping or list in brackets."""
+
+
+class _MissingColon(NamedTuple):
+    """The key, where its colon belongs (line and column from 0), and what follows it."""
+
+    key: str
+    place: tuple[int, int]
+    value: str
+
 
 _LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")  # those of YAML 1.1; str.splitlines knows more
 
@@ -120,10 +129,11 @@ def explain_yaml_error(error: yaml.YAMLError, text: str, file: str) -> Diagnosti
     lines = _LINE_END.split(text)
     problem = _place(error.problem_mark, lines)
     opened = problem if error.context_mark is None else _place(error.context_mark, lines)
-    if (found := _NO_COLON.match(lines[problem[0]])) is not None and "flow" not in str(error.context):
-        key = found["key"]
-        place = _span(file, (problem[0], found.end("key")))
-        return Diagnostic("yaml-syntax", f"the key '{key}' is not followed by ': '", place, f"Write `{key}: {{...}}`.")
+    if "flow" not in str(error.context) and (missing := _find_missing_colon(lines, problem[0])) is not None:
+        message = f"the key '{missing.key}' is not followed by ': '"
+        return Diagnostic(
+            "yaml-syntax", message, _span(file, missing.place), f"Write `{missing.key}: {missing.value}`."
+        )
     char = _char(lines, *problem)
     wording = f"{error.context}: {error.problem}: {char or 'end'}"
     trap = next((t for t in _TRAPS if re.search(t.pattern, wording)), None)
@@ -132,6 +142,15 @@ def explain_yaml_error(error: yaml.YAMLError, text: str, file: str) -> Diagnosti
     words = {"char": char, "open": _char(lines, *opened), "line": opened[0] + 1}
     place = _span(file, opened if trap.at_open else problem)
     return Diagnostic(trap.code, Template(trap.message).substitute(words), place, trap.hint)
+
+
+def _find_missing_colon(lines: list[str], at: int) -> _MissingColon | None:
+    """The key without its colon on the line of an error or on the line above it, which YAML takes for a text."""
+    for line in (at, at - 1):
+        if line >= 0 and (found := _NO_COLON.match(lines[line])) is not None:
+            value = "{...}" if found["bracket"] == "{" else "[...]"
+            return _MissingColon(found["key"], (line, found.end("key")), value)
+    return None
 
 
 def _span(file: str, place: tuple[int, int]) -> Span:

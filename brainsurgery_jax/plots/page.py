@@ -57,12 +57,15 @@ def report(
     `stop`: a `threading.Event`, or anything with `is_set`, that ends it early; then nothing is written.
     **Returns** None.
     **Raises** StoreError for what cannot be read or written, for a page that exists, and without matplotlib; ValueError
-    for a bad `target` or one that matches nothing; PlanError for a budget that is too small; Stopped.
+    for another suffix than .html, a bad `target` or one that matches nothing; PlanError for a budget that is too small;
+    Stopped.
     **Example**:
 
     >>> bs.report("model.safetensors", to="report.html")
     """
     page = os.fspath(to)
+    if Path(page).suffix.lower() not in ("", ".html", ".htm"):
+        raise ValueError(f"a report is a page of HTML, so its path ends in .html; got '{page}'")
     refuse_existing(page, overwrite=overwrite)
     with ExitStack() as opened:
         first = choose(open_side(path, opened, "report"), target if other is None else None)

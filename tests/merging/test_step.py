@@ -155,7 +155,11 @@ def test_the_result_has_the_dtype_of_the_base_or_the_one_that_is_said(tmp_path: 
 def test_a_tensor_that_one_model_lacks_is_refused_kept_or_dropped(tmp_path: Path):
     tensors = {"zeros": ZEROS, "ones": {name: x for name, x in ONES.items() if name != "norm"}}
     keys = {"method": "linear", "models": ["zeros", "ones"], "to": "m"}
-    assert [d.code for d in problems(tmp_path, tensors, {"merge": keys})] == ["tensor-missing"]
+    (problem,) = problems(tmp_path, tensors, {"merge": keys})
+    assert problem.code == "tensor-missing" and problem.message.startswith("merge.models: 'norm' does not exist")
+    assert (
+        "If it is not to be there: `unmatched: keep` takes them into 'm' as they are, `unmatched: drop`" in problem.hint
+    )
     more = {"zeros": ZEROS, "ones": {**ONES, "head": ONES["norm"]}}
     assert [d.code for d in problems(tmp_path, more, {"merge": keys})] == ["unmatched"]
     assert merge(tmp_path, tensors, {**keys, "unmatched": "keep"})["norm"].tolist() == [0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax.api import load
 from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
 from brainsurgery_jax.expression.functions import FUNCTIONS
 from brainsurgery_jax.op import ASSERTS, OPS
@@ -45,3 +46,14 @@ def test_the_page_of_an_op_is_found_by_them_too() -> None:
 
 def test_names_of_tensors_may_differ_in_any_letter() -> None:
     assert did_you_mean("idz", ["ids", "mask"]) == " Did you mean 'ids'?"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("bf166", "'bf16'"), ("bfloat", "'bfloat16'"), ("bf-16", "'bfloat16'"),
+     ("fp8", "'float8_e5m2' or 'float8_e4m3fn'"), ("e4m3", "'float8_e4m3fn' or 'float8_e4m3fnuz'"),
+     ("torch.half", "'float16'")],
+)  # fmt: skip
+def test_a_dtype_that_is_not_known_is_near_one_of_its_words(word: str, meant: str) -> None:
+    (problem,) = load({"inputs": ["m.safetensors"], "transforms": [{"cast_": {"target": "w", "to": word}}]}).problems
+    assert problem.message.endswith(f" Did you mean {meant}?")

@@ -49,3 +49,20 @@ def test_the_message_of_a_step_holds_it():
     world = Headers({"m.safetensors": dict.fromkeys(NAMES, "f32[2]")})
     (problem,) = found({"delete": {"target": r".*c_porj\.weight"}}, world=world)
     assert problem.message.endswith(r"Did you mean '.*c_proj\.weight'?")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        (r".*q_proj\.bias[:16]", r".*q_proj\.bias::[:16]"),
+        ("lm_head.weight[0, :4]", "lm_head.weight::[0, :4]"),
+        (r".*\.layers\.[0-9]", None),  # a class of characters
+        (r".*[0]", None),
+    ],
+)
+def test_a_slice_that_is_not_set_off_is_named(pattern: str, meant: str | None):
+    (problem,) = found(
+        {"delete": {"target": pattern}}, world=Headers({"m.safetensors": dict.fromkeys(NAMES, "f32[2]")})
+    )
+    told = f"A slice is set off by '::': '{meant}'."
+    assert (problem.hint == told) == (meant is not None)

@@ -92,6 +92,8 @@ def test_models_of_the_same_names_pair_up_whatever_the_word():
 def test_a_missing_partner_alone_is_told_with_the_nearest_name_as_ever():
     (problem,) = told(compute("more::.*", r"same::\g<0>")).said
     assert problem.code == "tensor-missing"
+    assert "`unmatched: keep` takes them into 'more' as they are" in problem.hint
+    assert "`unmatched: drop`" in problem.hint
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,20 @@ def test_diff_is_in_trouble_where_the_picture_exists(sides: tuple[str, str], cap
     assert Path("a.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_picture_of_no_difference_is_not_written_and_that_is_told(
+    sides: tuple[str, str], capsys: pytest.CaptureFixture[str]
+):
+    assert diff_command(sides[0], sides[0], PLAIN, json=False, plot=PlotTo("a.svg")) == 0
+    assert "nothing differs, so a.svg was not written" in capsys.readouterr().err
+    assert not Path("a.svg").exists()
+
+
+def test_a_report_is_html_and_no_other_kind_of_file(sides: tuple[str, str]):
+    with pytest.raises(typer.BadParameter, match=r"a report is a page of HTML, so its path ends in .html; got 'a.pdf'"):
+        report_command((sides[0], None), "a.pdf", ReportWishes())
+    assert not Path("a.pdf").exists()
+
+
 def test_to_overwrite_nothing_is_a_mistake():
     assert wish_plot(None, overwrite=False) is None
     assert wish_plot("a.svg", overwrite=True) == ("a.svg", True)

@@ -42,6 +42,7 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
     ("path", "message"),
     [
         ("modle.safetensors", r"does not exist. Did you mean 'model.safetensors'\?\n.*start at the current folder"),
+        ("sub/modle.safetensors", r"does not exist. Did you mean 'sub/model.safetensors'\?\n.*start at the current"),
         ("none/x.safetensors", r"does not exist, nor does the folder .*none"),
         ("a.xyz", "has the suffix '.xyz', which tells no format"),
         ("a.gguf", "is a GGUF file of llama.cpp, a format that is not read"),
@@ -54,6 +55,8 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> None:
     for name in ("model.safetensors", "a.gguf", "a.xyz", "plain", "model.safetensors.index.json"):
         (here / name).touch()
+    (here / "sub").mkdir()
+    (here / "sub" / "model.safetensors").touch()
     os.mkfifo(here / "pipe")
     (here / "broken").symlink_to("nowhere")
     with pytest.raises(StoreError, match=f"^{re.escape(path)}: {message}"):
