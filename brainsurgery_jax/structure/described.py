@@ -217,10 +217,7 @@ def choose_alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-HINT = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
-
-
-def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = HINT) -> Described:
+def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = "") -> Described:
     """The model under an alias. Raises Refusal if its family is not known."""
     chosen = choose_alias(view, alias)
     names = view.names(chosen)
@@ -236,6 +233,7 @@ def describe(view: View, alias: str | None = None, part: str | None = None, *, h
     if not recognised:
         kind = found[1].get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
+        hint = hint or "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
         raise Refusal("structure-model", message, key="alias", hint=hint)
     if len(recognised) > 1:
