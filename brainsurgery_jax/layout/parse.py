@@ -33,6 +33,7 @@ from brainsurgery_jax.layout.templates import NameTemplate, parse_template
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 
 T = TypeVar("T")
+Shapes = tuple[tuple[SizeExpression, ...], ...]
 
 
 def parse_layout(text: str, file: str) -> Layout:
@@ -40,7 +41,7 @@ def parse_layout(text: str, file: str) -> Layout:
     root = compose(text, file)
     parser = _LayoutParser(file)
     if not isinstance(root, Map):
-        parser.complain("layout-form", "a layout is a mapping with the keys layout, dims and rules", Span(file))
+        parser.complain("layout-form", "a layout is a mapping with the keys layout and rules", Span(file))
         raise PlanError(parser.problems)
     layout = parser.layout(root)
     if parser.problems:
@@ -101,6 +102,8 @@ class _LayoutParser:
             own[NESTED] = False
         if (named := get(root, "family")) is not None:
             self.family = self.read("family", named, family_named)
+            if self.family is None:
+                raise PlanError(self.problems)  # every dim would be unknown
         self.read_sizes(root, own)
         blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
         entries = [self.entry(node) for item in self.items(root, "rules") for node in self.expand(item, blocks)]
@@ -339,9 +342,7 @@ class _LayoutParser:
                     found.append(template)
         return tuple(found) if len(found) == len(nodes) else ()
 
-    def described(
-        self, key: str, node: Map, names: tuple[NameTemplate, ...], *, given: bool
-    ) -> tuple[tuple[SizeExpression, ...], ...]:
+    def described(self, key: str, node: Map, names: tuple[NameTemplate, ...], *, given: bool) -> Shapes:
         """The shapes of Hugging Face names by the table of the family, which must have every one."""
         if self.family is None:
             return ()
@@ -349,7 +350,7 @@ class _LayoutParser:
         read = (self.read(key, node, lambda _, name=template.text: known(name)) for template in names)
         return tuple(shape for shape in read if shape is not None)
 
-    def shapes(self, node: Map, count: int) -> tuple[tuple[SizeExpression, ...], ...]:
+    def shapes(self, node: Map, count: int) -> Shapes:
         """One shape for all names of the Hugging Face side, or a list with one for each name."""
         value = get(node, "shape")
         if not isinstance(value, List):

@@ -217,23 +217,23 @@ def choose_alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-STEPS = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
-
-
-def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = STEPS) -> Described:
+def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = "") -> Described:
     """The model under an alias. Raises Refusal if its family is not known."""
     chosen = choose_alias(view, alias)
     names = view.names(chosen)
     kin = kin_of({name: view.fetch(chosen, name).aval for name in names})
     found = view.config(chosen, "alias")
     if found is None or not isinstance(found[1], Mapping):
-        config_hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
         message = f"'{chosen}' came without a config.json, so its structure is not known"
-        raise Refusal("structure-model", message, key="alias", hint=config_hint)
+        raise Refusal(
+            "structure-model", message, key="alias",
+            hint="Read the folder with config.json and not the file, or give the config by a step `config`.",
+        )  # fmt: skip
     recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
     if not recognised:
         kind = found[1].get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
+        hint = hint or "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
         raise Refusal("structure-model", message, key="alias", hint=hint)
     if len(recognised) > 1:

@@ -153,7 +153,7 @@ def command(text: str) -> Arrays:
 
 def layout(text: str) -> Arrays:
     """A layout file."""
-    config = {"width": 12, "head": 3, "layers": 2}
+    config = {"width": 12, "head": 3, "layers": 2, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2}
     made = parse_layout(text, "mine.yaml")
     bind(made, config)
     assert prove(made, config).holds

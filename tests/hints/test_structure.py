@@ -54,7 +54,34 @@ BEST = {"from": LAYER, "scores": "model.norm.weight", "to": "few", "keep": 4, "d
 HALF = {"cast_": {"target": r".*layers\.0\..*experts.*", "to": "bfloat16"}}
 REFACTOR = {"refactor": {"left": LAYER, "right": LAYER.replace("\\", ""), "to_left": "left", "to_right": "right"}}
 
+BLOCKS = {"layers": "backbone.layers.*", "dims": {"L": "num_hidden_layers"}}
+OUT = {"backbone.layers.*.mixer.out_proj.weight": ["_", "F"]}
+REST = {
+    "{A_log,dt_proj.weight}": ["F", "_"], "{D,conv1d.bias,dt_proj.bias}": "F", "in_proj.weight": ["F + F", "_"],
+    "conv1d.weight": ["F", "_", "_"], "x_proj.weight": ["_", "F"],
+}  # fmt: skip
+
+
+def inner(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    dims = {"L": "num_hidden_layers", "F": "intermediate_size"}
+    return {"prune": {"neurons": [1], "family": {**BLOCKS, "dims": dims, "shapes": shapes}}}
+
+
+TWICE = {"order": [0, 0, 1, 2], "scale_copies": 0}
+
 HINTS = (
+    Hinted("mamba", [{"layers": {"drop": [2]}}], "Describe it in the step, `family: {",
+           [{"layers": {"drop": [2], "family": BLOCKS}}]),
+    Hinted("mamba", [{"layers": {"drop": [2], "family": {"dims": BLOCKS["dims"]}}}], "Say where they are: `layers: ",
+           [{"layers": {"drop": [2], "family": BLOCKS}}]),
+    Hinted("mamba", [{"layers": {"drop": [2], "family": {"layers": BLOCKS["layers"]}}}],
+           "where KEY of config.json counts them.", [{"layers": {"drop": [2], "family": BLOCKS}}]),
+    Hinted("mamba", [{"layers": {**TWICE, "family": BLOCKS}}], "Say it, by names below a layer: `writers: ",
+           [{"layers": {**TWICE, "family": {**BLOCKS, "writers": ["mixer.out_proj.weight"]}}}]),
+    Hinted("mamba", [inner(OUT)], "Give its shape in `family`, with `_` for an axis that stays.",
+           [inner({**OUT, **{f"backbone.layers.*.mixer.{name}": shape for name, shape in REST.items()}})]),
+    Hinted("gpt2", [{"unfuse": {}}, {"fold_norm": {"final": False}}], "Put a step `fuse` before this if queries,",
+           [{"unfuse": {}}, {"fuse": {}}, {"fold_norm": {"final": False}}]),
     Hinted("llama", [{"keep_largest": {**BEST, "dim": 0}}], "Give one score for each unit.", [{"keep_largest": BEST}]),
     Hinted("llama", [{"keep_largest": {**BEST, "keep": 33}}], "Keep at most 32.",
            [{"keep_largest": {**BEST, "keep": 32}}]),
@@ -74,8 +101,9 @@ HINTS = (
             {"vocab": {"size": 96}}]),
     Hinted("llava", [{"layers": {"drop": [1]}}], "Name the one that is to change: `part: text_config`.",
            [{"layers": {"drop": [1], "part": "text_config"}}]),
-    Hinted("mamba", [{"layers": {"drop": [2]}}], "Write the change with `move`, `take_`, `concat` and `config`",
-           [{"delete": {"target": r"backbone\.layers\.2\..*"}}, {"config": {"patch": {"num_hidden_layers": 2}}}]),
+    Hinted("mamba", [{"untie": {}}], "Write the change with `move`, `take_`, `concat` and `config`",
+           [{"copy": {"from": r"backbone\.embeddings\.weight", "to": "lm_head.weight"}},
+            {"config": {"patch": {"tie_word_embeddings": False}}}]),
     Hinted("llama", [{"config": {"patch": {"intermediate_size": 41}}}, {"prune": {"neurons": [1]}}],
            "before this step: it tells the config that does.", [{"prune": {"neurons": [1]}}]),
     Hinted("mixtral", [{"expert_prune": {"drop": [0, 1, 2, 3]}}], "Keep at least one.",

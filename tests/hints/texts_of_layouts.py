@@ -26,11 +26,25 @@ options: {scan: true}
 ranges: {i: L}
 rules:
   - """
+FAMILY = """
+layout: mine
+doc: for tests
+family: llama
+ranges: {i: L}
+rules:
+  - """
+Q = "{hf: 'model.layers.{i}.self_attn.q_proj.weight', to: 'q.{i}'}"
 PLAIN = "{hf: a, to: b, shape: [D]}"
 G = {f"h.{i}.w": None for i in range(3)} | {f"g.{i}": M[f"h.{i}.w"] for i in range(3)}
 MINE = "layout: {name: ./mine.yaml, config: {width: 2, layers: 3, kind: pairs}}"
 
 LAYOUTS = [
+    Row(layout, "layout-name", FAMILY + Q.replace("q_proj", "query"), "query", "q_proj", "Correct the name"),
+    Row(layout, "layout-form", FAMILY + Q.replace("q_proj", "q_norm"), "}'}", "}', shape: [H]}",
+        "Give the shape that is meant: `shape: [...]`."),
+    Row(layout, "layout-form", FAMILY.replace("llama", "lama") + Q, "lama", "llama", "Known: bart, bert, "),
+    Row(layout, "layout-dim", FAMILY.replace("rules:", "dims: {N: heads}\nrules:") + Q, "dims: {N: heads}\n", "",
+        "Leave it out, or give yours another name."),
     Row(layout, "layout-name", HEAD + "{hf: 'a.{i', to: 'b.{i}', shape: [D]}", "a.{i", "a.{i}", "`{i}`"),
     Row(layout, "layout-expression", HEAD + "{hf: a, to: b, shape: [open(D)]}", "open(D)", "D + 1", "numbers, + - *"),
     Row(layout, "layout-expression", HEAD + "{hf: a, to: b, shape: [D / 2]}", "D / 2", "D // 2", "`//`"),
