@@ -168,7 +168,7 @@ def test_a_torn_journal_is_read_up_to_its_last_whole_line():
 def test_another_plan_is_refused_and_the_remedy_works():
     run_killed("file", 9)
     other = plan(transforms=STEPS[:1])
-    with pytest.raises(bs.StoreError, match="cannot be resumed: plan and outputs differ from what it had") as refused:
+    with pytest.raises(bs.StoreError, match="cannot be resumed: plan and outputs changed since") as refused:
         other.run(resume=True)
     assert "run without `resume=True`" in str(refused.value)
     other.run()
