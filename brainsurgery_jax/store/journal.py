@@ -217,7 +217,7 @@ def find_interrupted(destinations: Sequence[str], head: Mapping[str, str]) -> In
     journals = (journal.path, *journals_beside(journal.path))
     seen = next(_read_lines(journal.path), {}).get("head", {})
     if differing := [kind for kind in head if seen.get(kind) != head[kind]]:
-        problem = f"the interrupted run cannot be resumed: {' and '.join(differing)} differ from what it had"
+        problem = f"the interrupted run cannot be resumed: {' and '.join(differing)} changed since"
         without = worded(shell="without `--resume`", python="without `resume=True`")
         remedy = f"Go back to what it had, or run {without}: then its partial output is removed."
         raise StoreError(first, problem, remedy=remedy)

@@ -168,7 +168,7 @@ def test_a_torn_journal_is_read_up_to_its_last_whole_line():
 def test_another_plan_is_refused_and_the_remedy_works():
     run_killed("file", 9)
     other = plan(transforms=STEPS[:1])
-    with pytest.raises(bs.StoreError, match="cannot be resumed: plan and outputs differ from what it had") as refused:
+    with pytest.raises(bs.StoreError, match="cannot be resumed: plan and outputs changed since") as refused:
         other.run(resume=True)
     assert "run without `resume=True`" in str(refused.value)
     other.run()
@@ -178,14 +178,14 @@ def test_another_plan_is_refused_and_the_remedy_works():
 def test_another_input_is_refused():
     run_killed("file", 9)
     write("in.safetensors", {name: array + 1 for name, array in read("in.safetensors").items()})
-    with pytest.raises(bs.StoreError, match="cannot be resumed: inputs differ"):
+    with pytest.raises(bs.StoreError, match="cannot be resumed: inputs changed since"):
         plan().run(resume=True)
 
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch):
     run_killed("file", 9)
     monkeypatch.setattr("brainsurgery_jax.provenance.lock.__version__", "99")
-    with pytest.raises(bs.StoreError, match="cannot be resumed: versions differ"):
+    with pytest.raises(bs.StoreError, match="cannot be resumed: versions changed since"):
         plan().run(resume=True)
 
 
@@ -211,3 +211,9 @@ def test_a_run_that_goes_on_writes_the_lock_of_the_whole(here: Path):
     plan().run(resume=True, lock=True)
     assert Path("out.safetensors.lock.json").read_bytes() == whole
     assert bs.verify("out.safetensors").ok
+
+
+def test_a_run_that_goes_on_writes_the_lock_at_its_path(here: Path):
+    run_killed("file", 14)
+    plan().run(resume=True, lock="locks/a.json")
+    assert sorted(os.listdir("locks")) == ["a.json"] and bs.verify("locks/a.json").ok
