@@ -10,7 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    GptOssConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+)
 
 import brainsurgery_jax as bs
 from tests.adapters.models import QUIET
@@ -21,7 +29,14 @@ SIZES: dict[str, Any] = {
     "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 4,
 }  # fmt: skip
-CONFIGS = {"mixtral": MixtralConfig(**SIZES), "gpt_oss": GptOssConfig(**SIZES)}
+NUMBER = {"num_experts": 3, "moe_intermediate_size": 12}
+LATENT = {"q_lora_rank": None, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
+CONFIGS = {
+    "mixtral": MixtralConfig(**SIZES), "gpt_oss": GptOssConfig(**SIZES), "qwen3_moe": Qwen3MoeConfig(**SIZES, **NUMBER),
+    "olmoe": OlmoeConfig(**SIZES, num_experts=3),
+    "deepseek_v3": DeepseekV3Config(**{**SIZES, "num_key_value_heads": 2, "head_dim": 2}, **LATENT, n_routed_experts=3,
+                                    moe_intermediate_size=12, n_group=1, topk_group=1, first_k_dense_replace=0),
+}  # fmt: skip
 BOTH = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
