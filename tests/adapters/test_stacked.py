@@ -29,8 +29,10 @@ SIZES: dict[str, Any] = {
     "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 4,
 }  # fmt: skip
-NUMBER = {"num_experts": 3, "moe_intermediate_size": 12}
-LATENT = {"q_lora_rank": None, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
+NUMBER: dict[str, Any] = {"num_experts": 3, "moe_intermediate_size": 12}
+LATENT: dict[str, Any] = {
+    "q_lora_rank": None, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
+}  # fmt: skip
 CONFIGS = {
     "mixtral": MixtralConfig(**SIZES), "gpt_oss": GptOssConfig(**SIZES), "qwen3_moe": Qwen3MoeConfig(**SIZES, **NUMBER),
     "olmoe": OlmoeConfig(**SIZES, num_experts=3),
