@@ -39,9 +39,19 @@ def consistency_notes(
         else:
             yield from _notes(found, _write_config(output, label), "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
-        found = adapter_differences(config, read_adapter(avals))
+        adapter = read_adapter(avals)
+        found = adapter_differences(config, adapter)
         remedy = _write_adapter_config(made, output, label)
         yield from _notes(found, remedy, "options", made, output, label)
+        if output.format is None and made.format.config_file != ADAPTER_CONFIG and adapter.factors:
+            yield _unfound_note(made, output, label)
+
+
+def _unfound_note(made: Publication, output: Output, label: str) -> Diagnostic:
+    """The note on an adapter in a folder where PEFT does not find its tensors."""
+    message = f"{label}: {made.path}: adapter_config.json makes it an adapter, but PEFT will not find its tensors"
+    hint = f"Write `format: peft` in {_PLACES[label]}."
+    return Diagnostic("adapter-unfound", message, made.span, hint, "note")
 
 
 def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | None:

@@ -59,3 +59,25 @@ def test_an_alpha_for_one_matrix_of_any_rank_is_enough(tmp_path: Path):
     made["output"] = {"path": str(tmp_path / "lora"), "format": "peft", "options": {"config": ALPHA}}
     bs.load(made).run(durable=False)
     assert np.ndim(bs.open(str(tmp_path / "lora"))[NAME.format(0, "A")]) == 2
+
+
+def test_an_adapter_that_peft_would_not_find_is_noted_and_the_remedy_works(tmp_path: Path):
+    made = plan_of(tmp_path, {**A, **B}, [])
+    made["output"] = {"path": str(tmp_path / "lora"), "format": "peft", "options": {"config": ALPHA}}
+    bs.load(made).run(durable=False)
+    again = {"inputs": [str(tmp_path / "lora")], "output": {"path": str(tmp_path / "copy")}}
+    (note,) = bs.check(bs.load(again))
+    assert note.code == "adapter-unfound" and note.severity == "note" and "`format: peft`" in note.hint
+    mended = bs.load({**again, "output": {**again["output"], "format": "peft"}})
+    assert not bs.check(mended)
+    mended.run(durable=False)
+    assert sorted(bs.open(str(tmp_path / "copy"))) == sorted({**A, **B})
+    assert (tmp_path / "copy" / "adapter_model.safetensors").exists()
+
+
+def test_adapters_in_a_format_that_the_plan_names_are_not_noted(tmp_path: Path):
+    made = plan_of(tmp_path, {**A, **B}, [])
+    made["output"] = {"path": str(tmp_path / "lora"), "format": "peft", "options": {"config": ALPHA}}
+    bs.load(made).run(durable=False)
+    for output in ({"path": str(tmp_path / "ckpt"), "format": "safetensors"}, str(tmp_path / "one.safetensors")):
+        assert not bs.check(bs.load({"inputs": [str(tmp_path / "lora")], "output": output}))

@@ -281,7 +281,8 @@ def notes(plan: dict[str, Any]) -> list[Diagnostic]:
 
 def test_an_adapter_as_peft_saved_it_draws_no_note(theirs: Path, tmp_path: Path) -> None:
     assert notes(plan(theirs, tmp_path / "out")) == []
-    as_it_is = {"inputs": [str(theirs)], "transforms": [], "output": str(tmp_path / "out2/")}
+    named = {"path": str(tmp_path / "out2/"), "format": "safetensors"}
+    as_it_is = {"inputs": [str(theirs)], "transforms": [], "output": named}
     assert notes(as_it_is) == []
 
 
@@ -395,7 +396,8 @@ def written_as(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[
 
 
 def test_an_adapter_in_another_format_is_held_against_the_config_that_comes_along(theirs: Path, tmp_path: Path) -> None:
-    cut = {"inputs": [str(theirs)], "transforms": CUT, "output": str(tmp_path / "out/")}
+    output = {"path": str(tmp_path / "out/"), "format": "safetensors"}
+    cut = {"inputs": [str(theirs)], "transforms": CUT, "output": output}
     (note,) = notes(cut)
     assert "says rank 4" in note.message
 
