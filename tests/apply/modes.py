@@ -34,7 +34,7 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 LIMITS: tuple[Limit, ...] = (
     Limit(
         ("phlora*", "phlora_*", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
-        f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
+        f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
         ("refactor", "refactor_attention*"), ("jit", "vmap"), "may refuse values (NaN, infinity): needs `checks=`",
