@@ -168,7 +168,6 @@ def convert(
     source: str,
     destination: str,
     *,
-    scan: bool | None = None,
     memory: int | None = None,
     durable: bool = True,
     dry_run: bool = False,
@@ -183,7 +182,8 @@ def convert(
     `dtype`: the dtype for floating tensors. `overflow`: the result for values beyond its largest, "saturate" (the
     largest) or "nan" (infinity, or NaN where the dtype has none); by default, the result of torch.
     `dequantize`: the dtype of the floats that quantized weights become by the scales beside them, such as "bfloat16".
-    `scan` and `options` set options of the layout. `config`: the path of a config.json that is not beside the source.
+    `options` set options of the layout, and `scan` is short for that one. `config`: the path of a config.json that is
+    not beside the source.
     `verify` reads the result back before it is published, and compares every byte; the last item of the report's `said`
     describes what this has proved. `with_opt_state` converts an optimizer's moments, too. `shard`: the largest size of
     an output file. `overwrite`, `memory`, `durable`, `dry_run`, `lock` and `listen` are those of `run`.
@@ -194,7 +194,6 @@ def convert(
     >>> bs.convert("model.safetensors", "model.npz").published
     (('model.npz', 144, 3),)
     """
-    wishes["options"] = {**(wishes.get("options") or {}), **({} if scan is None else {"scan": scan})}
     conversion = prepare(source, destination, Request(**wishes))
     options = RunOptions(memory=memory, durable=durable, dry_run=dry_run, lock=lock, listen=listen)
     return execute(conversion, options)

@@ -22,7 +22,8 @@ LAYOUT, CONFIG = "brainsurgery.layout", "brainsurgery.config"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller asks for. None: recognise it, or keep it as it is."""
+    """What the caller asks for. None: recognise it, or keep it as it is. `scan` is short for that option of a
+    layout."""
 
     layout: str | None = None
     to: str | None = None
@@ -35,6 +36,11 @@ class Request:
     shard: str | None = None
     overflow: str | None = None
     dequantize: str | None = None
+    scan: bool | None = None
+
+    def __post_init__(self) -> None:
+        scan = {} if self.scan is None else {"scan": self.scan}
+        object.__setattr__(self, "options", {**(self.options or {}), **scan})
 
 
 class RequestKeywords(TypedDict, total=False):
@@ -51,6 +57,7 @@ class RequestKeywords(TypedDict, total=False):
     shard: str | None
     overflow: str | None
     dequantize: str | None
+    scan: bool | None
 
 
 @dataclass(frozen=True, slots=True)

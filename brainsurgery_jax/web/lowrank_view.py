@@ -80,12 +80,7 @@ class LowRankView:
         return None if told == ITSELF else told.removeprefix("changes in ")
 
     def _draw(self, bench: RankBench, path: str, tuned: str | None) -> None:
-        if any(one.values[0] for one in bench.spectra.values()):
-            title = "Captured energy against rank"
-            more = len(bench.spectra) - MOST_LINES
-            told = f" (the first {MOST_LINES} of {len(bench.spectra):,})" if more > 0 else ""
-            ui.label(title + told).props("role=heading aria-level=2").style("font-weight: 600")
-            name_image(ui.echart(draw_energy(bench.spectra)), title).style("width: 100%; height: 22rem")
+        _show_energy(bench)
         with ui.row(align_items="end"):
             rank = ui.number("Rank", value=16, min=1, precision=0, format="%d").props("dense").style("width: 6rem")
             ui.button("Set rank", on_click=lambda: set_rank(int(rank.value or 1))).props("no-caps dense")
@@ -143,6 +138,16 @@ class LowRankView:
             ui.notify(str(bad), type="negative", multi_line=True)
             return
         ui.notify(f"{counted(len({bench.ranks[name] for name in names}), 'step')} written into the plan.")
+
+
+def _show_energy(bench: RankBench) -> None:
+    """The energy of all matrices against rank, unless all are zero."""
+    if any(one.values[0] for one in bench.spectra.values()):
+        title = "Captured energy against rank"
+        more = len(bench.spectra) - MOST_LINES
+        told = f" (the first {MOST_LINES} of {len(bench.spectra):,})" if more > 0 else ""
+        ui.label(title + told).props("role=heading aria-level=2").style("font-weight: 600")
+        name_image(ui.echart(draw_energy(bench.spectra)), title).style("width: 100%; height: 22rem")
 
 
 def _row(bench: RankBench, name: str) -> dict[str, object]:

@@ -92,14 +92,19 @@ def execute(
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf):
             source.verify_unchanged()
-        if hosts.count > 1:
-            staging.encode_part()
-        if hosts.number:
-            staging.leave()
-        hosts.gather("written")
-        if not hosts.number:
-            _publish(program, staging, tell)
-        hosts.gather("published")
+        _finish(program, staging, hosts, tell)
+
+
+def _finish(program: Program, staging: Staging, hosts: Hosts, tell: Listener) -> None:
+    """Publish what is written. Of several processes the first does it, when the others have written their parts."""
+    if hosts.count > 1:
+        staging.encode_part()
+    if hosts.number:
+        staging.leave()
+    hosts.gather("written")
+    if not hosts.number:
+        _publish(program, staging, tell)
+    hosts.gather("published")
 
 
 def _publish(program: Program, staging: Staging, tell: Listener) -> None:
