@@ -198,13 +198,12 @@ def _call_part(
     if e.kernel.needs_whole is None or not runs_on_numpy(e):
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
-    whole = [np.asarray(x) for x in operands[count:]]
+    parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
     if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled:
-        flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in operands[:count]]
+        parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
         if all(map(are_ordinary, (*flat, *whole))):
             return call_compiled(e, [*flat, *whole]).reshape(shape)
-        return call_in_pieces(e, flat, whole).reshape(shape)
-    return call_in_pieces(e, operands[:count], whole).reshape(shape)
+    return call_in_pieces(e, parts, whole).reshape(shape)
 
 
 def _in_blocks(e: Expr, operands: Sequence[Array | LateLeaf]) -> Array:
