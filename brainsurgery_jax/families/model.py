@@ -101,6 +101,18 @@ class Experts:
     """Where newer versions of transformers have all experts in two tensors, `gate_up_proj` and `down_proj`."""
 
 
+class NormForm(NamedTuple):
+    """How the norms of a class divide what they read: by the root of its mean square, or (`centred`) as LayerNorm by
+    its deviation, without the mean. `unit`: the weight that changes nothing; Gemma stores the weight less 1."""
+
+    centred: bool = False
+    unit: int = 1
+
+
+RMS_NORM = NormForm()
+LAYER_NORM = NormForm(centred=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelType:
     """What is known of a `model_type` beside the names of its family.
@@ -114,7 +126,7 @@ class ModelType:
     - `fixed_heads`: whether the class wants all heads together to be as wide as the model
     - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
     - `roles`: the modules of a layer, by what each does; of decoders. `families.roles` names the roles.
-    - `unit`: the weight of a norm that changes nothing
+    - `norms`: how its norms compute; None if a step that describes a model does not say so
     - `scaled`: whether embeddings are multiplied by the root of the width
     """
 
@@ -132,7 +144,7 @@ class ModelType:
     unfused: tuple[str, ...] = ()
     windowed: bool = False
     roles: Mapping[str, str] = field(default_factory=dict)
-    unit: int = 1
+    norms: NormForm | None = RMS_NORM
     scaled: bool = False
 
     @property

@@ -156,7 +156,8 @@ def _entry(config: Config) -> ModelType:
 
 def _llama_like(config: Config) -> Decoder:
     own, layers = _entry(config), _depth(config, "num_hidden_layers")
-    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 - own.unit)
+    assert own.norms is not None
+    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 - own.norms.unit)
     types = _layer_types(config, layers)
     attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
     rotated = _rotated_layers(config, layers)

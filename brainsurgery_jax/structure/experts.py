@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
 from brainsurgery_jax.structure.patches import set_dims
@@ -48,15 +48,14 @@ class ExpertNames:
 
 def prune_experts(
     view: View,
-    alias: str | None,
-    part: str | None,
+    which: ModelAsked,
     keep: Sequence[int] | None,
     drop: Sequence[int] | None,
     *,
     prove: bool,
 ) -> Iterator[Edit]:
     """What the op `expert_prune` does."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     if (keep is None) == (drop is None):
         raise Refusal(
             "structure-experts", "give either keep or drop", key="keep", hint="Write `expert_prune: {drop: [3]}`."
@@ -132,9 +131,9 @@ def _count(layout: ExpertNames, count: int) -> Iterator[Substep]:
 # --- Means ------------------------------------------------------------------------------------------------------------
 
 
-def merge_experts(view: View, alias: str | None, part: str | None, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
+def merge_experts(view: View, which: ModelAsked, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
     """What the op `expert_merge` does."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     every = [n for group in groups for n in group]
     _check(every, layout.count, "groups")
     if len(every) < layout.count:
@@ -180,9 +179,9 @@ def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def stack_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def stack_experts(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: stacked`."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     model, own = layout.model, layout.own
     _refuse_transposed(layout)
     if layout.stacked:
@@ -206,9 +205,9 @@ def stack_experts(view: View, alias: str | None, part: str | None, *, prove: boo
     yield preserve(view, model, steps, prove=prove)
 
 
-def separate_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def separate_experts(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: separate`."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     model, own = layout.model, layout.own
     _refuse_transposed(layout)
     if not layout.stacked:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.names import expand_braces
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, names_in, to
-from brainsurgery_jax.structure.given import describe_by
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import Change, preserve
 from brainsurgery_jax.wording import few
@@ -30,7 +29,6 @@ class AskedUnits(NamedTuple):
     neurons: object
     keeps_config: bool
     random: bool = False
-    family: Mapping[str, Any] | None = None
 
 
 class Cut(NamedTuple):
@@ -50,7 +48,7 @@ class Pruning(NamedTuple):
     silence: Change
 
 
-def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *, prove: bool) -> Iterator[Edit]:
+def prune(view: View, which: ModelAsked, asked: AskedUnits, *, prove: bool) -> Iterator[Edit]:
     """What the op `prune` does."""
     given = [key for key in ("heads", "kv_groups", "neurons") if getattr(asked, key) is not None]
     if len(given) != 1:
@@ -58,7 +56,7 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *,
         raise Refusal("structure-prune", message, key=given[-1] if given else "",
                       hint="Take each out in a step of its own.")  # fmt: skip
     (key,) = given
-    model = describe_by(view, alias, part, asked.family)
+    model = describe(view, which)
     _refuse_unknown(model, key)
     units: Units = getattr(asked, key)
     if isinstance(units, int | float):

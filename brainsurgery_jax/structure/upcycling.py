@@ -9,7 +9,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
 from brainsurgery_jax.structure.patches import become
 from brainsurgery_jax.structure.proof import preserve
@@ -32,9 +32,9 @@ class Upcycling(NamedTuple):
     drop: float = 0.0
 
 
-def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling, *, prove: bool) -> Iterator[Edit]:
+def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> Iterator[Edit]:
     """What the op `upcycle` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     kind, other, experts = _classes(model, asked)
     if not 0 < asked.per_token <= asked.experts:
         raise Refusal("structure-experts", f"a token cannot take {asked.per_token} of {asked.experts} experts",

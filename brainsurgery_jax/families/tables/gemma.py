@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from brainsurgery_jax.families.model import ModelType
+from brainsurgery_jax.families.model import ModelType, NormForm
 from brainsurgery_jax.families.tables.llama import ATTENTION, BOTH_NORMS, LLAMA, MLP, PRE_NORMS, QK_NORMS
 
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _COMMON_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256}
-_COMMON: dict[str, Any] = {"tied": True, "unit": 0, "scaled": True}  # what is stored of a norm is its weight less 1
+_COMMON: dict[str, Any] = {"tied": True, "norms": NormForm(unit=0), "scaled": True}
 
 MODELS = (
     ModelType(

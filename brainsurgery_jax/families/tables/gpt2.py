@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.families.model import Family, ModelType
+from brainsurgery_jax.families.model import LAYER_NORM, Family, ModelType
 
 _V = ("vocab_size",)
 
@@ -61,4 +61,4 @@ _ROLES = {
     "down": "mlp.c_proj",
 }  # fmt: skip
 
-MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, roles=_ROLES),)
+MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, roles=_ROLES, norms=LAYER_NORM),)

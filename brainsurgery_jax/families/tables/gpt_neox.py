@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.families.model import Family, ModelType
+from brainsurgery_jax.families.model import LAYER_NORM, Family, ModelType
 
 _V = ("vocab_size",)
 _D = ("hidden_size",)
@@ -61,4 +61,4 @@ _ROLES = {
     "o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h",
 }  # fmt: skip
 
-MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", roles=_ROLES),)
+MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", roles=_ROLES, norms=LAYER_NORM),)
