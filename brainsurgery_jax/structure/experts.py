@@ -10,6 +10,7 @@ from brainsurgery_jax.families.model import Experts
 from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
+from brainsurgery_jax.structure.given import refuse
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import preserve
 
@@ -24,8 +25,9 @@ class ExpertNames:
     """The experts of a model: their description, and whether all of a layer are in two tensors."""
 
     def __init__(self, model: Described) -> None:
+        model.require("router", "expert.*.up", "expert.*.down")
         kind = model.kind
-        if kind is None or kind.experts is None or model.sizes.values[NUMBER] is None:
+        if kind is None or kind.experts is None or model.sizes.values.get(NUMBER) is None:
             message = f"'{model.alias}' has no experts, as far as its type is known"
             hint = "Put `- upcycle: {experts: 8}` before this step, which makes experts of the MLP of a dense model."
             raise Refusal("structure-experts", message, key="alias", hint=hint)
@@ -33,6 +35,20 @@ class ExpertNames:
         self.head = model.layered()
         self.stacked = f"{self.head}*.{self.own.stacked}.gate_up_proj" in model.kin
         self.count = model.size(NUMBER)
+        if model.given is not None:
+            self._refuse_strange()
+
+    def _refuse_strange(self) -> None:
+        """Refuse a tensor of a layer that may have an entry for each expert, where the step alone says what has."""
+        self.model.part_of(f"{self.head}*.{self.own.block}.{self.own.router}", NUMBER)
+        for starred in self.model.unknown:
+            if starred.startswith(self.head) and any(
+                self.count in aval.shape for aval in self.model.kin[starred].first
+            ):
+                inner = re.escape(f"{self.own.block}.experts.*.")
+                if not re.match(re.escape(f"{self.head}*.") + inner, starred):
+                    raise refuse(f"'{starred}' may have an entry for each of {self.count} experts, and is not known",
+                                 "Give its shape in `family`, with `_` for an axis that stays.")  # fmt: skip
 
     def expert(self, number: str, tail: str) -> str:
         """A pattern for tensors of experts of that number (a pattern), in every layer."""
@@ -232,6 +248,7 @@ def separate_experts(view: View, which: ModelAsked, *, prove: bool) -> Iterator[
 
 
 def _refuse_transposed(layout: ExpertNames) -> None:
+    layout.model.require("expert.*.gate")
     if layout.own.transposed:
         raise Refusal("structure-experts", f"experts of a {layout.model.place.kind} have no names of their own: its "
                       "class holds all of a layer in two tensors", key="names", hint="Leave the step out.")  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.families.evidence import UNKNOWN, formula
-from brainsurgery_jax.families.model import LAYER_NORM, RMS_NORM, Family, ModelType, NormForm
+from brainsurgery_jax.families.model import LAYER_NORM, RMS_NORM, Experts, Family, ModelType, NormForm
 from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.families.roles import LAYER_ROLES
 
@@ -20,8 +20,10 @@ EMBED, HEAD, LAST_NORM, POSITIONS = MODEL_ROLES = ("embed", "head", "norm", "pos
 """The roles of modules that are in no layer."""
 BLOCKS = {"attention": "self_attn", "mlp": "mlp"}
 """The roles of the blocks of a layer, and what they are called in every family."""
+_EXPERT = "expert.*."
 _WHOLES = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
-_MAY_LACK = {HEAD, *_WHOLES, *(part for parts in _WHOLES.values() for part in parts)}
+_PARTS = (*_WHOLES, *(part for parts in _WHOLES.values() for part in parts))
+_MAY_LACK = {HEAD, *_PARTS, *(f"{_EXPERT}{part}" for part in ("gate", "up", "down"))}
 """Roles whose modules a model may be without: words may be tied, and tensors in one or apart."""
 
 
@@ -46,8 +48,8 @@ def read_family(given: Mapping[str, Any], names: Set[str], known: ModelType | No
         near = did_you_mean(lost[0], names)
         raise refuse(f"there is no tensor '{lost[0]}', with `*` for numbers.{near}", "Correct the name.")
     inner = {role: module for role, module in roles.items() if role in LAYER_ROLES}
-    return replace(known or ModelType("", family, ""), name="", family=family, unfused=(), experts=None, roles=inner,
-                   norms=None if norms is None else NORMS[norms])  # fmt: skip
+    return replace(known or ModelType("", family, ""), name="", family=family, unfused=(), roles=inner,
+                   experts=_read_experts(roles, dims), norms=None if norms is None else NORMS[norms])  # fmt: skip
 
 
 def refuse(message: str, hint: str) -> Refusal:
@@ -126,6 +128,26 @@ def _read_roles(given: Mapping[str, Any], layers: str, names: Set[str]) -> dict[
             near = did_you_mean(whole, {name.rpartition(".")[0] for name in names})
             raise refuse(f"there is no module '{whole}' for the role {role}.{near}", "Correct the name.")
     return {str(role): str(module) for role, module in roles.items()}
+
+
+def _read_experts(roles: Mapping[str, str], dims: Mapping[str, Sequence[str]]) -> Experts | None:
+    """Where experts are, by the roles of their matrices; None if no role is one of an expert."""
+    parts = {role.removeprefix(_EXPERT): module for role, module in roles.items() if role.startswith(_EXPERT)}
+    cut = {part: module.partition(".experts.*.") for part, module in parts.items()}
+    blocks = {block for block, _, _ in cut.values()}
+    if cut and (len(blocks) > 1 or not all(name for _, _, name in cut.values())):
+        raise refuse(f"the parts of experts are not in one module `experts`: {', '.join(parts.values())}",
+                     "Move them to names such as `moe.experts.*.up` before this step.")  # fmt: skip
+    if not cut or "router" not in roles:
+        return None
+    (block,) = blocks
+    router = roles["router"].removeprefix(f"{block}.")
+    if router == roles["router"]:
+        raise refuse(f"the router '{router}' is not in the module '{block}' of its experts",
+                     f"Move it to `{block}.router` before this step.")  # fmt: skip
+    count, taken = (next(iter(dims.get(dim, ())), "") for dim in ("E", "T"))
+    return Experts(block, {f"{part}_proj": name for part, (_, _, name) in cut.items()}, count, taken, "",
+                   router=f"{router}.weight", stacked=f"{block}.experts")  # fmt: skip
 
 
 def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:

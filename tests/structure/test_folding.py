@@ -18,7 +18,14 @@ UNTIED = (
     "llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe", "olmoe", "gemma3", "granite",
     "ministral", "qwen2_moe", "deepseek_v3", "gpt_neox",
 )  # fmt: skip
-READ = ("input_layernorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight", "model.norm.weight", "final_layer_norm.weight")
+READ = (
+    "input_layernorm.weight",
+    "ln_1.weight",
+    "ln_2.weight",
+    "ln_f.weight",
+    "model.norm.weight",
+    "final_layer_norm.weight",
+)
 
 
 @pytest.mark.parametrize("name", [*UNTIED, "gpt2", "llama-tied", "gemma", "gemma2"])
