@@ -36,8 +36,8 @@ def centre_writing(view: View, *, prove: StrictBool = False, model: ModelKeys) -
     matrices and biases that attention and MLP end with.
 
     LayerNorm subtracts the mean of what it reads, and all is read through it, so the logits stay what they were: of
-    GPT-2 and GPT-NeoX, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no logit
-    of 32 tokens changes by more than 1e-3.
+    GPT-2, GPT-NeoX and OLMo 1, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no
+    logit of 32 tokens changes by more than 1e-3.
     Example: `centre_writing: {prove: true}`
     Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
     """

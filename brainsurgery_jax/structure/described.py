@@ -19,7 +19,7 @@ from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles, modul
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import ModelAsked, Substep, View
 from brainsurgery_jax.select import Ref
-from brainsurgery_jax.structure.given import EMBED, HEAD, HINT, LAST_NORM, NORMS, read_family, refuse
+from brainsurgery_jax.structure.given import EMBED, HEAD, HINT, LAST_NORM, NORMS, read_family, refuse_given
 from brainsurgery_jax.wording import few
 
 
@@ -61,7 +61,9 @@ class Described:
         """The value of a dim. Raises Refusal if config.json does not tell it."""
         if (found := self.sizes.values.get(dim)) is None:
             if dim not in self.place.family.dims:
-                raise refuse(f"the family that the step describes has no dim {dim}", f"Add `dims: {{{dim}: KEY}}`.")
+                raise refuse_given(
+                    f"the family that the step describes has no dim {dim}", f"Add `dims: {{{dim}: KEY}}`."
+                )
             keys = self.place.family.dims[dim]
             message = f"config.json of '{self.alias}' has no {' or '.join(keys)}"
             raise Refusal(
@@ -172,7 +174,7 @@ class Described:
     def norms(self) -> NormForm:
         """How its norms compute. Raises Refusal if the step that describes it does not say so."""
         if self.kind is None or self.kind.norms is None:
-            raise refuse("the family that the step describes does not say how norms compute",
+            raise refuse_given("the family that the step describes does not say how norms compute",
                          f"Add `norms: layer_norm` (or {' or '.join(list(NORMS)[1:])}) to `family`.")  # fmt: skip
         return self.kind.norms
 
@@ -182,7 +184,7 @@ class Described:
         known = {*self.roles, *([EMBED, HEAD] if own.tied else []), *([LAST_NORM] if own.last_norm else [])}
         if missing := [role for role in roles if self.given is not None and role not in known]:
             named = "embed and head" if missing[0] in (EMBED, HEAD) else missing[0]
-            raise refuse(f"the family that the step describes has no module for the role {named}",
+            raise refuse_given(f"the family that the step describes has no module for the role {named}",
                          f"Add `roles: {{{missing[0]}: NAME}}`.")  # fmt: skip
 
     def part_of(self, starred: str, dim: str) -> tuple[TensorPart, int]:
@@ -190,7 +192,7 @@ class Described:
         part = next((part for part in self.parts if part.starred == starred), None)
         axes = [] if part is None else [at for at, text in enumerate(part.axes) if dim in names_in(text)]
         if part is None or len(axes) != 1:
-            raise refuse(f"it is not known which axis of '{starred}' has an entry for each {dim}",
+            raise refuse_given(f"it is not known which axis of '{starred}' has an entry for each {dim}",
                          f"Give its shape: `shapes: {{'{starred}': [...]}}`, with {dim} for that axis.")  # fmt: skip
         return part, axes[0]
 
@@ -269,7 +271,7 @@ def _describe_given(
 ) -> Described:
     own = whole.get(part) if part else whole
     if not isinstance(own, Mapping):
-        raise refuse(f"config.json of '{alias}' has no part '{part}'", "Leave `part` out.")
+        raise refuse_given(f"config.json of '{alias}' has no part '{part}'", "Leave `part` out.")
     named = str(own.get("model_type", whole.get("model_type")))
     given = read_family(family, kin.keys(), MODELS.get(named))
     return Described(alias, FamilyPlace(given.family, part or "", own, whole, "", ""), kin, given)

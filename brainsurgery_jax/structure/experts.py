@@ -10,7 +10,7 @@ from brainsurgery_jax.families.model import Experts
 from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
-from brainsurgery_jax.structure.given import refuse
+from brainsurgery_jax.structure.given import refuse_given
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import preserve
 
@@ -47,8 +47,8 @@ class ExpertNames:
             ):
                 inner = re.escape(f"{self.own.block}.experts.*.")
                 if not re.match(re.escape(f"{self.head}*.") + inner, starred):
-                    raise refuse(f"'{starred}' may have an entry for each of {self.count} experts, and is not known",
-                                 "Give its shape in `family`, with `_` for an axis that stays.")  # fmt: skip
+                    message = f"'{starred}' may have an entry for each of {self.count} experts, and is not known"
+                    raise refuse_given(message, "Give its shape in `family`, with `_` for an axis that stays.")
 
     def expert(self, number: str, tail: str) -> str:
         """A pattern for tensors of experts of that number (a pattern), in every layer."""

@@ -9,7 +9,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.roles import LAYER_ROLES
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, names_in
-from brainsurgery_jax.structure.given import HEAD, LAST_NORM, refuse
+from brainsurgery_jax.structure.given import HEAD, LAST_NORM, refuse_given
 from brainsurgery_jax.structure.projections import WIDTH
 from brainsurgery_jax.structure.proof import preserve
 
@@ -61,7 +61,7 @@ def _refuse_strange(model: Described, readings: Sequence[NormReaders]) -> None:
     for starred, kin in model.kin.items() if model.given is not None else ():
         matrix = starred.startswith(start) and any(len(aval.shape) > 1 for aval in kin.first)
         if matrix and starred not in known and WIDTH in axes.get(starred, {WIDTH}):
-            raise refuse(f"it is not known whether '{starred}' reads a norm",
+            raise refuse_given(f"it is not known whether '{starred}' reads a norm",
                          "Give its module a role, or its shape, with `_` for each axis, if it reads none.")  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.families.roles import LAYER_ROLES
 
 KEYS = ("dims", "layers", "shapes", "writers", "roles", "norms")
-HINT = "Describe it in the step, `family: {dims: ..., layers: ..., shapes: ...}`, as `docs/structure.md` shows."
+HINT = "Describe it in the step, `family: {layers: ..., dims: ..., shapes: ..., roles: ...}`: see `docs/structure.md`."
 NORMS = {"layer_norm": LAYER_NORM, "rms_norm": RMS_NORM, "rms_norm_plus_one": NormForm(unit=0)}
 """What a step may say of norms; the last: what is stored is the weight less 1."""
 EMBED, HEAD, LAST_NORM, POSITIONS = MODEL_ROLES = ("embed", "head", "norm", "positions")
@@ -32,7 +32,7 @@ def read_family(given: Mapping[str, Any], names: Set[str], known: ModelType | No
     is known of its `model_type`, which tells more of its config than of its names. Raises Refusal."""
     if unknown := [key for key in given if key not in KEYS]:
         near = did_you_mean(unknown[0], KEYS)
-        raise refuse(f"a family has no key '{unknown[0]}'.{near}", f"Keys: {', '.join(KEYS)}.")
+        raise refuse_given(f"a family has no key '{unknown[0]}'.{near}", f"Keys: {', '.join(KEYS)}.")
     dims = {dim: tuple(_formulas(value, f"the dim {dim}")) for dim, value in _mapping(given, "dims").items()}
     shapes = _read_shapes(given, dims)
     layers = _read_layers(given, dims)
@@ -40,19 +40,19 @@ def read_family(given: Mapping[str, Any], names: Set[str], known: ModelType | No
     norms = given.get("norms")
     if norms is not None and norms not in NORMS:
         near = did_you_mean(str(norms), NORMS)
-        raise refuse(f"there are no norms {norms!r}.{near}", f"Known are {', '.join(NORMS)}.")
+        raise refuse_given(f"there are no norms {norms!r}.{near}", f"Known are {', '.join(NORMS)}.")
     writers = tuple(_formulas(given.get("writers", []), "writers", parse=False))
     family = _make_family(dims, layers, shapes, roles, writers)
     lost = [name for name in shapes if name not in names and name not in _partial(family)]
     if lost:
         near = did_you_mean(lost[0], names)
-        raise refuse(f"there is no tensor '{lost[0]}', with `*` for numbers.{near}", "Correct the name.")
+        raise refuse_given(f"there is no tensor '{lost[0]}', with `*` for numbers.{near}", "Correct the name.")
     inner = {role: module for role, module in roles.items() if role in LAYER_ROLES}
     return replace(known or ModelType("", family, ""), name="", family=family, unfused=(), roles=inner,
                    experts=_read_experts(roles, dims), norms=None if norms is None else NORMS[norms])  # fmt: skip
 
 
-def refuse(message: str, hint: str) -> Refusal:
+def refuse_given(message: str, hint: str) -> Refusal:
     """An error about what a step says of a model."""
     return Refusal("structure-model", message, key="family", hint=hint)
 
@@ -95,7 +95,9 @@ def _read_shapes(given: Mapping[str, Any], dims: Mapping[str, object]) -> dict[s
     }
     for name, shape in shapes.items():
         for dim in {dim for text in shape.split() if text != UNKNOWN for dim in formula(text).names} - dims.keys():
-            raise refuse(f"the shape of '{name}' uses {dim}, which is no dim", f"Give it: `dims: {{{dim}: KEY}}`.")
+            raise refuse_given(
+                f"the shape of '{name}' uses {dim}, which is no dim", f"Give it: `dims: {{{dim}: KEY}}`."
+            )
     return shapes
 
 
@@ -106,7 +108,7 @@ def _read_layers(given: Mapping[str, Any], dims: Mapping[str, object]) -> str:
         return ""
     if not isinstance(layers, str) or not layers.endswith(".*") or "L" not in dims:
         hint = "Write `layers: 'model.blocks.*', dims: {L: KEY}`, where KEY of config.json counts them."
-        raise refuse(f"expected the names of layers, and a dim L that counts them, got {layers!r}", hint)
+        raise refuse_given(f"expected the names of layers, and a dim L that counts them, got {layers!r}", hint)
     return layers
 
 
@@ -117,16 +119,18 @@ def _read_roles(given: Mapping[str, Any], layers: str, names: Set[str]) -> dict[
     for role, module in roles.items():
         if role not in known:
             near = did_you_mean(str(role), known)
-            raise refuse(f"there is no role '{role}'.{near}", f"Known are {', '.join(known)}.")
+            raise refuse_given(f"there is no role '{role}'.{near}", f"Known are {', '.join(known)}.")
         if not isinstance(module, str):
-            raise refuse(f"expected the name of a module for the role {role}, got {module!r}", "Write `q: attn.query`.")
+            raise refuse_given(
+                f"expected the name of a module for the role {role}, got {module!r}", "Write `q: attn.query`."
+            )
         if role in LAYER_ROLES and not layers:
-            raise refuse(f"the role {role} is one within layers, and it is not said where these are",
+            raise refuse_given(f"the role {role} is one within layers, and it is not said where these are",
                          "Add `layers: 'model.blocks.*', dims: {L: KEY}`.")  # fmt: skip
         whole = f"{layers}.{module}" if role in LAYER_ROLES else module
         if role not in _MAY_LACK and not any(name.startswith(f"{whole}.") for name in names):
             near = did_you_mean(whole, {name.rpartition(".")[0] for name in names})
-            raise refuse(f"there is no module '{whole}' for the role {role}.{near}", "Correct the name.")
+            raise refuse_given(f"there is no module '{whole}' for the role {role}.{near}", "Correct the name.")
     return {str(role): str(module) for role, module in roles.items()}
 
 
@@ -136,14 +140,14 @@ def _read_experts(roles: Mapping[str, str], dims: Mapping[str, Sequence[str]]) -
     cut = {part: module.partition(".experts.*.") for part, module in parts.items()}
     blocks = {block for block, _, _ in cut.values()}
     if cut and (len(blocks) > 1 or not all(name for _, _, name in cut.values())):
-        raise refuse(f"the parts of experts are not in one module `experts`: {', '.join(parts.values())}",
+        raise refuse_given(f"the parts of experts are not in one module `experts`: {', '.join(parts.values())}",
                      "Move them to names such as `moe.experts.*.up` before this step.")  # fmt: skip
     if not cut or "router" not in roles:
         return None
     (block,) = blocks
     router = roles["router"].removeprefix(f"{block}.")
     if router == roles["router"]:
-        raise refuse(f"the router '{router}' is not in the module '{block}' of its experts",
+        raise refuse_given(f"the router '{router}' is not in the module '{block}' of its experts",
                      f"Move it to `{block}.router` before this step.")  # fmt: skip
     count, taken = (next(iter(dims.get(dim, ())), "") for dim in ("E", "T"))
     return Experts(block, {f"{part}_proj": name for part, (_, _, name) in cut.items()}, count, taken, "",
@@ -153,7 +157,7 @@ def _read_experts(roles: Mapping[str, str], dims: Mapping[str, Sequence[str]]) -
 def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = given.get(key, {})
     if not isinstance(value, Mapping):
-        raise refuse(f"expected a mapping for {key}, got {value!r}", "Write `dims: {F: d_ff}`, for instance.")
+        raise refuse_given(f"expected a mapping for {key}, got {value!r}", "Write `dims: {F: d_ff}`, for instance.")
     return value
 
 
@@ -161,11 +165,11 @@ def _formulas(value: object, about: str, *, parse: bool = True) -> Iterator[str]
     """One text or number, or a list of them, without spaces."""
     for each in value if isinstance(value, list | tuple) else (value,):
         if isinstance(each, bool) or not isinstance(each, str | int):
-            raise refuse(f"expected texts for {about}, got {each!r}", "Write formulas over keys or dims.")
+            raise refuse_given(f"expected texts for {about}, got {each!r}", "Write formulas over keys or dims.")
         text = str(each).replace(" ", "")
         if parse and text != UNKNOWN:
             try:
                 formula(text)
             except Refusal as bad:
-                raise refuse(f"{about}: {bad.message}", bad.hint) from bad
+                raise refuse_given(f"{about}: {bad.message}", bad.hint) from bad
         yield text

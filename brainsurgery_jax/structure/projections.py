@@ -8,7 +8,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described
-from brainsurgery_jax.structure.given import refuse
+from brainsurgery_jax.structure.given import refuse_given
 
 WIDTH = "D"
 
@@ -102,7 +102,7 @@ def _within(model: Described, whole: str, text: str, at: int, lead: tuple[int, .
         placed = _place(whole, len(lead), (start, stop), others[-1].stop)
         return Within(_slice(whole, len(lead), f"{start}:{stop}"), placed)
     if "3" not in first.factors:
-        raise refuse(f"an axis {text} does not hold three parts of the same kind: queries, keys and values",
+        raise refuse_given(f"an axis {text} does not hold three parts of the same kind: queries, keys and values",
                      "Write it as `N*H + K*H + K*H`, `3*N*H` or `N*3*H`.")  # fmt: skip
     turn = first.factors.index("3")
     axis, shape = len(lead) + turn, (*lead, *first.counts)

@@ -13,6 +13,7 @@ from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, captured, choose_alias, describe, filled, pattern, to
 from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.structure.projections import WIDTH
 from brainsurgery_jax.structure.proof import preserve
 from brainsurgery_jax.wording import few
 
@@ -37,11 +38,13 @@ def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> 
     """What the op `upcycle` does."""
     model = describe(view, which, hint=_write_steps(choose_alias(view, which.alias), asked))
     if model.given is not None:
-        inner = {role: model.roles[role] for role in ("mlp", "up") if role in model.roles}
+        model.require("mlp", "up")
+        (up,) = model.names([f"{model.roles['up']}.weight"])
+        inner = model.roles["mlp"], up, model.part_of(up, WIDTH)[1]
         message = (
             "no class with experts is known for a family that the step describes, whose names the result would get"
         )
-        raise Refusal("structure-experts", message, key="family", hint=_write_steps(model.alias, asked, **inner))
+        raise Refusal("structure-experts", message, key="family", hint=_write_steps(model.alias, asked, *inner))
     kind, other, experts = _classes(model, asked)
     if not 0 < asked.per_token <= asked.experts:
         raise Refusal("structure-experts", f"a token cannot take {asked.per_token} of {asked.experts} experts",
@@ -66,11 +69,15 @@ def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> 
     yield preserve(view, model, steps, prove=prove)
 
 
-def _write_steps(alias: str, asked: Upcycling, mlp: str = "layers.*.mlp", up: str = "layers.*.mlp.up_proj") -> str:
-    """The remedy for a model of no known class: the steps that give it experts, by the names of its modules."""
+def _write_steps(
+    alias: str, asked: Upcycling, mlp: str = "layers.*.mlp", up: str = "layers.*.mlp.up_proj.weight", axis: int = 1
+) -> str:
+    """The remedy for a model of no known class: the steps that give it experts, by the names of its modules. `axis`: the
+    one of the residual stream in the matrix `up`; the router is [out, in] or [in, out] as this is."""
+    part = f"[:{asked.experts}, :]" if axis else f"[:, :{asked.experts}]"
     lead = mlp.rpartition(".")[0]
     copy = {"from": f"{alias}::{captured(mlp)}\\.(.+)", "to": f"{alias}::{filled(lead)}.experts.0.\\g<2>"}
-    rows = {"from": f"{alias}::{captured(up)}\\.weight::[:{asked.experts}, :]",
+    rows = {"from": f"{alias}::{captured(up)}::{part}",
             "to": f"{alias}::{filled(lead)}.router.weight", "mode": "rand", "std": asked.std}  # fmt: skip
     steps = {"copy": copy, "fill": rows, "delete": {"target": f"{alias}::{pattern(mlp)}\\..+"},
              "config": {"patch": {"num_experts": asked.experts}, "alias": alias}}  # fmt: skip

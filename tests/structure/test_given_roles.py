@@ -221,7 +221,7 @@ def test_the_steps_that_stand_for_upcycle_give_experts_that_are_the_mlp(tmp_path
     found = run(tmp_path, *copies, *(step for (step,) in others))
     for n in range(3):
         np.testing.assert_array_equal(found[f"blocks.1.experts.{n}.up.weight"], TENSORS["blocks.1.ff.up.weight"])
-    assert found["blocks.0.router.weight"].shape == (3, INNER)
+    assert found["blocks.0.router.weight"].shape == (WIDTH, 3)
     assert not any(".ff." in name for name in found)
     assert config_of(tmp_path)["num_experts"] == 3
 
@@ -270,46 +270,97 @@ def test_experts_are_stacked_and_separated_again(tmp_path: Path) -> None:
     assert all(np.array_equal(back[name], x) for name, x in tensors.items())
 
 
-@pytest.mark.parametrize(("more", "why"), [
-    ({"roles": {"expert.*.up": "moe.experts.*.up"}}, "no module for the role router"),
-    ({"shapes": {}}, "which axis of 'blocks.*.moe.router.weight' has an entry for each E"),
-    ({"roles": {**MIXED["roles"], "expert.*.down": "moe.router"}}, "are not in one module `experts`"),
-    ({"roles": {**MIXED["roles"], "router": "moe"}}, "the router 'moe' is not in the module 'moe' of its experts"),
-    ({}, "'blocks.*.moe.correction' may have an entry for each of 4 experts"),
+CORRECTED = {f"blocks.{at}.moe.correction": np.zeros(EXPERTS, np.float32) for at in range(LAYERS)}
+WHOLE = {**MIXED, "shapes": {**MIXED["shapes"], f"{B}.moe.correction": ["E"]}}
+
+
+def move(old: str, new: str) -> dict[str, Any]:
+    return {"move": {"from": rf"(blocks\.\d+\.moe)\.{old}", "to": rf"\1.{new}"}}
+
+
+@pytest.mark.parametrize(("wrong", "why", "first"), [
+    ({**WHOLE, "roles": {"expert.*.up": "moe.experts.*.up"}}, "no module for the role router", []),
+    ({**WHOLE, "shapes": {}}, "which axis of 'blocks.*.moe.router.weight' has an entry for each E", []),
+    ({**WHOLE, "roles": {**MIXED["roles"], "expert.*.down": "moe.out"}}, "are not in one module `experts`",
+     [move(r"out\.(.+)", r"experts.\2")]),
+    ({**WHOLE, "shapes": {}, "roles": {**MIXED["roles"], "router": "choose"}}, "'choose' is not in the module 'moe'",
+     [{"move": {"from": r"(blocks\.\d+)\.choose\.weight", "to": r"\1.moe.router.weight"}}]),
+    (MIXED, "'blocks.*.moe.correction' may have an entry for each of 4 experts", []),
 ])  # fmt: skip
-def test_what_experts_need_is_asked_for(more: dict[str, Any], why: str, tmp_path: Path) -> None:
-    tensors = {**make_experts(), "blocks.0.moe.correction": np.zeros(EXPERTS, np.float32)}
-    step = {"expert_prune": {"drop": [0], "family": {**MIXED, **more}}}
+def test_what_experts_need_is_asked_for(wrong: Any, why: str, first: list[Any], tmp_path: Path) -> None:
+    tensors = {**make_experts(), **CORRECTED}
+    if "out" in str(first):
+        tensors = {re.sub(r"experts\.(\d+)\.down", r"out.\1.down", name): x for name, x in tensors.items()}
+    if "choose" in str(first):
+        tensors = {name.replace("moe.router", "choose"): x for name, x in tensors.items()}
     with pytest.raises(bs.PlanError, match=re.escape(why)):
-        run(tmp_path, step, tensors=tensors, config=MIXED_CONFIG)
+        run(tmp_path, {"expert_prune": {"drop": [0], "family": wrong}}, tensors=tensors, config=MIXED_CONFIG)
     assert not (tmp_path / "out").exists()
+    mended = run(tmp_path, *first, {"expert_prune": {"drop": [0], "family": WHOLE}}, tensors=tensors,
+                 config=MIXED_CONFIG)  # fmt: skip
+    assert mended["blocks.0.moe.router.weight"].shape == (EXPERTS - 1, WIDTH)
 
 
 def without(key: str, *names: str) -> dict[str, Any]:
     return {**FAMILY, key: {name: x for name, x in FAMILY[key].items() if name not in names}}
 
 
-@pytest.mark.parametrize(("step", "why"), [
-    ({"fold_norm": {"family": without("roles", "n1", "attention_norm")}}, "no module for the role attention_norm"),
-    ({"fold_norm": {"family": without("roles", "up")}}, "has no 'gate', which reads a norm"),
-    ({"fold_norm": {"family": without("roles", "k")}}, "it is not known whether 'blocks.*.attn.k.weight' reads a norm"),
-    ({"fold_norm": {"family": without("shapes", f"{B}.ff.up.weight")}},
-     "which axis of 'blocks.*.ff.up.weight' has an entry for each D"),
-    ({"fold_norm": {"family": {**FAMILY, "norms": None}}}, "does not say how norms compute"),
-    ({"fold_norm": {"family": {**FAMILY, "norms": "layernorm"}}}, "no norms 'layernorm'. Did you mean 'layer_norm'?"),
-    ({"centre_writing": {"family": {**FAMILY, "norms": "rms_norm"}}}, "RMSNorm sees it"),
-    ({"tie": {"family": without("roles", "head")}}, "no module for the role embed and head"),
-    ({"fuse": {"family": FAMILY}}, "have no tensors that belong into one"),
-    ({"refactor_attention": {"family": without("roles", "positions")}}, "turns queries and keys by their positions"),
-    ({"refactor_attention": {"family": without("dims", "N")}}, "uses N, which is no dim"),
-    ({"fold_value_biases": {"family": without("roles", "o")}}, "no module for the role o"),
-    ({"tie": {"family": {"roles": {"embd": "embed"}}}}, "there is no role 'embd'. Did you mean 'embed'?"),
-    ({"tie": {"family": {"roles": {"embed": ["embed"]}}}}, "expected the name of a module for the role embed"),
-    ({"tie": {"family": {"roles": {"embed": "emb", "head": "head"}}}}, "there is no module 'emb' for the role embed."),
-    ({"fold_norm": {"family": {"roles": {"q": "attn.q"}}}}, "the role q is one within layers"),
-    ({"upcycle": {"experts": 2}}, "no family that is known; model_type 'mine' says no more"),
+UNFIT = {**FUSED, "dims": {**FUSED["dims"], "M": "3 * n_heads"},
+         "shapes": {**FUSED["shapes"], f"{B}.attn.qkv.weight": ["M*H", "D"]}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "family", "why", "mended"), [
+    ("fold_norm", without("roles", "attention_norm"), "no module for the role attention_norm", FAMILY),
+    ("fold_norm", without("roles", "up"), "has no 'gate', which reads a norm", FAMILY),
+    ("fold_norm", without("roles", "k"), "it is not known whether 'blocks.*.attn.k.weight' reads a norm", FAMILY),
+    ("fold_norm", without("shapes", f"{B}.ff.up.weight"),
+     "which axis of 'blocks.*.ff.up.weight' has an entry for each D", FAMILY),
+    ("fold_norm", {**FAMILY, "norms": None}, "does not say how norms compute", FAMILY),
+    ("fold_norm", {**FAMILY, "norms": "layernorm"}, "no norms 'layernorm'. Did you mean 'layer_norm'?", FAMILY),
+    ("centre_writing", {**FAMILY, "norms": "rms_norm"}, "RMSNorm sees it", FAMILY),
+    ("centre_unembed", without("roles", "head"), "no module for the role embed and head", FAMILY),
+    ("fuse", FAMILY, "have no tensors that belong into one", FUSED),
+    ("refactor_attention", without("roles", "positions"), "turns queries and keys by their positions", FAMILY),
+    ("refactor_attention", without("dims", "N"), "uses N, which is no dim", FAMILY),
+    ("refactor_attention", {**FAMILY, "shapes": {f"{B}.attn.{n}.weight": ["_", "D"] for n in "qk"}, "dims":
+     {"L": "n_blocks", "D": "width"}}, "has no dim N", FAMILY),
+    ("fold_value_biases", without("roles", "o"), "no module for the role o", FAMILY),
+    ("fold_norm", {**FAMILY, "roles": {"embd": "embed"}}, "there is no role 'embd'. Did you mean 'embed'?", FAMILY),
+    ("fold_norm", {**FAMILY, "roles": {"embed": ["embed"]}}, "expected the name of a module for the role", FAMILY),
+    ("fold_norm", {**FAMILY, "roles": {"embed": "emb"}}, "there is no module 'emb' for the role embed.", FAMILY),
+    ("fold_norm", {"roles": {"q": "attn.q"}}, "the role q is one within layers", FAMILY),
+    ("fold_norm", {**FAMILY, "shape": {}}, "a family has no key 'shape'. Did you mean 'shapes'?", FAMILY),
+    ("fold_norm", {**FAMILY, "dims": [1]}, "expected a mapping for dims, got [1]", FAMILY),
+    ("fold_norm", {**FAMILY, "dims": {"L": [True]}}, "expected texts for the dim L, got True", FAMILY),
+    ("fold_norm", {**FAMILY, "shapes": {"embd.weight": ["_"]}}, "there is no tensor 'embd.weight'", FAMILY),
+    ("upcycle", without("roles", "mlp"), "no module for the role mlp", None),
+    ("upcycle", None, "no family that is known; model_type 'mine' says no more", None),
 ])  # fmt: skip
-def test_what_the_step_should_say_is_asked_for(step: dict[str, Any], why: str, tmp_path: Path) -> None:
+def test_what_the_step_should_say_is_asked_for_and_then_it_runs(
+    op: str, family: Any, why: str, mended: Any, tmp_path: Path
+) -> None:
+    more = {"experts": 2} if op == "upcycle" else {}
     with pytest.raises(bs.PlanError, match=re.escape(why)):
-        run(tmp_path, step)
+        run(tmp_path, {op: {**more, **({"family": family} if family else {})}})
     assert not (tmp_path / "out").exists()
+    if mended:
+        run(tmp_path, {op: {"family": mended}})
+
+
+def test_a_tensor_that_does_not_hold_three_parts_is_refused_and_one_that_does_is_not(tmp_path: Path) -> None:
+    fused = run(tmp_path, {"fuse": {"family": FUSED}})
+    with pytest.raises(bs.PlanError, match=r"an axis M\*H does not hold three parts"):
+        run(tmp_path, {"refactor_attention": {"family": UNFIT}}, tensors=fused, out="back")
+    assert run(tmp_path, {"refactor_attention": {"family": FUSED}}, tensors=fused, out="back").keys() == fused.keys()
+
+
+def test_a_proof_is_refused_as_nothing_is_known_of_what_the_model_computes(tmp_path: Path) -> None:
+    with pytest.raises(bs.PlanError, match="it is not known what a model computes whose family the step describes"):
+        run(tmp_path, {"fold_norm": {"family": FAMILY, "prove": True}})
+    run(tmp_path, {"fold_norm": {"family": FAMILY}})
+
+
+def test_a_part_that_config_lacks_is_refused_and_the_whole_is_not(tmp_path: Path) -> None:
+    with pytest.raises(bs.PlanError, match="has no part 'text'"):
+        run(tmp_path, {"fold_norm": {"part": "text", "family": FAMILY}})
+    run(tmp_path, {"fold_norm": {"family": FAMILY}})
