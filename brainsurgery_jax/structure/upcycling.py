@@ -72,8 +72,8 @@ def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> 
 def _write_steps(
     alias: str, asked: Upcycling, mlp: str = "layers.*.mlp", up: str = "layers.*.mlp.up_proj.weight", axis: int = 1
 ) -> str:
-    """The remedy for a model of no known class: the steps that give it experts, by the names of its modules. `axis`: the
-    one of the residual stream in the matrix `up`; the router is [out, in] or [in, out] as this is."""
+    """The remedy for a model of no known class: the steps that give it experts, by the names of its modules. `axis`:
+    the one of the residual stream in the matrix `up`; the router is [out, in] or [in, out] as this is."""
     part = f"[:{asked.experts}, :]" if axis else f"[:, :{asked.experts}]"
     lead = mlp.rpartition(".")[0]
     copy = {"from": f"{alias}::{captured(mlp)}\\.(.+)", "to": f"{alias}::{filled(lead)}.experts.0.\\g<2>"}
