@@ -67,6 +67,8 @@ def prune(view: View, which: ModelAsked, asked: AskedUnits, *, prove: bool) -> I
     if prove and not config:
         message = "no config says what is left, so that nothing can compute the result"
         raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
+    if prove:
+        _refuse_shared_norm(model, key)
     scores = list(made.scores)
     steps = [
         *([] if prove else scores),
@@ -89,6 +91,18 @@ def _refuse_unknown(model: Described, key: str) -> None:
         raise Refusal("structure-model", message, key="alias",
                       hint="Give its shape in `family`, with `_` for an axis that stays." if model.place.family.is_given
                       else "Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
+
+
+def _refuse_shared_norm(model: Described, key: str) -> None:
+    """Refuse a proof for a model that normalizes queries or keys of all heads together: those that stay change too."""
+    dims = set(_couple(model, key))
+    for name in model.names(f"{model.roles[role]}.weight" for role in ("q_norm", "k_norm") if role in model.roles):
+        part = next((part for part in model.parts if part.starred == name), None)
+        if part is not None and part.axis_with(dims) is not None:
+            message = (
+                f"a {model.place.kind} normalizes over all heads, by '{name}', so those that stay change too"
+            )
+            raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
 
 
 def _dim(model: Described, key: str) -> str:
