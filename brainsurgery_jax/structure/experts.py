@@ -17,8 +17,25 @@ from brainsurgery_jax.structure.proof import preserve
 NUMBER = "E"
 GROUPS, TAKEN_GROUPS = "n_group", "topk_group"
 """The keys of the number of groups of experts, one after another, and of how many of these a token takes."""
+NEURONS = "M"
+_STRIDE = 16
+"""Bytes of which the rows of experts are a multiple where torch multiplies them together (`grouped_mm`)."""
 SCORED = 2
 """The experts of a group whose scores are summed to choose groups (DeepSeek V3)."""
+
+
+def note_rows(view: View, model: Described, width: int, dim: str, key: str) -> None:
+    """Note experts of so many neurons if `transformers` 5 (torch 2.13) loads them, but cannot run them on CPUs. `dim`
+    counted the neurons so far."""
+    dtypes = [aval.dtype for part in model.parts if part.axis_with({dim}) is not None for aval in part.kin.first]
+    size = max((dtype.bits // 8 for dtype in dtypes), default=0)
+    if size and width * size % _STRIDE:
+        message = (
+            f"experts of {width} neurons have rows of {width * size} bytes: transformers loads them, but cannot run "
+            f"them on CPUs, where torch multiplies all of a layer together if rows are a multiple of {_STRIDE}"
+        )
+        hint = f"Leave a multiple of {_STRIDE // size} neurons; or load them with `experts_implementation='eager'`."
+        view.note("structure-experts", message, key, hint)
 
 
 class ExpertNames:

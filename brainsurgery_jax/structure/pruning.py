@@ -12,6 +12,7 @@ from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
+from brainsurgery_jax.structure.experts import NEURONS, note_rows
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import Change, preserve
 from brainsurgery_jax.wording import few
@@ -69,6 +70,8 @@ def prune(view: View, which: ModelAsked, asked: AskedUnits, *, prove: bool) -> I
         raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
     if prove:
         _refuse_shared_norm(model, key)
+    if NEURONS in made.sizes and model.kind is not None and model.kind.experts is not None:
+        note_rows(view, model, made.sizes[NEURONS], NEURONS, key)
     scores = list(made.scores)
     steps = [
         *([] if prove else scores),
@@ -99,9 +102,7 @@ def _refuse_shared_norm(model: Described, key: str) -> None:
     for name in model.names(f"{model.roles[role]}.weight" for role in ("q_norm", "k_norm") if role in model.roles):
         part = next((part for part in model.parts if part.starred == name), None)
         if part is not None and part.axis_with(dims) is not None:
-            message = (
-                f"a {model.place.kind} normalizes over all heads, by '{name}', so those that stay change too"
-            )
+            message = f"a {model.place.kind} normalizes over all heads, by '{name}', so those that stay change too"
             raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
 
 

@@ -12,6 +12,7 @@ from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, captured, choose_alias, describe, filled, pattern, to
+from brainsurgery_jax.structure.experts import note_rows
 from brainsurgery_jax.structure.patches import become
 from brainsurgery_jax.structure.projections import WIDTH
 from brainsurgery_jax.structure.proof import preserve
@@ -61,6 +62,7 @@ def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> 
             f"{other.name} normalizes queries and keys, which {kind.name} does not: logits differ until it is trained"
         )
         view.note("structure-experts", message, "to", "For a model that computes the same, name a class without them.")
+    note_rows(view, model, model.size("F") // asked.shards, "F", "shards" if asked.shards > 1 else "experts")
     steps = [*_copies(model, experts, asked), *_routers(model, experts, asked), *_add(model, experts)]
     if asked.drop:
         steps += _drop(model, experts, asked, view.scratch())
