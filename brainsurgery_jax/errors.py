@@ -102,8 +102,11 @@ def _of_call(found: Diagnostic, call: str) -> Diagnostic:
 class Refusal(Exception):
     """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key` in the payload).
 
-    `kinds`: of a tensor whose dtype does not do, the kinds of dtypes (`select.KINDS`) that would.
+    `kinds`: of a tensor whose dtype does not do, the kinds of dtypes (`select.KINDS`) that would. `at`: which part
+    of the payload the key is in, where several conditions of an assert have keys of that name.
     """
+
+    at: tuple[str | int, ...] = ()
 
     def __init__(self, code: str, message: str, *, key: str = "", hint: str = "", kinds: tuple[str, ...] = ()):
         self.code, self.message, self.key, self.hint, self.kinds = code, message, key, hint, kinds

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, NamedTuple, TypeVar, Unpack
 
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.form import EXTRA, IF_MISSING, MISSING, UNMATCHED, Field, Form
 from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, Outcome, P, Params, Passes, R, Rung, Static
 from brainsurgery_jax.keys import (
@@ -257,7 +258,11 @@ class Assertion:
     at: tuple[str | int, ...] = ()
 
     def ask(self, view: View) -> Verdict:
-        verdict = self.op.fn(view, **gather_groups(self.op.fn, self.params))
+        try:
+            verdict = self.op.fn(view, **gather_groups(self.op.fn, self.params))
+        except Refusal as bad:
+            bad.at = bad.at or self.at
+            raise
         assert not isinstance(verdict, PendingReport)
         return PartVerdict(verdict, self.at) if self.at else verdict
 

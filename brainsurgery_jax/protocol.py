@@ -65,6 +65,15 @@ class Pairing(NamedTuple):
     others: tuple[Alone, ...]
 
 
+class ModelAsked(NamedTuple):
+    """Which model a step is about: its alias (None: the only one), the key of its part of config.json, if it has
+    several, and what it is made of, as the step says for a model of no known family."""
+
+    alias: str | None = None
+    part: str | None = None
+    family: Mapping[str, Any] | None = None
+
+
 class View(Protocol):
     """What an op may ask of the state. Every method raises `Refusal` for what the plan got wrong."""
 

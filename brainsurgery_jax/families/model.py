@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,6 +83,8 @@ class Experts:
     - `adds`: norms that only the one with experts has, each with the matrix whose rows it normalizes
     - `biased`: whether attention may have biases
     - `transposed`: all are in two tensors in any case, [experts, in, out], gate and up in turn; none has its own name
+    - `clamped`: gate and up are clamped to `swiglu_limit`, and gated by a sigmoid times `swiglu_alpha`, as in GPT-OSS
+    - `sigmoid`: each has a probability of its own, and groups of experts are open to a token, as in DeepSeek V3
     """
 
     block: str
@@ -95,10 +97,24 @@ class Experts:
     adds: Mapping[str, str] = field(default_factory=dict)
     biased: bool = True
     transposed: bool = False
+    clamped: bool = False
+    sigmoid: bool = False
     router: str = "gate.weight"
     dense: str = "mlp"
     stacked: str = "mlp.experts"
     """Where newer versions of transformers have all experts in two tensors, `gate_up_proj` and `down_proj`."""
+
+
+class NormForm(NamedTuple):
+    """How the norms of a class divide what they read: by the root of its mean square, or (`centred`) as LayerNorm by
+    its deviation, without the mean. `unit`: the weight that changes nothing; Gemma stores the weight less 1."""
+
+    centred: bool = False
+    unit: int = 1
+
+
+RMS_NORM = NormForm()
+LAYER_NORM = NormForm(centred=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,8 +130,10 @@ class ModelType:
     - `fixed_heads`: whether the class wants all heads together to be as wide as the model
     - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
     - `roles`: the modules of a layer, by what each does; of decoders. `families.roles` names the roles.
-    - `unit`: the weight of a norm that changes nothing
+    - `norms`: how its norms compute; None if a step that describes a model does not say so
     - `scaled`: whether embeddings are multiplied by the root of the width
+    - `keys`: what config.json calls what others call by the names of Llama: `{"hidden_size": "n_embd"}`
+    - `settle`: of a config with Llama's names and the defaults, the one that says the same by Llama's keys and values
     """
 
     name: str
@@ -132,8 +150,10 @@ class ModelType:
     unfused: tuple[str, ...] = ()
     windowed: bool = False
     roles: Mapping[str, str] = field(default_factory=dict)
-    unit: int = 1
+    norms: NormForm | None = RMS_NORM
     scaled: bool = False
+    keys: Mapping[str, str] = field(default_factory=dict)
+    settle: Callable[[Config], Config] = dict
 
     @property
     def features(self) -> frozenset[str]:
@@ -204,6 +224,9 @@ PARTS = (
     ConfigPart("audio_config", ("audio_tower.", "model.audio_tower.", "audio_model.")),
 )  # fmt: skip
 """The parts of models with several towers."""
+
+TOWERS = ("gemma3", "mistral3", "llava")
+"""Values of `model_type` with a decoder of text, as `text_config` describes it, beside a tower for images."""
 
 UNLIKE = frozenset({
     "dory", "ernie4_5_vl_moe_text", "glm5_next_text", "granite_speech5_encoder", "hunyuan_vl_vision", "hy_v4_vl_vision",

@@ -14,6 +14,13 @@ from brainsurgery_jax.families.tables import MODELS
 
 Roles = Mapping[str, str]
 
+LAYER_ROLES = (
+    *"qkvo", "qkv", "gate", "up", "gate_up", "down", "attention_norm", "mlp_norm", "after_attention_norm",
+    "after_mlp_norm", "q_norm", "k_norm", "router", "expert.*.gate", "expert.*.up", "expert.*.down", "shared_gate",
+    "shared.gate", "shared.up", "shared.down", "sinks", "attention", "mlp",
+)  # fmt: skip
+"""The roles that a step may give to modules of a layer; the last two: the blocks that hold the others."""
+
 BARE = frozenset(
     {"sinks", "correction", "experts.gate_up", "experts.down", "experts.gate_up_bias", "experts.down_bias"}
 )

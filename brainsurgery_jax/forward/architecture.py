@@ -1,13 +1,14 @@
-"""A config.json as the settings of a decoder. The entry of its class in `families` says what it takes for keys that are
-not there, which layers have a window, and whether words are tied."""
+"""A config.json as the settings of a decoder. No class is named here: its entry in `families` says what it takes for
+keys that are not there, what it calls them, which layers have a window, and how its norms and experts compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import sqrt
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.model import ModelType
+from brainsurgery_jax.families.model import TOWERS, ModelType
+from brainsurgery_jax.families.roles import in_layers
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.forward.rotary import Rotary, number, rotary_of, yarn_scale
 from brainsurgery_jax.forward.settings import Activation, Attention, Clamped, Decoder, Latent, Layer, Norm, Router
@@ -21,7 +22,7 @@ def decoder_of(config: Config) -> Decoder:
     Raises `Refusal` for a `model_type` that has no forward here, and for settings that are missing or not known.
     """
     text = config.get("text_config")
-    if isinstance(text, Mapping) and config.get("model_type") in _TOWERS:
+    if isinstance(text, Mapping) and config.get("model_type") in TOWERS:
         config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text}
     kind = config.get("model_type")
     own = MODELS.get(kind) if isinstance(kind, str) else None
@@ -29,8 +30,9 @@ def decoder_of(config: Config) -> Decoder:
         raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
                       hint=f"These have: {', '.join(FORWARDS)}.")  # fmt: skip
     given = {"tie_word_embeddings": own.tied, **own.defaults, **config}
+    named = {key: given[theirs] for key, theirs in own.keys.items() if theirs in given}
     try:
-        return _READERS.get(own.name, _llama_like)(given)
+        return _read(own.settle({**given, **named}))
     except ArithmeticError as error:  # no heads, or more than the width has
         raise Refusal("forward-unsupported", f"the sizes in config.json do not fit each other: {error}",
                       hint="Copy the config.json of the model again.") from error  # fmt: skip
@@ -42,7 +44,8 @@ def _whole(config: Config, *keys: str, default: int | None = None) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     if default is None:
-        raise Refusal("forward-unsupported", f"config.json has no {keys[0]}", hint=f"Add `{keys[0]}` to config.json.")
+        key = _entry(config).keys.get(keys[0], keys[0])
+        raise Refusal("forward-unsupported", f"config.json has no {key}", hint=f"Add `{key}` to config.json.")
     return default
 
 
@@ -53,7 +56,8 @@ MOST_LAYERS = 10_000
 def _depth(config: Config, key: str) -> int:
     layers = _whole(config, key)
     if layers > MOST_LAYERS:
-        raise Refusal("forward-unsupported", f"config.json says {key} {layers}, which is absurd",
+        named = _entry(config).keys.get(key, key)
+        raise Refusal("forward-unsupported", f"config.json says {named} {layers}, which is absurd",
                       hint="Copy the config.json of the model again.")  # fmt: skip
     return layers
 
@@ -92,14 +96,14 @@ def _layer_types(config: Config, layers: int) -> list[str]:
         return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
     window = config.get("sliding_window")
     slides = window is not None and config.get("use_sliding_window", True)
-    if slides and own.name.startswith("qwen"):
-        full = _whole(config, "max_window_layers", default=layers)
+    full = config.get("max_window_layers")
+    if slides and isinstance(full, int):
         return ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
     return ["sliding_attention" if slides else "full_attention"] * layers
 
 
-def _rotary(config: Config, kind: str, head_dim: int) -> Rotary:
-    """The rotary embedding of a layer of a type."""
+def _rotary(config: Config, kind: str, head: Latent | int) -> Rotary:
+    """The rotary embedding of a layer of a type, for heads of a width or of those parts."""
     longest = config.get("max_position_embeddings")
     given = config.get("rope_parameters")
     if isinstance(given, Mapping):
@@ -115,144 +119,52 @@ def _rotary(config: Config, kind: str, head_dim: int) -> Rotary:
     partial = config.get("partial_rotary_factor", config.get("rotary_pct"))
     if partial is not None:
         settings = {"partial_rotary_factor": partial, **settings}
-    return rotary_of(settings, head_dim, longest if isinstance(longest, int) else None)
+    known = longest if isinstance(longest, int) else None
+    if isinstance(head, int):
+        return rotary_of(settings, head, known)
+    adjacent = config.get("rope_interleave", True) is not False
+    return rotary_of(settings, head.rotated, known)._replace(adjacent=adjacent)
 
 
-def _attention(config: Config, kind: str) -> Attention:
-    heads = _whole(config, "num_attention_heads")
-    head_dim = _whole(config, "head_dim", default=_whole(config, "hidden_size") // heads)
-    window = _whole(config, "sliding_window", default=0) if kind == "sliding_attention" else 0
-    scale = number(config, "query_pre_attn_scalar", head_dim) ** -0.5
+def _attention(config: Config, kind: str, index: int) -> Attention:
+    """The attention of a layer of a type."""
+    own, heads = _entry(config), _whole(config, "num_attention_heads")
+    latent = _latent(config) if "kv_a" in own.roles else None
+    if latent is None:
+        head_dim = _whole(config, "head_dim", default=_whole(config, "hidden_size") // heads)
+        scale = number(config, "query_pre_attn_scalar", head_dim) ** -0.5
+    else:
+        head_dim = latent.plain + latent.rotated
+        scale = head_dim**-0.5 * _yarn_scale(config) ** 2
+    if config.get("scale_attn_by_inverse_layer_idx") is True:
+        scale /= index + 1
+    rotates = not own.family.positions and _is_rotated(config, index)
     return Attention(
         heads=heads,
         kv_heads=_whole(config, "num_key_value_heads", default=heads),
         head_dim=head_dim,
-        rotary=_rotary(config, kind, head_dim),
+        rotary=_rotary(config, kind, latent or head_dim) if rotates else Rotary(),
         scale=number(config, "attention_multiplier", scale),
-        window=window,
+        window=_whole(config, "sliding_window", default=0) if kind == "sliding_attention" else 0,
         cap=number(config, "attn_logit_softcapping", 0.0),
         clip=number(config, "clip_qkv", 0.0),
+        interleaved="N*3*H" in _shape_of(own, "qkv"),
+        latent=latent,
     )
 
 
-def _router(config: Config, index: int) -> Router | None:
-    """How a layer chooses experts; None if it has none."""
-    dense = config.get("mlp_only_layers")
-    step = _whole(config, "decoder_sparse_step", default=1)
-    if (isinstance(dense, list | tuple) and index in dense) or (index + 1) % step:
-        return None
-    own = _entry(config).experts
-    assert own is not None
-    renormalize = not own.normalized or config.get(own.normalized) is True
-    return Router(_whole(config, own.chosen), renormalize)
-
-
-# --- Families ---------------------------------------------------------------------------------------------------------
-
-
-def _entry(config: Config) -> ModelType:
-    return MODELS[str(config["model_type"])]
-
-
-def _llama_like(config: Config) -> Decoder:
-    own, layers = _entry(config), _depth(config, "num_hidden_layers")
-    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 - own.unit)
-    types = _layer_types(config, layers)
-    attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
-    rotated = _rotated_layers(config, layers)
-    made = tuple(
-        Layer(
-            norm=norm,
-            attention=_drop_rotation(attention[each], rotated, i),
-            activation=_activation(config, "silu"),
-            router=_router(config, i) if own.experts is not None else None,
-            residual=number(config, "residual_multiplier", 1.0),
-        )
-        for i, each in enumerate(types)
-    )
-    return Decoder(
-        family=own.name,
-        layers=made,
-        vocabulary=_whole(config, "vocab_size"),
-        tied=config["tie_word_embeddings"] is True,
-        norm=norm,
-        embedding=sqrt(_whole(config, "hidden_size")) if own.scaled else number(config, "embedding_multiplier", 1.0),
-        logits=1 / number(config, "logits_scaling", 1.0),
-        cap=number(config, "final_logit_softcapping", 0.0),
-    )
-
-
-def _gemma(config: Config) -> Decoder:
-    # Old files say "gelu" and mean its approximation by tanh: transformers reads them so.
-    exact = config.get("hidden_act") == "gelu"
-    return _llama_like({**config, "hidden_act": "gelu_pytorch_tanh"} if exact else config)
-
-
-def _olmo(config: Config) -> Decoder:
-    decoder, norm = _llama_like(config), Norm(1e-5, centred=True)
-    layers = tuple(layer._replace(norm=norm, bare_norms=True) for layer in decoder.layers)
-    return decoder._replace(layers=layers, norm=norm)
-
-
-def _rotated_layers(config: Config, layers: int) -> object:
-    """The list that says 0 for each layer without rotation, or none; every so many layers if config.json lists none."""
+def _is_rotated(config: Config, index: int) -> bool:
+    """Whether a layer turns queries and keys: config.json lists 0 for those that do not, or says how many come before
+    one that does not."""
     listed, interval = config.get("no_rope_layers"), config.get("no_rope_layer_interval")
-    if listed is None and isinstance(interval, int) and interval > 0:
-        return [(layer + 1) % interval for layer in range(layers)]
-    return listed
+    if isinstance(listed, list | tuple):
+        return bool(listed[index])
+    return not (listed is None and isinstance(interval, int) and interval > 0 and (index + 1) % interval == 0)
 
 
-def _drop_rotation(attention: Attention, rotated: object, index: int) -> Attention:
-    """The attention of a layer, without rotation where the list of a config says 0."""
-    skipped = isinstance(rotated, list | tuple) and not rotated[index]
-    return attention._replace(rotary=Rotary()) if skipped else attention
-
-
-def _gpt2(config: Config) -> Decoder:
-    heads, width = _whole(config, "n_head"), _whole(config, "n_embd")
-    scale = (width // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0
-    by_layer = config.get("scale_attn_by_inverse_layer_idx") is True
-    norm = Norm(number(config, "layer_norm_epsilon", 1e-5), centred=True)
-    made = tuple(
-        Layer(
-            norm=norm,
-            attention=Attention(heads, heads, width // heads, Rotary(), scale / (i + 1) if by_layer else scale),
-            activation=_activation(config, "gelu_new"),
-            transposed=True,
-        )
-        for i in range(_depth(config, "n_layer"))
-    )
-    tied = config["tie_word_embeddings"] is True
-    return Decoder("gpt2", made, _whole(config, "vocab_size"), tied, norm)
-
-
-def _gpt_neox(config: Config) -> Decoder:
-    given = config if isinstance(config.get("rope_parameters"), Mapping) else {
-        "rotary_pct": 0.25, **config, "rope_theta": number(config, "rotary_emb_base", 10000.0),
-    }  # fmt: skip
-    layer = Layer(
-        norm=Norm(number(config, "layer_norm_eps", 1e-5), centred=True),
-        attention=_attention({**given, "num_key_value_heads": None}, "full_attention")._replace(interleaved=True),
-        activation=_activation(config, "gelu"),
-        parallel=config.get("use_parallel_residual", True) is True,
-    )
-    layers = (layer,) * _depth(config, "num_hidden_layers")
-    tied = config["tie_word_embeddings"] is True
-    return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
-
-
-def _gpt_oss(config: Config) -> Decoder:
-    decoder = _llama_like(config)
-    clamped = Clamped(number(config, "swiglu_alpha", 1.702), number(config, "swiglu_limit", 7.0))
-    layers = tuple(
-        layer._replace(attention=layer.attention._replace(sinks=True), clamped=clamped) for layer in decoder.layers
-    )
-    return decoder._replace(layers=layers)
-
-
-def _deepseek(config: Config) -> Decoder:
+def _latent(config: Config) -> Latent:
     rank = config.get("q_lora_rank")
-    latent = Latent(
+    return Latent(
         query_rank=rank if isinstance(rank, int) else 0,
         rank=_whole(config, "kv_lora_rank"),
         plain=_whole(config, "qk_nope_head_dim"),
@@ -260,27 +172,6 @@ def _deepseek(config: Config) -> Decoder:
         value=_whole(config, "v_head_dim"),
         norm=Norm(1e-6),
     )
-    heads, width = _whole(config, "num_attention_heads"), latent.plain + latent.rotated
-    rotary = _rotary(config, "full_attention", latent.rotated)
-    scale = width**-0.5 * _yarn_scale(config) ** 2
-    attention = Attention(
-        heads=heads, kv_heads=heads, head_dim=width, scale=scale, latent=latent,
-        rotary=rotary._replace(adjacent=config.get("rope_interleave", True) is not False),
-    )  # fmt: skip
-    norm = Norm(number(config, "rms_norm_eps", 1e-6))
-    router = Router(
-        _whole(config, "num_experts_per_tok"), config.get("norm_topk_prob", True) is True, sigmoid=True,
-        groups=_whole(config, "n_group", default=8), taken=_whole(config, "topk_group", default=4),
-        scale=number(config, "routed_scaling_factor", 2.5),
-    )  # fmt: skip
-    dense, activation = _whole(config, "first_k_dense_replace", default=3), _activation(config, "silu")
-    layers = tuple(
-        Layer(norm, attention, activation, router if i >= dense else None)
-        for i in range(_depth(config, "num_hidden_layers"))
-    )
-    further = _whole(config, "num_nextn_predict_layers", "num_mtp_layers", default=1)
-    tied = config["tie_word_embeddings"] is True
-    return Decoder("deepseek_v3", layers, _whole(config, "vocab_size"), tied, norm, further=further)
 
 
 def _yarn_scale(config: Config) -> float:
@@ -292,12 +183,68 @@ def _yarn_scale(config: Config) -> float:
     return yarn_scale(number(settings, "factor", 1.0), all_dims) if all_dims and kind != "default" else 1.0
 
 
-_READERS: Mapping[str, Callable[[Config], Decoder]] = {
-    "gpt2": _gpt2, "gpt_neox": _gpt_neox, "gpt_oss": _gpt_oss, "deepseek_v3": _deepseek, "gemma": _gemma, "olmo": _olmo,
-}  # fmt: skip
-"""The readers of classes that compute something else than Llama with other numbers."""
-_TOWERS = ("gemma3", "mistral3", "llava")
-"""Models with a decoder of text beside a tower for images."""
+def _router(config: Config, index: int) -> Router | None:
+    """How a layer chooses experts; None if it has none."""
+    kind, own = _entry(config), _entry(config).experts
+    dense, step = config.get("mlp_only_layers"), _whole(config, "decoder_sparse_step", default=1)
+    leading = any(index < _whole(config, key) for key in kind.leading)
+    if own is None or leading or (isinstance(dense, list | tuple) and index in dense) or (index + 1) % step:
+        return None
+    router = Router(_whole(config, own.chosen), not own.normalized or config.get(own.normalized) is True)
+    if not own.sigmoid:
+        return router
+    groups, taken = _whole(config, "n_group", default=1), _whole(config, "topk_group", default=1)
+    scale = number(config, "routed_scaling_factor", 1.0)
+    return router._replace(sigmoid=True, groups=groups, taken=taken, scale=scale)
+
+
+# --- The whole --------------------------------------------------------------------------------------------------------
+
+
+def _entry(config: Config) -> ModelType:
+    return MODELS[str(config["model_type"])]
+
+
+def _shape_of(own: ModelType, role: str) -> str:
+    """The shape of the matrix of a role, as the table of the family has it; empty if there is none."""
+    return own.family.shapes.get(f"{in_layers(own.family, own.roles[role])}.weight", "") if role in own.roles else ""
+
+
+def _read(config: Config) -> Decoder:
+    """The decoder of a config with the keys of Llama."""
+    own, layers = _entry(config), _depth(config, "num_hidden_layers")
+    assert own.norms is not None
+    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 - own.norms.unit, centred=own.norms.centred)
+    made = tuple(_layer(config, each, i, norm) for i, each in enumerate(_layer_types(config, layers)))
+    return Decoder(
+        family=own.name,
+        layers=made,
+        vocabulary=_whole(config, "vocab_size"),
+        tied=config["tie_word_embeddings"] is True,
+        norm=norm,
+        embedding=sqrt(_whole(config, "hidden_size")) if own.scaled else number(config, "embedding_multiplier", 1.0),
+        logits=1 / number(config, "logits_scaling", 1.0),
+        cap=number(config, "final_logit_softcapping", 0.0),
+        further=_whole(config, "num_nextn_predict_layers", default=0),
+    )
+
+
+def _layer(config: Config, kind: str, index: int, norm: Norm) -> Layer:
+    own = _entry(config)
+    attention = _attention(config, kind, index)
+    clamped = own.experts is not None and own.experts.clamped
+    return Layer(
+        norm=norm,
+        attention=attention,
+        activation=_activation(config, "silu"),
+        router=_router(config, index),
+        parallel=config.get("use_parallel_residual") is True,
+        residual=number(config, "residual_multiplier", 1.0),
+        transposed=_shape_of(own, "o").endswith(" D"),
+        bare_norms=not {"attention_norm", "after_attention_norm"} & own.roles.keys(),
+        clamped=Clamped(number(config, "swiglu_alpha", 1.0), number(config, "swiglu_limit", 1.0)) if clamped else None,
+    )
+
 
 FORWARDS = tuple(sorted(name for name, own in MODELS.items() if own.roles))
 """The `model_type`s that have a forward pass here."""

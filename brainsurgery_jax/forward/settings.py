@@ -33,8 +33,7 @@ class Latent(NamedTuple):
 class Attention(NamedTuple):
     """Self-attention. `window`: how many positions a token sees, itself included (0: all before it). `cap`, `clip`: the
     soft cap of scores, the largest magnitude of queries, keys and values (0: none). `interleaved`: fused queries, keys
-    and values stand head by head, else all queries come first. `sinks`: each head has a score that takes part in the
-    softmax and adds nothing."""
+    and values stand head by head, else all queries come first."""
 
     heads: int
     kv_heads: int
@@ -45,7 +44,6 @@ class Attention(NamedTuple):
     cap: float = 0.0
     clip: float = 0.0
     interleaved: bool = False
-    sinks: bool = False
     latent: Latent | None = None
 
 

@@ -32,7 +32,7 @@ from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp, gather_groups
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
-from brainsurgery_jax.plan.model import Output, PlanData, Step
+from brainsurgery_jax.plan.model import Location, Output, PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
     Bind,
@@ -159,13 +159,23 @@ def _diagnose(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
     label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
-    return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
+    return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key, bad.at), bad.hint, severity)
 
 
-def _place(step: Step, key: str) -> Span | None:
-    """The place of a key: in the payload, or below it (inside an assert) if it occurs only once."""
-    found = [at for at in step.spans if at and at[-1] == key and "@key" not in at[-2:-1]]
-    return step.spans[found[0]] if len(found) == 1 else step.place(key)
+def _place(step: Step, key: str, part: Location = ()) -> Span | None:
+    """The place of a key: in a part of the payload, or below it (inside an assert) if it occurs only once."""
+    found = [at for at in step.spans if at and at[-1] == key and at[: len(part)] == part and "@key" not in at[-2:-1]]
+    named = (*part, key) if len(found) != 1 else found[0]
+    return step.spans.get(named) or _place_condition(step, part)
+
+
+def _place_condition(step: Step, part: Location) -> Span | None:
+    """The place of a condition: of several, that part; of one alone, its operator if that is on a line of its own."""
+    operators = [span for at, span in step.spans.items() if len(at) == 2 and at[0] == "@key"]
+    alone = not part and step.label.startswith("assert.") and len(operators) == 1
+    if alone and step.span is not None and operators[0].line != step.span.line:
+        return operators[0]
+    return step.place(*part)
 
 
 # --- Sinks ------------------------------------------------------------------------------------------------------------
@@ -187,7 +197,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
 def diagnose_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
-    place = step.place(*verdict.at)
+    place = _place_condition(step, verdict.at)
     return Diagnostic(verdict.code, f"{step.label}: {verdict.why}", place, verdict.hint, severity)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool, StrictInt
 
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.ops._chosen import UnitChoice, choose
-from brainsurgery_jax.protocol import View
+from brainsurgery_jax.protocol import ModelAsked, View
 
 NUMBERS = {"type": "array", "items": {"type": "integer"}}
 """The schema of a list of numbers."""
@@ -23,6 +23,18 @@ class ModelKeys(KeyGroup):
 
     alias: Annotated[Text, Field(description="the model, if there are several")] | None = None
     part: Annotated[Text, Field(description="of a model of several: the key of its part of config.json")] | None = None
+    family: (
+        Annotated[
+            dict[str, Any],
+            Field(description="a model of no known family: names, shapes and roles, as docs/structure.md says"),
+        ]
+        | None
+    ) = None
+
+    @property
+    def asked(self) -> ModelAsked:
+        """The same, for what carries the step out."""
+        return ModelAsked(self.alias, self.part, self.family)
 
 
 @dataclass(frozen=True)
@@ -32,19 +44,6 @@ class ProvenKeys(ModelKeys):
     prove: Annotated[StrictBool, Field(description="assert that no logit of 32 tokens changes by more than 1e-3")] = (
         False
     )
-
-
-@dataclass(frozen=True)
-class GivenKeys(ProvenKeys):
-    """Which model is meant, and what it is made of if its family is not known."""
-
-    family: (
-        Annotated[
-            dict[str, Any],
-            Field(description="a model of no known family: dims, names of layers, shapes, as docs/structure.md says"),
-        ]
-        | None
-    ) = None
 
 
 def numbers_of(view: View, given: object, key: str) -> Any:

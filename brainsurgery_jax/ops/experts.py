@@ -60,7 +60,7 @@ def upcycle(
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
     asked = Upcycling(to, experts, per_token, routers.router, routers.std, parts.shards, parts.drop)
-    yield from upcycle(view, model.alias, model.part, asked, prove=model.prove)
+    yield from upcycle(view, model.asked, asked, prove=model.prove)
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
@@ -97,7 +97,7 @@ def expert_prune(
     from brainsurgery_jax.structure.experts import prune_experts
 
     kept, dropped = numbers_of(view, keep, "keep"), numbers_of(view, drop, "drop")
-    yield from prune_experts(view, model.alias, model.part, kept, dropped, prove=model.prove)
+    yield from prune_experts(view, model.asked, kept, dropped, prove=model.prove)
 
 
 @control(configures=True)
@@ -114,7 +114,7 @@ def expert_merge(
     """
     from brainsurgery_jax.structure.experts import merge_experts
 
-    yield from merge_experts(view, model.alias, model.part, groups)
+    yield from merge_experts(view, model.asked, groups)
 
 
 def read_ranks(value: object) -> object:
@@ -154,7 +154,7 @@ def expert_ranks(
     """
     from brainsurgery_jax.structure.ranks import lower_ranks
 
-    yield from lower_ranks(view, model.alias, model.part, rank, ranks or {}, public)
+    yield from lower_ranks(view, model.asked, rank, ranks or {}, public)
 
 
 @control(configures=True)
@@ -176,7 +176,7 @@ def expert_join(
     """
     from brainsurgery_jax.structure.joining import join_experts
 
-    yield from join_experts(view, model.alias, model.part, others, public, prove=model.prove)
+    yield from join_experts(view, model.asked, others, public, prove=model.prove)
 
 
 @control(configures=True)
@@ -194,6 +194,4 @@ def experts(
     """
     from brainsurgery_jax.structure.experts import separate_experts, stack_experts
 
-    yield from {"stacked": stack_experts, "separate": separate_experts}[names](
-        view, model.alias, model.part, prove=model.prove
-    )
+    yield from {"stacked": stack_experts, "separate": separate_experts}[names](view, model.asked, prove=model.prove)

@@ -27,7 +27,7 @@ def fold_norm(view: View, *, final: StrictBool = True, prove: StrictBool = False
     """
     from brainsurgery_jax.structure.folding import fold_norms
 
-    yield from fold_norms(view, model.alias, model.part, final=final, prove=prove)
+    yield from fold_norms(view, model.asked, final=final, prove=prove)
 
 
 @control(configures=True)
@@ -36,14 +36,14 @@ def centre_writing(view: View, *, prove: StrictBool = False, model: ModelKeys) -
     matrices and biases that attention and MLP end with.
 
     LayerNorm subtracts the mean of what it reads, and all is read through it, so the logits stay what they were: of
-    GPT-2 and GPT-NeoX, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no logit
-    of 32 tokens changes by more than 1e-3.
+    GPT-2, GPT-NeoX and OLMo 1, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no
+    logit of 32 tokens changes by more than 1e-3.
     Example: `centre_writing: {prove: true}`
     Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
     """
     from brainsurgery_jax.structure.centring import centre_writing
 
-    yield from centre_writing(view, model.alias, model.part, prove=prove)
+    yield from centre_writing(view, model.asked, prove=prove)
 
 
 @control(configures=True)
@@ -58,7 +58,7 @@ def centre_unembed(view: View, *, prove: StrictBool = False, model: ModelKeys) -
     """
     from brainsurgery_jax.structure.centring import centre_unembed
 
-    yield from centre_unembed(view, model.alias, model.part, prove=prove)
+    yield from centre_unembed(view, model.asked, prove=prove)
 
 
 @control(configures=True)
@@ -74,7 +74,7 @@ def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys
     """
     from brainsurgery_jax.structure.centring import fold_value_biases
 
-    yield from fold_value_biases(view, model.alias, model.part, prove=prove)
+    yield from fold_value_biases(view, model.asked, prove=prove)
 
 
 @control(configures=True)
@@ -99,7 +99,7 @@ def refactor_attention(
     """
     from brainsurgery_jax.structure.attention import refactor_attention
 
-    yield from refactor_attention(view, model.alias, model.part, products, prove=model.prove)
+    yield from refactor_attention(view, model.asked, products, prove=model.prove)
 
 
 @control(configures=True)
@@ -123,9 +123,9 @@ def standard_names(
     from brainsurgery_jax.structure.standard_names import rename_from_standard, rename_to_standard
 
     if like is None:
-        yield from rename_to_standard(view, model.alias, model.part)
+        yield from rename_to_standard(view, model.asked)
     else:
-        yield from rename_from_standard(view, model.alias, model.part, like)
+        yield from rename_from_standard(view, model.asked, like)
 
 
 @control(configures=True)
@@ -148,4 +148,4 @@ def fold_lens(
     """
     from brainsurgery_jax.structure.lens import fold_lens
 
-    yield from fold_lens(view, model.alias, model.part, lens)
+    yield from fold_lens(view, model.asked, lens)

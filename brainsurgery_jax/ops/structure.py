@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchem
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
 from brainsurgery_jax.ops._chosen import FORM, SCHEMA, UnitChoice, choose_by_layer, read_chosen
-from brainsurgery_jax.ops._models import NUMBERS, Count, GivenKeys, ProvenKeys, numbers_of
+from brainsurgery_jax.ops._models import NUMBERS, Count, ProvenKeys, numbers_of
 from brainsurgery_jax.protocol import Edit, View
 
 
@@ -152,7 +152,7 @@ def layers(
     asked: LayerKeys,
     stack: Annotated[Text, Field(description="encoder or decoder, of a model with both")] | None = None,
     scale_copies: Real = 1.0,
-    model: GivenKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Keep, drop, repeat or reorder the layers of a model, or take some from another one, and change its config.
 
@@ -172,8 +172,8 @@ def layers(
     from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
 
     given = {key: numbers_of(view, getattr(asked, key), key) for key in ("keep", "drop", "repeat", "order")}
-    how = AskedLayers(**given, scale_copies=scale_copies, prove=model.prove, family=model.family)
-    yield from change_layers(view, model.alias, model.part, stack or "", how)
+    how = AskedLayers(**given, scale_copies=scale_copies, prove=model.prove)
+    yield from change_layers(view, model.asked, stack or "", how)
 
 
 @control(configures=True)
@@ -185,7 +185,7 @@ def vocab(
         Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
     ] = "mean",
     shared: AlignmentKeys,
-    model: GivenKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
 
@@ -209,11 +209,11 @@ def vocab(
         yield from _align(view, asked, shared, model)
         return
     refuse_shared({"base": shared.base, "words": shared.words})
-    words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows, model.family)
-    yield from change_words(view, model.alias, model.part, words, prove=model.prove)
+    words = AskedWords(asked.size, asked.multiple_of, asked.order, asked.tokenizer, rows)
+    yield from change_words(view, model.asked, words, prove=model.prove)
 
 
-def _align(view: View, asked: WordKeys, shared: AlignmentKeys, model: GivenKeys) -> Iterator[Edit]:
+def _align(view: View, asked: WordKeys, shared: AlignmentKeys, model: ProvenKeys) -> Iterator[Edit]:
     """`vocab` of several models."""
     from brainsurgery_jax.structure.alignment import AskedAlignment, AskedRow, align, refuse_single
 
@@ -235,7 +235,7 @@ def tie(view: View, *, replace: StrictBool = False, model: ProvenKeys) -> Iterat
     """
     from brainsurgery_jax.structure.tying import tie
 
-    yield from tie(view, model.alias, model.part, replace=replace, prove=model.prove)
+    yield from tie(view, model.asked, replace=replace, prove=model.prove)
 
 
 @control(configures=True)
@@ -246,7 +246,7 @@ def untie(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.tying import untie
 
-    yield from untie(view, model.alias, model.part, prove=model.prove)
+    yield from untie(view, model.asked, prove=model.prove)
 
 
 @control(configures=True)
@@ -259,7 +259,7 @@ def fuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import fuse
 
-    yield from fuse(view, model.alias, model.part, prove=model.prove)
+    yield from fuse(view, model.asked, prove=model.prove)
 
 
 @control(configures=True)
@@ -271,7 +271,7 @@ def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import unfuse
 
-    yield from unfuse(view, model.alias, model.part, prove=model.prove)
+    yield from unfuse(view, model.asked, prove=model.prove)
 
 
 @control(configures=True)
@@ -285,7 +285,7 @@ def prune(
     scores: Annotated[
         Literal["norm", "random"], Word, Field(description="by what units are chosen that no number names")
     ] = "norm",
-    model: GivenKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
 
@@ -308,5 +308,5 @@ def prune(
         key: choose_by_layer(view, units, key) if isinstance(units, UnitChoice) else units
         for key, units in given.items()
     }
-    units = AskedUnits(**found, keeps_config=config != "change", random=scores == "random", family=model.family)
-    yield from prune(view, model.alias, model.part, units, prove=model.prove)
+    units = AskedUnits(**found, keeps_config=config != "change", random=scores == "random")
+    yield from prune(view, model.asked, units, prove=model.prove)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, MakeTokenizer, Substep, TakeTokenizer, View
+from brainsurgery_jax.protocol import Edit, Expand, MakeTokenizer, ModelAsked, Substep, TakeTokenizer, View
 from brainsurgery_jax.structure.described import Described, TensorPart, describe, to
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
@@ -118,7 +118,7 @@ class _Alignment:
 
     @cached_property
     def models(self) -> Mapping[str, Described]:
-        return {alias: describe(self.view, alias) for alias in self.asked.models}
+        return {alias: describe(self.view, ModelAsked(alias)) for alias in self.asked.models}
 
     @staticmethod
     def tables(model: Described) -> list[TensorPart]:

@@ -6,19 +6,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.compare import places
 from brainsurgery_jax.families.evidence import Sizes, formula, is_divided, shape_table, sizes_of
-from brainsurgery_jax.families.model import FamilyPlace, ModelType
+from brainsurgery_jax.families.model import FamilyPlace, ModelType, NormForm
 from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
-from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles
+from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles, modules_for
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Substep, View
+from brainsurgery_jax.protocol import ModelAsked, Substep, View
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.structure.given import EMBED, HEAD, HINT, LAST_NORM, NORMS, read_family, refuse_given
 from brainsurgery_jax.wording import few
 
 
@@ -44,11 +45,12 @@ class Described:
     alias: str
     place: FamilyPlace
     kin: Mapping[str, Kin]
+    given: ModelType | None = None
 
     @property
     def kind(self) -> ModelType | None:
-        """What is known of its `model_type`."""
-        return MODELS.get(str(self.place.kind))
+        """What is known of its `model_type`, or what the step says of it."""
+        return self.given or MODELS.get(str(self.place.kind))
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -58,6 +60,10 @@ class Described:
     def size(self, dim: str) -> int:
         """The value of a dim. Raises Refusal if config.json does not tell it."""
         if (found := self.sizes.values.get(dim)) is None:
+            if dim not in self.place.family.dims:
+                raise refuse_given(
+                    f"the family that the step describes has no dim {dim}", f"Add `dims: {{{dim}: KEY}}`."
+                )
             keys = self.place.family.dims[dim]
             message = f"config.json of '{self.alias}' has no {' or '.join(keys)}"
             raise Refusal(
@@ -158,6 +164,38 @@ class Described:
             return {}
         return {role: in_layers(self.place.family, module) for role, module in layer_roles(self.kind).items()}
 
+    def modules(self, *roles: str) -> tuple[str, ...]:
+        """The modules of its layers that may have one of these roles, as the table names them."""
+        if self.given is None:
+            return modules_for(self.place.family, *roles)
+        return tuple(dict.fromkeys(self.roles[role] for role in roles if role in self.roles))
+
+    @property
+    def norms(self) -> NormForm:
+        """How its norms compute. Raises Refusal if the step that describes it does not say so."""
+        if self.kind is None or self.kind.norms is None:
+            raise refuse_given("the family that the step describes does not say how norms compute",
+                         f"Add `norms: layer_norm` (or {' or '.join(list(NORMS)[1:])}) to `family`.")  # fmt: skip
+        return self.kind.norms
+
+    def require(self, *roles: str) -> None:
+        """Raises Refusal if the step describes the model, and leaves one of these roles out."""
+        own = self.place.family
+        known = {*self.roles, *([EMBED, HEAD] if own.tied else []), *([LAST_NORM] if own.last_norm else [])}
+        if missing := [role for role in roles if self.given is not None and role not in known]:
+            named = "embed and head" if missing[0] in (EMBED, HEAD) else missing[0]
+            raise refuse_given(f"the family that the step describes has no module for the role {named}",
+                         f"Add `roles: {{{missing[0]}: NAME}}`.")  # fmt: skip
+
+    def part_of(self, starred: str, dim: str) -> tuple[TensorPart, int]:
+        """What is known of a tensor, and which of its axes a dim counts. Raises Refusal if that is not known."""
+        part = next((part for part in self.parts if part.starred == starred), None)
+        axes = [] if part is None else [at for at, text in enumerate(part.axes) if dim in names_in(text)]
+        if part is None or len(axes) != 1:
+            raise refuse_given(f"it is not known which axis of '{starred}' has an entry for each {dim}",
+                         f"Give its shape: `shapes: {{'{starred}': [...]}}`, with {dim} for that axis.")  # fmt: skip
+        return part, axes[0]
+
     def ref(self, starred: str, index: str = "") -> Mapping[str, object]:
         """A reference to all tensors of such a name, and to a part of each."""
         return {"alias": self.alias, "name": pattern(starred), **({"slice": index} if index else {})}
@@ -217,23 +255,42 @@ def choose_alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-def describe(view: View, alias: str | None = None, part: str | None = None, *, hint: str = "") -> Described:
-    """The model under an alias. Raises Refusal if its family is not known."""
-    chosen = choose_alias(view, alias)
-    names = view.names(chosen)
-    kin = kin_of({name: view.fetch(chosen, name).aval for name in names})
+def describe(view: View, which: ModelAsked, *, hint: str = HINT) -> Described:
+    """The model that a step is about, by what it says of it, or by the family that its names show. Raises Refusal."""
+    chosen = choose_alias(view, which.alias)
+    kin = kin_of({name: view.fetch(chosen, name).aval for name in view.names(chosen)})
     found = view.config(chosen, "alias")
-    if found is None or not isinstance(found[1], Mapping):
+    whole = found[1] if found is not None and isinstance(found[1], Mapping) else None
+    if which.family is not None:
+        return _describe_given(chosen, kin, whole or {}, which.part, which.family)
+    return _recognise(chosen, kin, whole, which.part, hint)
+
+
+def _describe_given(
+    alias: str, kin: Mapping[str, Kin], whole: Mapping[str, object], part: str | None, family: Mapping[str, Any]
+) -> Described:
+    own = whole.get(part) if part else whole
+    if not isinstance(own, Mapping):
+        raise refuse_given(f"config.json of '{alias}' has no part '{part}'", "Leave `part` out.")
+    named = str(own.get("model_type", whole.get("model_type")))
+    given = read_family(family, kin.keys(), MODELS.get(named))
+    return Described(alias, FamilyPlace(given.family, part or "", own, whole, "", ""), kin, given)
+
+
+def _recognise(
+    chosen: str, kin: Mapping[str, Kin], config: Mapping[str, Any] | None, part: str | None, hint: str
+) -> Described:
+    """The model by the family that its names show."""
+    if config is None:
         message = f"'{chosen}' came without a config.json, so its structure is not known"
         raise Refusal(
             "structure-model", message, key="alias",
             hint="Read the folder with config.json and not the file, or give the config by a step `config`.",
         )  # fmt: skip
-    recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
+    recognised = [place for place in places(config, kin) if part is None or place.part == part]
     if not recognised:
-        kind = found[1].get("model_type")
+        kind = config.get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
-        hint = hint or "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
         raise Refusal("structure-model", message, key="alias", hint=hint)
     if len(recognised) > 1:

@@ -7,25 +7,44 @@ from collections.abc import Iterator, Sequence
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
+from brainsurgery_jax.structure.given import refuse_given
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import preserve
 
 NUMBER = "E"
 GROUPS, TAKEN_GROUPS = "n_group", "topk_group"
 """The keys of the number of groups of experts, one after another, and of how many of these a token takes."""
+NEURONS = "M"
+_STRIDE = 16
+"""Bytes of which the rows of experts are a multiple where torch multiplies them together (`grouped_mm`)."""
 SCORED = 2
 """The experts of a group whose scores are summed to choose groups (DeepSeek V3)."""
+
+
+def note_rows(view: View, model: Described, width: int, dim: str, key: str) -> None:
+    """Note experts of so many neurons if `transformers` 5 (torch 2.13) loads them, but cannot run them on CPUs. `dim`
+    counted the neurons so far."""
+    dtypes = [aval.dtype for part in model.parts if part.axis_with({dim}) is not None for aval in part.kin.first]
+    size = max((dtype.bits // 8 for dtype in dtypes), default=0)
+    if size and width * size % _STRIDE:
+        message = (
+            f"experts of {width} neurons have rows of {width * size} bytes: transformers loads them, but cannot run "
+            f"them on CPUs, where torch multiplies all of a layer together if rows are a multiple of {_STRIDE}"
+        )
+        hint = f"Leave a multiple of {_STRIDE // size} neurons; or load them with `experts_implementation='eager'`."
+        view.note("structure-experts", message, key, hint)
 
 
 class ExpertNames:
     """The experts of a model: their description, and whether all of a layer are in two tensors."""
 
     def __init__(self, model: Described) -> None:
+        model.require("router", "expert.*.up", "expert.*.down")
         kind = model.kind
-        if kind is None or kind.experts is None or model.sizes.values[NUMBER] is None:
+        if kind is None or kind.experts is None or model.sizes.values.get(NUMBER) is None:
             message = f"'{model.alias}' has no experts, as far as its type is known"
             hint = "Put `- upcycle: {experts: 8}` before this step, which makes experts of the MLP of a dense model."
             raise Refusal("structure-experts", message, key="alias", hint=hint)
@@ -33,6 +52,20 @@ class ExpertNames:
         self.head = model.layered()
         self.stacked = f"{self.head}*.{self.own.stacked}.gate_up_proj" in model.kin
         self.count = model.size(NUMBER)
+        if model.given is not None:
+            self._refuse_strange()
+
+    def _refuse_strange(self) -> None:
+        """Refuse a tensor of a layer that may have an entry for each expert, where the step alone says what has."""
+        self.model.part_of(f"{self.head}*.{self.own.block}.{self.own.router}", NUMBER)
+        for starred in self.model.unknown:
+            if starred.startswith(self.head) and any(
+                self.count in aval.shape for aval in self.model.kin[starred].first
+            ):
+                inner = re.escape(f"{self.own.block}.experts.*.")
+                if not re.match(re.escape(f"{self.head}*.") + inner, starred):
+                    message = f"'{starred}' may have an entry for each of {self.count} experts, and is not known"
+                    raise refuse_given(message, "Give its shape in `family`, with `_` for an axis that stays.")
 
     def expert(self, number: str, tail: str) -> str:
         """A pattern for tensors of experts of that number (a pattern), in every layer."""
@@ -48,15 +81,14 @@ class ExpertNames:
 
 def prune_experts(
     view: View,
-    alias: str | None,
-    part: str | None,
+    which: ModelAsked,
     keep: Sequence[int] | None,
     drop: Sequence[int] | None,
     *,
     prove: bool,
 ) -> Iterator[Edit]:
     """What the op `expert_prune` does."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     if (keep is None) == (drop is None):
         raise Refusal(
             "structure-experts", "give either keep or drop", key="keep", hint="Write `expert_prune: {drop: [3]}`."
@@ -132,9 +164,9 @@ def _count(layout: ExpertNames, count: int) -> Iterator[Substep]:
 # --- Means ------------------------------------------------------------------------------------------------------------
 
 
-def merge_experts(view: View, alias: str | None, part: str | None, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
+def merge_experts(view: View, which: ModelAsked, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
     """What the op `expert_merge` does."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     every = [n for group in groups for n in group]
     _check(every, layout.count, "groups")
     if len(every) < layout.count:
@@ -180,9 +212,9 @@ def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def stack_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def stack_experts(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: stacked`."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     model, own = layout.model, layout.own
     _refuse_transposed(layout)
     if layout.stacked:
@@ -206,9 +238,9 @@ def stack_experts(view: View, alias: str | None, part: str | None, *, prove: boo
     yield preserve(view, model, steps, prove=prove)
 
 
-def separate_experts(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def separate_experts(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `experts` does for `names: separate`."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     model, own = layout.model, layout.own
     _refuse_transposed(layout)
     if not layout.stacked:
@@ -233,6 +265,7 @@ def separate_experts(view: View, alias: str | None, part: str | None, *, prove: 
 
 
 def _refuse_transposed(layout: ExpertNames) -> None:
+    layout.model.require("expert.*.gate")
     if layout.own.transposed:
         raise Refusal("structure-experts", f"experts of a {layout.model.place.kind} have no names of their own: its "
                       "class holds all of a layer in two tensors", key="names", hint="Leave the step out.")  # fmt: skip

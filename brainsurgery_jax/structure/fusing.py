@@ -10,7 +10,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import formula, shape_table
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, filled, to
 from brainsurgery_jax.structure.patches import become
@@ -29,9 +29,9 @@ class Fusion(NamedTuple):
     rest: tuple[int, ...]
 
 
-def fuse(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def fuse(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `fuse` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     found = [f for f in _fusions(model) if all(name in model.kin for name in f.parts)]
     if not found:
         _refuse(model, "have no tensors that belong into one")
@@ -40,9 +40,9 @@ def fuse(view: View, alias: str | None, part: str | None, *, prove: bool) -> Ite
     yield preserve(view, model, [*steps, *_identify(view, model, "fuse")], prove=prove)
 
 
-def unfuse(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def unfuse(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `unfuse` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     found = [f for f in _fusions(model) if f.whole in model.kin]
     if not found:
         _refuse(model, "have no tensor that holds several")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import captured, describe, to
 from brainsurgery_jax.structure.experts import GROUPS, NUMBER, ExpertNames
 from brainsurgery_jax.structure.patches import set_dims
@@ -14,12 +14,10 @@ from brainsurgery_jax.structure.proof import preserve
 _TAIL = "(?P<tail>.+)"
 
 
-def join_experts(
-    view: View, alias: str | None, part: str | None, others: Sequence[str], public: int, *, prove: bool
-) -> Iterator[Edit]:
+def join_experts(view: View, which: ModelAsked, others: Sequence[str], public: int, *, prove: bool) -> Iterator[Edit]:
     """What the op `expert_join` does. `public`: the first experts, which all have in common."""
-    first = ExpertNames(describe(view, alias, part))
-    joined = [ExpertNames(describe(view, other, part)) for other in others]
+    first = ExpertNames(describe(view, which))
+    joined = [ExpertNames(describe(view, which._replace(alias=other))) for other in others]
     for other in joined:
         _refuse_unlike(first, other, public)
     steps, count = list[Substep](), first.count

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import modules_of
 from brainsurgery_jax.families.names import expand_braces
-from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, ask_first, pattern, to
-from brainsurgery_jax.structure.given import describe_by
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
+from brainsurgery_jax.structure.described import Described, ask_first, describe, pattern, to
 from brainsurgery_jax.structure.patches import renumber
 from brainsurgery_jax.structure.proof import preserve
 
@@ -36,12 +35,11 @@ class AskedLayers(NamedTuple):
     order: Sequence[object] | None
     scale_copies: float
     prove: bool = False
-    family: Mapping[str, Any] | None = None
 
 
-def change_layers(view: View, alias: str | None, part: str | None, stack: str, asked: AskedLayers) -> Iterator[Edit]:
+def change_layers(view: View, which: ModelAsked, stack: str, asked: AskedLayers) -> Iterator[Edit]:
     """What the op `layers` does."""
-    model = describe_by(view, alias, part, asked.family)
+    model = describe(view, which)
     head = model.layered(stack)
     counts = _Counts(view, model, head, stack)
     order = _resolve(asked, counts)

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
+from brainsurgery_jax.structure.given import HEAD, LAST_NORM
 
 TRANSLATOR = r"(\d+)\.{}"
 """The names of the translators of a lens, of a layer each."""
 
 
-def fold_lens(view: View, alias: str | None, part: str | None, lens: str) -> Iterator[Edit]:
+def fold_lens(view: View, which: ModelAsked, lens: str) -> Iterator[Edit]:
     """What the op `fold_lens` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
+    model.require(LAST_NORM, HEAD)
     weight, bias = model.names([f"{model.place.family.last_norm}.{kind}" for kind in ("weight", "bias")])
-    if model.kind is None or not model.kind.roles or weight not in model.kin or "logits_scaling" in model.place.config:
+    known = model.given is not None or (model.kind is not None and model.kind.roles)
+    if not known or weight not in model.kin or "logits_scaling" in model.place.config:
         raise Refusal("structure-model", f"it is not known how a {model.place.kind} reads its last layer", key="alias",
                       hint="Write the readout with `compute`.")  # fmt: skip
     view.names(lens)  # refused if there is no such alias
-    centred = bias in model.kin
+    norms = model.norms
     yield Expand(
-        (*_translate(lens, model.size("D"), centred=centred), *_read(model, lens, weight, bias, model.kind.unit))
+        (*_translate(lens, model.size("D"), centred=norms.centred), *_read(model, lens, weight, bias, norms.unit))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Expand, Substep, View
 from brainsurgery_jax.structure.described import Described, to
 
@@ -31,6 +32,9 @@ def preserve(
     """
     if not prove:
         return Expand(tuple(steps))
+    if model.given is not None:
+        raise Refusal("structure-model", "it is not known what a model computes whose family the step describes",
+                      key="prove", hint="Leave `prove` out.")  # fmt: skip
     was, now = view.scratch(), model.alias
     kept = [*_copy(model, was), *(before(was) if before else ())]
     reduced = list[Substep]()

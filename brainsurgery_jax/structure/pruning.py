@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.names import expand_braces
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, names_in, to
-from brainsurgery_jax.structure.given import describe_by
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
+from brainsurgery_jax.structure.experts import NEURONS, note_rows
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import Change, preserve
 from brainsurgery_jax.wording import few
@@ -30,7 +30,6 @@ class AskedUnits(NamedTuple):
     neurons: object
     keeps_config: bool
     random: bool = False
-    family: Mapping[str, Any] | None = None
 
 
 class Cut(NamedTuple):
@@ -50,7 +49,7 @@ class Pruning(NamedTuple):
     silence: Change
 
 
-def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *, prove: bool) -> Iterator[Edit]:
+def prune(view: View, which: ModelAsked, asked: AskedUnits, *, prove: bool) -> Iterator[Edit]:
     """What the op `prune` does."""
     given = [key for key in ("heads", "kv_groups", "neurons") if getattr(asked, key) is not None]
     if len(given) != 1:
@@ -58,7 +57,7 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *,
         raise Refusal("structure-prune", message, key=given[-1] if given else "",
                       hint="Take each out in a step of its own.")  # fmt: skip
     (key,) = given
-    model = describe_by(view, alias, part, asked.family)
+    model = describe(view, which)
     _refuse_unknown(model, key)
     units: Units = getattr(asked, key)
     if isinstance(units, int | float):
@@ -69,6 +68,10 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits, *,
     if prove and not config:
         message = "no config says what is left, so that nothing can compute the result"
         raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
+    if prove:
+        _refuse_shared_norm(model, key)
+    if NEURONS in made.sizes and model.kind is not None and model.kind.experts is not None:
+        note_rows(view, model, made.sizes[NEURONS], NEURONS, key)
     scores = list(made.scores)
     steps = [
         *([] if prove else scores),
@@ -91,6 +94,16 @@ def _refuse_unknown(model: Described, key: str) -> None:
         raise Refusal("structure-model", message, key="alias",
                       hint="Give its shape in `family`, with `_` for an axis that stays." if model.place.family.is_given
                       else "Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
+
+
+def _refuse_shared_norm(model: Described, key: str) -> None:
+    """Refuse a proof for a model that normalizes queries or keys of all heads together: those that stay change too."""
+    dims = set(_couple(model, key))
+    for name in model.names(f"{model.roles[role]}.weight" for role in ("q_norm", "k_norm") if role in model.roles):
+        part = next((part for part in model.parts if part.starred == name), None)
+        if part is not None and part.axis_with(dims) is not None:
+            message = f"a {model.place.kind} normalizes over all heads, by '{name}', so those that stay change too"
+            raise Refusal("structure-prune", message, key="prove", hint="Leave `prove` out.")
 
 
 def _dim(model: Described, key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import describe, to
 from brainsurgery_jax.structure.experts import ExpertNames
 
@@ -13,10 +13,10 @@ _TAIL = r"(?P<tail>.+\.weight)"
 
 
 def lower_ranks(
-    view: View, alias: str | None, part: str | None, rank: int | None, ranks: Mapping[int, int], public: int
+    view: View, which: ModelAsked, rank: int | None, ranks: Mapping[int, int], public: int
 ) -> Iterator[Edit]:
     """What the op `expert_ranks` does."""
-    layout = ExpertNames(describe(view, alias, part))
+    layout = ExpertNames(describe(view, which))
     if layout.own.transposed:
         raise Refusal("structure-experts", f"experts of a {layout.model.place.kind} have no names of their own",
                       key="alias", hint="Leave the step out.")  # fmt: skip

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.names import Kin, kin_of
-from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, captured, choose_alias, describe, filled, pattern, to
 
 
-def rename_to_standard(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+def rename_to_standard(view: View, which: ModelAsked) -> Iterator[Edit]:
     """What the op `standard_names` does."""
-    model = _described(view, alias, part, "alias")
+    model = _described(view, which, "alias")
     moves = {starred: _name(model, starred) for starred in model.kin}
     yield Expand((*_untie(model), *_move(model.alias, moves)))
 
 
-def rename_from_standard(view: View, alias: str | None, part: str | None, like: str) -> Iterator[Edit]:
+def rename_from_standard(view: View, which: ModelAsked, like: str) -> Iterator[Edit]:
     """What `standard_names` does with `like`: its inverse, by the names of the model that it began with."""
-    chosen, model = choose_alias(view, alias), _described(view, like, part, "like")
+    chosen, model = choose_alias(view, which.alias), _described(view, which._replace(alias=like), "like")
     if chosen == like:
         raise Refusal("structure-model", f"'{like}' is both the model to rename and the one with the names",
                       key="like", hint="Name the model as it was before, under another alias.")  # fmt: skip
@@ -31,9 +31,9 @@ def rename_from_standard(view: View, alias: str | None, part: str | None, like: 
     yield Expand((*_tie(chosen, added), *_move(chosen, {name: own[name] for name in kin if name in own})))
 
 
-def _described(view: View, alias: str | None, part: str | None, key: str) -> Described:
+def _described(view: View, which: ModelAsked, key: str) -> Described:
     """A model of a family with standard names. Raises Refusal."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     if not model.place.family.standard:
         name = model.place.family.name
         raise Refusal("structure-model", f"there are no standard names for models of the family {name}",

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.presence import TIED, flag_patch
-from brainsurgery_jax.protocol import Edit, Substep, View
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
+from brainsurgery_jax.structure.given import HEAD
 from brainsurgery_jax.structure.proof import preserve
 
 
-def tie(view: View, alias: str | None, part: str | None, *, replace: bool, prove: bool) -> Iterator[Edit]:
+def tie(view: View, which: ModelAsked, *, replace: bool, prove: bool) -> Iterator[Edit]:
     """What the op `tie` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     head, table = _pair(model)
     if head not in model.kin:
         raise Refusal("structure-words", f"there is no '{head}': the words of '{model.alias}' are tied already",
@@ -24,9 +25,9 @@ def tie(view: View, alias: str | None, part: str | None, *, replace: bool, prove
     yield preserve(view, model, steps, prove=prove)
 
 
-def untie(view: View, alias: str | None, part: str | None, *, prove: bool) -> Iterator[Edit]:
+def untie(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
     """What the op `untie` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which)
     head, table = _pair(model)
     if head in model.kin:
         raise Refusal("structure-words", f"there is '{head}' already: the words of '{model.alias}' are not tied",
@@ -38,6 +39,7 @@ def untie(view: View, alias: str | None, part: str | None, *, prove: bool) -> It
 
 def _pair(model: Described) -> tuple[str, str]:
     """The names of the table for words that go out, and of that for those that come in. Raises Refusal."""
+    model.require(HEAD)
     pairs = [model.names(pair) for pair in model.place.family.tied.items()]
     found = next((pair for pair in pairs if pair[1] in model.kin), None)
     if found is None:

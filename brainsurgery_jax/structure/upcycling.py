@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,9 +10,11 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables import MODELS
-from brainsurgery_jax.protocol import Edit, Substep, View
-from brainsurgery_jax.structure.described import Described, describe, to
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
+from brainsurgery_jax.structure.described import Described, captured, choose_alias, describe, filled, pattern, to
+from brainsurgery_jax.structure.experts import note_rows
 from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.structure.projections import WIDTH
 from brainsurgery_jax.structure.proof import preserve
 from brainsurgery_jax.wording import few
 
@@ -32,9 +35,17 @@ class Upcycling(NamedTuple):
     drop: float = 0.0
 
 
-def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling, *, prove: bool) -> Iterator[Edit]:
+def upcycle(view: View, which: ModelAsked, asked: Upcycling, *, prove: bool) -> Iterator[Edit]:
     """What the op `upcycle` does."""
-    model = describe(view, alias, part)
+    model = describe(view, which, hint=_write_steps(choose_alias(view, which.alias), asked))
+    if model.given is not None:
+        model.require("mlp", "up")
+        (up,) = model.names([f"{model.roles['up']}.weight"])
+        inner = model.roles["mlp"], up, model.part_of(up, WIDTH)[1]
+        message = (
+            "no class with experts is known for a family that the step describes, whose names the result would get"
+        )
+        raise Refusal("structure-experts", message, key="family", hint=_write_steps(model.alias, asked, *inner))
     kind, other, experts = _classes(model, asked)
     if not 0 < asked.per_token <= asked.experts:
         raise Refusal("structure-experts", f"a token cannot take {asked.per_token} of {asked.experts} experts",
@@ -51,12 +62,29 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling, *
             f"{other.name} normalizes queries and keys, which {kind.name} does not: logits differ until it is trained"
         )
         view.note("structure-experts", message, "to", "For a model that computes the same, name a class without them.")
+    note_rows(view, model, model.size("F") // asked.shards, "F", "shards" if asked.shards > 1 else "experts")
     steps = [*_copies(model, experts, asked), *_routers(model, experts, asked), *_add(model, experts)]
     if asked.drop:
         steps += _drop(model, experts, asked, view.scratch())
     dense = rf"{re.escape(model.layered())}\d+\.{experts.dense}\.(?:{'|'.join(experts.parts)})\.weight"
     steps += [Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)]
     yield preserve(view, model, steps, prove=prove)
+
+
+def _write_steps(
+    alias: str, asked: Upcycling, mlp: str = "layers.*.mlp", up: str = "layers.*.mlp.up_proj.weight", axis: int = 1
+) -> str:
+    """The remedy for a model of no known class: the steps that give it experts, by the names of its modules. `axis`:
+    the one of the residual stream in the matrix `up`; the router is [out, in] or [in, out] as this is."""
+    part = f"[:{asked.experts}, :]" if axis else f"[:, :{asked.experts}]"
+    lead = mlp.rpartition(".")[0]
+    copy = {"from": f"{alias}::{captured(mlp)}\\.(.+)", "to": f"{alias}::{filled(lead)}.experts.0.\\g<2>"}
+    rows = {"from": f"{alias}::{captured(up)}::{part}",
+            "to": f"{alias}::{filled(lead)}.router.weight", "mode": "rand", "std": asked.std}  # fmt: skip
+    steps = {"copy": copy, "fill": rows, "delete": {"target": f"{alias}::{pattern(mlp)}\\..+"},
+             "config": {"patch": {"num_experts": asked.experts}, "alias": alias}}  # fmt: skip
+    first, *others = (f"`- {op}: {json.dumps(keys)}`" for op, keys in steps.items())
+    return f"Write the steps: {first} (and so for each expert), {', '.join(others)}, with the names that its class has."
 
 
 def _classes(model: Described, asked: Upcycling) -> tuple[ModelType, ModelType, Experts]:

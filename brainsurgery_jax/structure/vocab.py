@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Edit, Substep, TakeTokenizer, View
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, filled, names_in, to
-from brainsurgery_jax.structure.given import describe_by
+from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, TakeTokenizer, View
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import preserve
 from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
@@ -29,7 +28,6 @@ class AskedWords(NamedTuple):
     order: Sequence[int] | None
     tokenizer: str | None
     rows: str
-    family: Mapping[str, Any] | None = None
 
 
 class NewWords(NamedTuple):
@@ -40,9 +38,9 @@ class NewWords(NamedTuple):
     kept: KeptWords
 
 
-def change_words(view: View, alias: str | None, part: str | None, asked: AskedWords, *, prove: bool) -> Iterator[Edit]:
+def change_words(view: View, which: ModelAsked, asked: AskedWords, *, prove: bool) -> Iterator[Edit]:
     """What the op `vocab` does."""
-    model = describe_by(view, alias, part, asked.family)
+    model = describe(view, which)
     tables = [each for each in model.parts if each.axis_with({WORDS}) is not None]
     _refuse_unknown(model, model.size(WORDS))
     if asked.tokenizer is not None:

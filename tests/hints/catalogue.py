@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "brainsurgery_jax"
 NAMES = ("hint", "remedy")
 POSITIONS: Mapping[str, tuple[int, ...]] = {
     "RefError": (2,), "Diagnostic": (3,), "complain": (2, 3), "_refused": (2,), "_refusal": (2,), "_refuse": (2,),
-    "refused": (2,), "refuse": (2,), "note": (3,), "fail": (1,), "_wrong": (3,), "wrong": (1,), "_Trap": (2,),
+    "refused": (2,), "refuse": (2,), "refuse_given": (1,),
+    "note": (3,), "fail": (1,), "_wrong": (3,), "wrong": (1,), "_Trap": (2,),
 }  # fmt: skip
 """Calls whose hint may be given without its name, and where."""
 

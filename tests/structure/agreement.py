@@ -44,9 +44,10 @@ def _probabilities(x: torch.Tensor) -> torch.Tensor:
 
 ROWS = (
     AgreementRow("`fold_norm`", {"fold_norm": {}},
-                 ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3_moe", "phi3"),
+                 ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "qwen3_moe",
+                  "phi3"),
                  untied=True),
-    AgreementRow("`centre_writing`", {"centre_writing": {}}, ("gpt2", "gpt_neox"), untied=True),
+    AgreementRow("`centre_writing`", {"centre_writing": {}}, ("gpt2", "gpt_neox", "olmo"), untied=True),
     AgreementRow("`centre_unembed` (logarithms of probabilities)", {"centre_unembed": {}},
                  ("gpt2", "gpt_neox", "llama", "mixtral", "olmo2"), _probabilities, untied=True),
     AgreementRow("`fold_value_biases`", {"fold_value_biases": {}}, ("gpt2", "gpt_neox", "llama-biased")),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers giv
 
 @pytest.mark.parametrize(("name", "products"), [
     ("gpt2", "both"), ("gpt2", "qk"), ("gpt_neox", "ov"), ("llama", "ov"), ("llama-biased", "ov"), ("qwen2", "ov"),
-    ("qwen3", "ov"), ("gemma2", "ov"), ("olmo2", "ov"), ("mixtral", "ov"),
+    ("qwen3", "ov"), ("gemma2", "ov"), ("olmo2", "ov"), ("mixtral", "ov"), ("phi3", "ov"),
 ])  # fmt: skip
 def test_logits_stay_and_are_proven(name: str, products: str, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole")
@@ -64,7 +64,13 @@ def test_clipped_values_and_fused_ones_are_refused(tmp_path: Path) -> None:
     make("olmoe", tmp_path / "clipped", clip_qkv=2.0)
     with pytest.raises(PlanError, match="has clip_qkv: values are clipped between"):
         edit(tmp_path / "clipped", tmp_path / "out", {"refactor_attention": {"products": "ov"}})
-    make("gpt2", tmp_path / "apart")
-    steps = {"unfuse": {}}, {"refactor_attention": {}}
-    with pytest.raises(PlanError, match=r"has no 'transformer\.h\.\*\.attn\.c_attn\.weight', as a gpt2 has it"):
-        edit(tmp_path / "apart", tmp_path / "out", *steps)
+    make("granite", tmp_path / "fused")
+    steps = {"fuse": {}}, {"refactor_attention": {"products": "ov"}}
+    with pytest.raises(PlanError, match=r"has no 'model\.layers\.\*\.self_attn\.v_proj\.weight', as a granite has it"):
+        edit(tmp_path / "fused", tmp_path / "out", *steps)
+
+
+def test_queries_keys_and_values_may_be_in_one_tensor_or_apart(tmp_path: Path) -> None:
+    model = make("gpt2", tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "out", {"unfuse": {}}, {"refactor_attention": {}}, {"fuse": {}})
+    assert_same(logits(load(tmp_path / "out")), logits(model), 1e-4)

@@ -16,9 +16,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers giv
 
 UNTIED = (
     "llama", "llama-biased", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe", "olmoe", "gemma3", "granite",
-    "ministral", "qwen2_moe", "deepseek_v3",
+    "ministral", "qwen2_moe", "deepseek_v3", "gpt_neox",
 )  # fmt: skip
-READ = ("input_layernorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight", "model.norm.weight")
+READ = (
+    "input_layernorm.weight",
+    "ln_1.weight",
+    "ln_2.weight",
+    "ln_f.weight",
+    "model.norm.weight",
+    "final_layer_norm.weight",
+)
 
 
 @pytest.mark.parametrize("name", [*UNTIED, "gpt2", "llama-tied", "gemma", "gemma2"])
@@ -73,7 +80,6 @@ def test_norms_that_do_not_fold_are_refused(tmp_path: Path) -> None:
     [
         ("gpt2", {"unfuse": {}}, "has no 'transformer.h.*.attn.c_attn.weight', which reads a norm"),
         ("gpt_oss", {}, "are in one tensor"),
-        ("gpt_neox", {}, "norms of a gpt_neox do not fold"),
     ],
 )
 def test_a_norm_whose_readers_are_not_there_is_refused(

@@ -133,7 +133,7 @@ def without(family: dict[str, Any], name: str) -> dict[str, Any]:
         ({"vocab": {"size": 9, "family": {"dims": {"V": "2 +"}}}}, "the dim V:"),
         ({"vocab": {"size": 9, "family": {"shapes": {"embed.weight": ["V", "_"]}}}}, "uses V, which is no dim"),
         ({"vocab": {"size": 9, "family": {**TABLES, "shapes": {"embd.weight": ["V", "_"]}}}},
-         "has no tensor 'embd.weight', with `*` for numbers. Did you mean 'embed.weight'?"),
+         "there is no tensor 'embd.weight', with `*` for numbers. Did you mean 'embed.weight'?"),
         ({"vocab": {"size": 9, "part": "text", "family": TABLES}}, "has no part 'text'"),
         ({"vocab": {"size": 9, "family": {**TABLES, "dims": {"V": "words"}}}}, "has no words"),
     ],

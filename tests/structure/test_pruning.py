@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from brainsurgery_jax.errors import PlanError
@@ -223,3 +224,33 @@ def test_what_cannot_be_taken_out_is_refused(name: str, asked: dict[str, Any], w
     make(name, tmp_path / "whole")
     with pytest.raises(PlanError, match=re.escape(why)):
         edit(tmp_path / "whole", tmp_path / "out", {"prune": asked})
+
+
+@pytest.mark.parametrize(("dtype", "left", "fits"), [
+    ("float32", 38, False), ("float32", 36, True), ("bfloat16", 36, False), ("bfloat16", 32, True),
+])  # fmt: skip
+def test_experts_that_transformers_loads_and_cannot_run_are_noted(
+    dtype: str, left: int, fits: bool, tmp_path: Path
+) -> None:
+    make("mixtral", tmp_path / "whole")
+    cast = {"cast_": {"target": ".*", "to": dtype}}, {"config": {"patch": {"dtype": dtype}}}
+    steps = *cast, {"prune": {"neurons": 40 - left}}
+    notes = [note for note in edit(tmp_path / "whole", tmp_path / "out", *steps) if note.code == "structure-experts"]
+    assert [note.hint.partition(";")[0] for note in notes] == (
+        [] if fits else [f"Leave a multiple of {4 if dtype == 'float32' else 8} neurons"]
+    )
+    if fits:
+        logits(load(tmp_path / "out"))
+    else:
+        with pytest.raises(RuntimeError, match="multiple of 16 bytes"):
+            logits(load(tmp_path / "out"))
+    eager = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "out", experts_implementation="eager")
+    logits(eager)
+
+
+def test_shards_of_too_few_neurons_are_noted(tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole")
+    asked = {"upcycle": {"experts": 8, "per_token": 4, "shards": 4}}
+    notes = edit(tmp_path / "whole", tmp_path / "out", asked)
+    assert [note.code for note in notes] == ["structure-experts"]
+    assert not edit(tmp_path / "whole", tmp_path / "two", {"upcycle": {"experts": 8, "per_token": 4, "shards": 2}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS
+from brainsurgery_jax.layout.expressions import Config
 
 _LATENT = {
     "q": ATTENTION["q"], "q_a": "self_attn.q_a_proj", "q_a_norm": "self_attn.q_a_layernorm",
@@ -11,12 +12,26 @@ _LATENT = {
     "kv_b": "self_attn.kv_b_proj", "o": ATTENTION["o"],
 }  # fmt: skip
 
+
+def _settle(config: Config) -> Config:
+    further = config.get("num_nextn_predict_layers", config.get("num_mtp_layers", 1))
+    return {**config, "num_nextn_predict_layers": further, "num_key_value_heads": None}
+
+
 MODELS = (
     ModelType(
         "deepseek_v3",
         LLAMA,
         "DeepseekV3ForCausalLM",
         leading=("first_k_dense_replace",),
+        settle=_settle,
+        defaults={
+            "first_k_dense_replace": 3,
+            "n_group": 8,
+            "topk_group": 4,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+        },
         roles={
             **PRE_NORMS,
             **_LATENT,
@@ -31,6 +46,7 @@ MODELS = (
             chosen="num_experts_per_tok",
             width="moe_intermediate_size",
             normalized="norm_topk_prob",
+            sigmoid=True,
         ),
     ),
 )

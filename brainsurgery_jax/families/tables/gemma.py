@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from brainsurgery_jax.families.model import ModelType
+from brainsurgery_jax.families.model import ModelType, NormForm
 from brainsurgery_jax.families.tables.llama import ATTENTION, BOTH_NORMS, LLAMA, MLP, PRE_NORMS, QK_NORMS
+from brainsurgery_jax.layout.expressions import Config
 
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _COMMON_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256}
-_COMMON: dict[str, Any] = {"tied": True, "unit": 0, "scaled": True}  # what is stored of a norm is its weight less 1
+_COMMON: dict[str, Any] = {"tied": True, "norms": NormForm(unit=0), "scaled": True}
+
+
+def _settle(config: Config) -> Config:
+    # Old files say "gelu" and mean its approximation by tanh: transformers reads them so.
+    return {**config, "hidden_act": "gelu_pytorch_tanh"} if config.get("hidden_act") == "gelu" else config
+
 
 MODELS = (
     ModelType(
         "gemma", LLAMA, "GemmaForCausalLM", **_COMMON, roles={**PRE_NORMS, **ATTENTION, **MLP},
-        defaults={"hidden_act": "gelu_pytorch_tanh"},
+        defaults={"hidden_act": "gelu_pytorch_tanh"}, settle=_settle,
     ),
     ModelType(
         "gemma2", LLAMA, "Gemma2ForCausalLM", **_COMMON, windowed=True, cycle=(_LOCAL, _GLOBAL),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.families.model import Family, ModelType
+from brainsurgery_jax.families.model import LAYER_NORM, Family, ModelType
+from brainsurgery_jax.layout.expressions import Config
 
 _V = ("vocab_size",)
 
@@ -61,4 +62,19 @@ _ROLES = {
     "down": "mlp.c_proj",
 }  # fmt: skip
 
-MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True, roles=_ROLES),)
+
+def _settle(config: Config) -> Config:
+    plain = config.get("scale_attn_weights", True)
+    return {**config, "num_key_value_heads": None, **({} if plain else {"attention_multiplier": 1.0})}
+
+
+MODELS = (
+    ModelType(
+        "gpt2", GPT2, "GPT2LMHeadModel", tied=True, roles=_ROLES, norms=LAYER_NORM, settle=_settle,
+        defaults={"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"},
+        keys={
+            "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+            "rms_norm_eps": "layer_norm_epsilon",
+        },
+    ),
+)  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.families.model import Family, ModelType
+from collections.abc import Mapping
+
+from brainsurgery_jax.families.model import LAYER_NORM, Family, ModelType
+from brainsurgery_jax.layout.expressions import Config
 
 _V = ("vocab_size",)
 _D = ("hidden_size",)
@@ -61,4 +64,18 @@ _ROLES = {
     "o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h",
 }  # fmt: skip
 
-MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", roles=_ROLES),)
+
+def _settle(config: Config) -> Config:
+    given = {**config, "num_key_value_heads": None}
+    if isinstance(config.get("rope_parameters"), Mapping):
+        return given
+    return {"rotary_pct": 0.25, **given, "rope_theta": config.get("rotary_emb_base", 10000.0)}
+
+
+MODELS = (
+    ModelType(
+        "gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM", roles=_ROLES, norms=LAYER_NORM, settle=_settle,
+        defaults={"layer_norm_eps": 1e-5, "hidden_act": "gelu", "use_parallel_residual": True},
+        keys={"rms_norm_eps": "layer_norm_eps"},
+    ),
+)  # fmt: skip

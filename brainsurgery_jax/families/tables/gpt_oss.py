@@ -18,6 +18,8 @@ MODELS = (
             "head_dim": 64,
             "rms_norm_eps": 1e-5,
             "sliding_window": 128,
+            "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0,
             "rope_scaling": {
                 "rope_type": "yarn",
                 "factor": 32.0,
@@ -33,6 +35,7 @@ MODELS = (
             width="intermediate_size",
             router="router.weight",
             transposed=True,
+            clamped=True,
         ),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables.llama import ATTENTION, LLAMA, MLP, PRE_NORMS
+from brainsurgery_jax.families.tables.qwen import settle_window
 
 MODELS = (
     ModelType(
@@ -12,6 +13,7 @@ MODELS = (
         "Qwen2MoeForCausalLM",
         numbered=("mlp_only_layers",),
         windowed=True,
+        settle=settle_window,
         roles={
             **PRE_NORMS,
             **ATTENTION,
