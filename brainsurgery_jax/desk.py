@@ -21,6 +21,7 @@ from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import Node, dump_yaml
 from brainsurgery_jax.plan.typed import PROMPT, nodes
+from brainsurgery_jax.plan.written import write_plan
 from brainsurgery_jax.session import Session, StepOutcome
 from brainsurgery_jax.wording import counted, list_changes
 
@@ -283,10 +284,7 @@ class Desk:
             remedy = "Name another file; `repl --overwrite` lets files be replaced."
             raise StoreError(path, "exists already, and no plan is written over it", remedy=remedy)
         plan = self.session.to_plan()
-        try:
-            path.write_text(dump_yaml(plan), encoding="utf-8")
-        except OSError as error:
-            raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
+        write_plan(file, dump_yaml(plan))
         told = f" ({counted(out, 'step')} that only printed left out)" if (out := self._count_reports()) else ""
         self._remark(f"wrote {file}: {counted(len(plan['transforms']), 'step')}{told}", "done")
         self.plan_files.add(path.resolve())

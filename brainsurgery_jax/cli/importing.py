@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import typer
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.importers.mergekit import import_plan
+from brainsurgery_jax.plan.written import write_plan
 
 
 def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool = False) -> None:
@@ -21,13 +21,9 @@ def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool
         else:
             show.result(text.rstrip("\n"))
         return
-    path = Path(out).expanduser()
-    if path.exists() and not overwrite:
+    if os.path.lexists(os.path.expanduser(out)) and not overwrite:
         raise typer.BadParameter(f"'{out}' exists; to replace it, add --overwrite", param_hint="--out")
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
+    write_plan(out, text)
     if json:
         show.json(plan=imported.data(), path=out)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +19,7 @@ from brainsurgery_jax.documents import Document, Entry, Record, show_only
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.resolved import resolve as resolve_plan
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
+from brainsurgery_jax.plan.written import refuse_other_files, write_plan
 from brainsurgery_jax.protocol import Flags
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data, record_data
 from brainsurgery_jax.reports.explanation import is_replacement, replacement_of, replaces, report_explanation
@@ -69,7 +69,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
     files = files_of(choices.overwrite or choices.dry_run, choices.shard_size)
     options = options_of(choices)
     plan = api.load(*items)
-    refuse_summary_over_input(plan, choices)
+    refuse_summary(plan, choices)
     notes = [d for d in plan.problems if d.severity == "note"]
     if choices.json:
         show.json(**run_as_data(plan, options, files, choices))
@@ -170,14 +170,21 @@ def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
     return dump_yaml(resolve_plan(plan.data, report.steps) if resolve else {"transforms": list(report.steps)})
 
 
-def refuse_summary_over_input(plan: api.Plan, choices: Choices) -> None:
-    """Raise BadParameter if the summary would be written over a file that the run reads."""
-    wanted = os.path.realpath(os.path.expanduser(choices.summarize_path or ""))
+def refuse_summary(plan: api.Plan, choices: Choices) -> None:
+    """Raise BadParameter if the summary would be written over what the run reads or writes, and StoreError for another
+    file that is no plan."""
+    if choices.summarize_path is None:
+        return
+    wanted = os.path.realpath(os.path.expanduser(choices.summarize_path))
     for path in (*plan.files, *plugins.files(), *(i.path for i in plan.data.inputs)):
         place = os.path.realpath(os.path.expanduser(path))
-        if choices.summarize_path and wanted in (place, os.path.join(place, os.path.basename(wanted))):
+        if wanted in (place, os.path.join(place, os.path.basename(wanted))):
             message = f"'{choices.summarize_path}' is, or is inside, an input of this run. Name another file."
             raise typer.BadParameter(message, param_hint="--summarize-path")
+    if wanted in (os.path.realpath(os.path.expanduser(out.path)) for out in plan.data.outputs):
+        message = f"'{choices.summarize_path}' is an output of this run. Name another file."
+        raise typer.BadParameter(message, param_hint="--summarize-path")
+    refuse_other_files(choices.summarize_path)
 
 
 def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
@@ -185,14 +192,12 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
     if choices.summarize_path is None:
         show.result(text.rstrip("\n"))
     elif not dry_run:
-        path = Path(choices.summarize_path).expanduser()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
+            write_plan(choices.summarize_path, text)
+        except StoreError as error:
             show.result(text.rstrip("\n"))
-            problem = f"the summary could not be written, so it was printed: {error.strerror}"
-            raise StoreError(path, f"{problem}. The outputs of the plan are in place") from error
+            problem = f"the summary could not be written, so it was printed: {error.problem}"
+            raise StoreError(choices.summarize_path, f"{problem}. The outputs of the plan are in place") from error
 
 
 def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:

@@ -28,6 +28,7 @@ from brainsurgery_jax.index.boxes import (
     whole,
     with_span,
 )
+from brainsurgery_jax.index.reshaping import box_before
 from brainsurgery_jax.select import Index
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ class Moves(Protocol):
         """Whether axes are put in another order: a flat block of the result then needs a part of every row."""
         order = [at for at, n in zip(self.axes(avals)[0], avals[0].shape, strict=True) if n != 1 and at is not None]
         return order != sorted(order)
+
+    def box_before(self, avals: tuple[Aval, ...], box: Box) -> Box | None:
+        """Of moves that keep the row-major order, the box of the input that has the elements of a box of the result."""
+        return None
 
     def place(self, avals: tuple[Aval, ...], src: int, box: Box) -> Box | None:
         """The box of the result that a box of input number `src` makes; None if it is not known to make one."""
@@ -216,6 +221,9 @@ class Reshape(Moves):
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         raise AssertionError("a reshape is asked for flat ranges only")
+
+    def box_before(self, avals: tuple[Aval, ...], box: Box) -> Box | None:
+        return box_before(avals[0].shape, self.shape, box)
 
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.reshape(part.shape)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, worded
-from brainsurgery_jax.store.atomic import publish, stage
-from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.atomic import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,17 +152,6 @@ def write_figure(figure: Figure, path: str, title: str) -> None:
     else:
         data = wrap_page(title, f"<h1>{escape(clean_text(title))}</h1>\n<figure>{draw_svg(figure)}</figure>").encode()
     write_file(path, data)
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Write a file, or replace it as a whole; if that fails or is stopped, nothing is left. Raises StoreError."""
-    staged = stage(path, overwrite=True)
-    try:
-        with os_failures(path, "write it"):
-            Path(staged.staging).write_bytes(data)
-        publish([staged], durable=False)
-    finally:
-        staged.abandon()
 
 
 _PAGE = """<!doctype html>

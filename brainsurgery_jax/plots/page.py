@@ -23,9 +23,10 @@ from brainsurgery_jax.looking.stats import stats_of
 from brainsurgery_jax.nametree import module_of
 from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.numerics.rollups import Grouping, roll_up, sort_differences
-from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, refuse_existing, wrap_page, write_file
+from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, refuse_existing, wrap_page
 from brainsurgery_jax.plots.looking import picture_checkpoint, picture_difference
 from brainsurgery_jax.plots.pictures import draw_energy
+from brainsurgery_jax.store.atomic import write_file
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted
 

@@ -36,13 +36,16 @@ def digests_of(
     return {name: found[asked[name]] if name in asked else kind.empty for name in leaves}
 
 
-def locked_digests(source: Source, names: Collection[str], budget: Budget) -> Mapping[str, bytes]:
-    """What a lock has of these tensors: `digests_of` with `LOCKED`.
+def locked_digests(
+    source: Source, names: Collection[str], budget: Budget, passing: PassingDigests | None = None
+) -> Mapping[str, bytes]:
+    """What a lock has of these tensors: `digests_of` with `LOCKED`. `passing`: digests of pieces that a run has taken;
+    only the others are read.
 
     Bytes that lie in files of this machine as they are go through a small buffer for each thread. Fresh memory for each
     block takes longer than the digest.
     """
-    passing = PassingDigests({name: source.header.tensors[name].aval for name in names})
+    passing = passing or PassingDigests({name: source.header.tensors[name].aval for name in names})
     with Pool(budget.threads, budget.host_bytes) as pool:
         for name in names:
             size = source.header.tensors[name].aval.size

@@ -34,7 +34,8 @@ def check_places(path: str | None, publications: Sequence[Publication]) -> None:
 
 
 def _check_place(place: str, may_replace: bool) -> None:
-    if os.path.isfile(place) and not is_lock(place):
+    there = resolve_path(place)  # as it will be written: `new/../x` is not there before, and `x` may be
+    if os.path.isfile(there) and not is_lock(there):
         remedy = "Move the file away, or write the lock to another path."
         raise StoreError(place, "is no lock, and a lock replaces nothing else", remedy=remedy)
     check_destination(place, 0, may_replace, directory=False)

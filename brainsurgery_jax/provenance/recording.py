@@ -209,7 +209,7 @@ class Recording:
         if missing := [name for name in p.written if name not in found]:
             with closing(open_alone(staged.staging) if p.kept else p.format.open(staged.staging)) as written:
                 there = [name for name in missing if name in written.header.tensors]
-                found |= locked_digests(written, there, self._budget)
+                found |= locked_digests(written, there, self._budget, passed)
         return found
 
     def _digest_inputs(self, p: Publication, digests: Mapping[str, bytes]) -> None:
@@ -227,7 +227,7 @@ class Recording:
             else:
                 missing.setdefault(leaf.source, {})[leaf.name] = None
         for source, names in missing.items():
-            for name, digest in locked_digests(source.inner, list(names), self._budget).items():
+            for name, digest in locked_digests(source.inner, list(names), self._budget, source.digests).items():
                 self._digests[source, name] = digest
 
     # --- Inputs -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import reduce
 from itertools import count
 from operator import and_
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
@@ -115,6 +116,17 @@ def stage(
     created = create_folders(os.path.dirname(path))
     foreign = clear(path, run, keep)
     return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file, or replace it as a whole; if that fails or is stopped, nothing is left. Raises StoreError."""
+    staged = stage(path, overwrite=True)
+    try:
+        with os_failures(path, "write it"):
+            Path(staged.staging).write_bytes(data)
+        publish([staged], durable=False)
+    finally:
+        staged.abandon()
 
 
 def create_folders(folder: str) -> tuple[str, ...]:

@@ -108,6 +108,7 @@ def check_destination(
     if not os.access(folder, os.W_OK | os.X_OK):
         remedy = "Choose another path, or change the permissions."
         raise StoreError(place, f"cannot be created: the folder {folder} is not writable", remedy=remedy)
+    _refuse_sticky(place, folder)
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         problem = (
@@ -115,6 +116,16 @@ def check_destination(
         )
         raise StoreError(place, problem, remedy="Free some space there, or write to another disk.")
     return found
+
+
+def _refuse_sticky(place: str, folder: str) -> None:
+    """Raises StoreError for what another user owns in a folder such as `/tmp`, where only owners may rename."""
+    if not hasattr(os, "geteuid") or not os.path.lexists(place):
+        return
+    user, around = os.geteuid(), os.stat(folder)
+    if around.st_mode & stat.S_ISVTX and user not in (0, around.st_uid, os.lstat(place).st_uid):
+        problem = f"cannot be replaced: it belongs to another user, and in {folder} only owners may replace files"
+        raise StoreError(place, problem, remedy=_ELSEWHERE)
 
 
 def check_replacement(

@@ -279,6 +279,13 @@ def test_no_plan_is_written_over_a_file_that_was_there(prompt: Open, place: Path
     said(screen, "save-plan mine.yaml", "wrote mine.yaml: 1 step")
 
 
+def test_no_plan_is_written_over_a_checkpoint_though_files_may_be_replaced(prompt: Open, place: Path):
+    before = (place / "base.safetensors").read_bytes()
+    screen = prompt("base.safetensors", "--overwrite")
+    said(screen, "save-plan base.safetensors", "is no plan, and a plan replaces nothing else")
+    assert (place / "base.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize(("answer", "left"), [("go", 2), ("", 3), ("no-go", 3)])
 def test_with_preview_each_step_asks_first(prompt: Open, answer: str, left: int):
     screen = prompt("base.safetensors", "--preview")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine.run.budget import available_bytes
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of
 
@@ -42,38 +41,6 @@ def test_a_tensor_that_an_assert_and_an_output_need_is_read_once(tmp_path: Path)
     files = Files()
     bs.load(plan_of(tmp_path, {"w": w}, steps)).run(durable=False, world=files)
     assert files.bytes_read == w.nbytes
-
-
-def control_group(folder: Path, **files: str) -> str:
-    for name, text in files.items():
-        (folder / f"memory.{name}").write_text(text)
-    return str(folder)
-
-
-def test_pages_of_files_in_a_control_group_count_as_available(tmp_path: Path):
-    stat = "anon 300\nfile 650\nactive_file 400\ninactive_file 200\n"
-    assert available_bytes(control_group(tmp_path, max="1000\n", current="900\n", stat=stat)) == 700
-
-
-def test_a_limit_of_a_control_group_of_version_1_is_seen(tmp_path: Path):
-    (tmp_path / "memory").mkdir()
-    control_group(
-        tmp_path / "memory",
-        limit_in_bytes="1000\n",
-        usage_in_bytes="900\n",
-        stat="active_file 400\ninactive_file 200\n",
-    )
-    assert available_bytes(str(tmp_path)) == 700
-
-
-def test_no_limit_of_a_control_group_of_version_1_withholds_nothing(tmp_path: Path):
-    (tmp_path / "memory").mkdir()
-    control_group(tmp_path / "memory", limit_in_bytes="9223372036854771712\n", usage_in_bytes="900\n")
-    assert 1 << 20 < available_bytes(str(tmp_path)) < 1 << 50
-
-
-def test_a_control_group_without_a_limit_withholds_nothing(tmp_path: Path):
-    assert available_bytes(control_group(tmp_path, max="max\n", current="900\n")) > 1 << 20
 
 
 def test_a_question_and_an_output_of_one_tensor_are_projected_together(tmp_path: Path):

@@ -640,6 +640,21 @@ def test_a_parent_that_cannot_be_written_is_found_before_the_run(here: Path, mon
         check_destination("out", 0, overwrite=False, directory=True)
 
 
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_what_another_user_owns_in_a_sticky_folder_is_found_before_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    write("m.safetensors", {"w": np.ones(3, np.float32)})
+    here.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat("m.safetensors").st_uid + 1)
+    if mode == 0o777:
+        assert check_destination("m.safetensors", 0, overwrite=True, directory=False) is not None
+        return
+    with pytest.raises(StoreError, match=r"belongs to another user, and in .* only owners may replace files"):
+        check_destination("m.safetensors", 0, overwrite=True, directory=False)
+    assert check_destination("new.safetensors", 0, overwrite=True, directory=False) is None
+
+
 def test_too_little_space_is_told_in_figures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage(NamedTuple):
         free: int

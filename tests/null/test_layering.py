@@ -97,6 +97,7 @@ MAY_IMPORT = {
     "numerics expression ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes packaged reading regular_files select op protocol plugins store.address store.formats "
     "config_patch",
+    "plan.written": "errors regular_files plan.source store.atomic store.failures",
     "graph": "errors codes dtypes select index _lazy op protocol",
     "lower": "json_text documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.completeness store.detect "
@@ -137,10 +138,11 @@ MAY_IMPORT = {
     "api world",
     "cli": "documents rendering reports wording desk "
     "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.resolved plan.schema "
-    "plan.source "
+    "plan.source plan.written "
     "engine.compute.devices engine.run.hosts engine.events store.failures store.sizes protocol",
     "wording": "",
-    "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
+    "desk": "documents wording errors op plugins plan.pages plan.source plan.written plan.typed session completion "
+    "engine.events",
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
     "reports": "",
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
@@ -187,7 +189,7 @@ MAY_IMPORT = {
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
     "conversion": "json_text errors dtypes codes layout api world run_options store.address store.atomic store.detect "
     "store.io.files store.formats store.folder store.peft",
-    "cli.importing": "rendering documents plan.source errors importers cli.show",
+    "cli.importing": "rendering documents plan.source plan.written errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
     "importers": "json_text "

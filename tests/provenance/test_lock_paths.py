@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.errors import StoreError
 from tests.checkpoints import normal, write
 from tests.cli.conftest import environment
 
@@ -194,3 +195,10 @@ def test_inputs_that_are_sums_are_found_from_anywhere(here: Path, monkeypatch: p
     bs.load({"inputs": ["m::in + delta"], "output": "out.npz"}).run(lock="locks/a.json")
     monkeypatch.chdir(here / "in")
     assert bs.verify("../locks/a.json", inputs=True).ok and bs.replay("../locks/a.json").ok
+
+
+def test_a_lock_replaces_no_other_file_that_a_path_through_a_missing_folder_reaches():
+    Path("notes.json").write_text("{}")
+    with pytest.raises(StoreError, match="is no lock, and a lock replaces nothing else"):
+        plan().run(lock="missing/../notes.json", overwrite=True)
+    assert Path("notes.json").read_text() == "{}"

@@ -33,7 +33,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted but has no effect", "yellow")
     plan = api.load(*_gather_inputs(items))
-    plans.refuse_summary_over_input(plan, choices)
+    plans.refuse_summary(plan, choices)
     with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
         _check(plan, world)
         session = Session.begin_with(plan, world, plans.options_of(choices))

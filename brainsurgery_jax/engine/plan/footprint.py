@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, pad_length
-from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
+from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces, reshaped_box
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.protocol import Pending
@@ -120,8 +120,9 @@ def piece_bytes(piece: Piece) -> int:
 
 
 def _making_view(piece: Piece) -> int:
-    """The same where a permutation of axes is a view and takes no memory."""
-    return _making(piece) - (piece_bytes(piece) if piece.expr.moves is not None else 0)
+    """The same where a permutation of axes is a view and takes no memory. To reshape a view takes a copy."""
+    is_view = piece.expr.moves is not None and reshaped_box(piece) is None
+    return _making(piece) - (piece_bytes(piece) if is_view else 0)
 
 
 def _making(piece: Piece) -> int:

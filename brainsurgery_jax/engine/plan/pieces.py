@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals
 from brainsurgery_jax.index.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.index.parts import Cuts, operand_box, parts_around
 
@@ -107,11 +107,23 @@ def is_part(piece: Piece, cuts: Cuts) -> bool:
 
 
 def _flat_needs(piece: Piece) -> list[Piece]:
-    """For ops that compute in row-major order only: a box with gaps is selected from the range that it spans."""
+    """For ops that compute in row-major order only: a box with gaps is a box of the operand, else it is selected from
+    the range that it spans."""
     e = piece.expr
     if piece.box is not None:
-        return [Piece(e, *span_flat(e.aval.shape, piece.box))]
+        source = reshaped_box(piece)
+        return [Piece(e, *span_flat(e.aval.shape, piece.box)) if source is None else Piece(e.srcs[0], 0, 0, source)]
     return [Piece(s, piece.start, piece.stop) for s in e.srcs]
+
+
+def reshaped_box(piece: Piece) -> Box | None:
+    """The box of the operand that a box with gaps of a reshaped tensor is; None for what is not computed so."""
+    e, box = piece.expr, piece.box
+    if box is None or e.moves is None or not e.moves.flat_only or e.aval.dtype.bits < 8:  # packed ones lie in bytes
+        return None
+    if flat_range(e.aval.shape, box) is not None:
+        return None
+    return e.moves.box_before(operand_avals(e), box)
 
 
 def span_flat(shape: Sequence[int], box: Box) -> tuple[int, int]:

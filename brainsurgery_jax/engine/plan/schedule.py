@@ -21,6 +21,7 @@ from brainsurgery_jax.engine.plan.footprint import (
     worst_moment,
 )
 from brainsurgery_jax.engine.plan.segments import has_parts, tiles
+from brainsurgery_jax.graph.chains import Chains
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.lower.program import Program
@@ -79,10 +80,14 @@ class Task(NamedTuple):
 
 
 def roots_of(program: Program) -> Iterator[Root]:
-    """The roots of a program: questions in plan order, then tensors in output order."""
-    yield from asked(q for check in program.checks for q in check.questions)
+    """The roots of a program: questions in plan order, then tensors in output order. A tensor that a question is about
+    stays the node that it is, so that both share its parts."""
+    questions = list(asked(q for check in program.checks for q in check.questions))
+    yield from questions
+    shared, chains = set(exprs_of(questions)), Chains()
     for number, publication in enumerate(program.publications):
-        yield from (Written(number, name, e) for name, e in publication.written.items())
+        for name, e in publication.written.items():
+            yield Written(number, name, e if e in shared else chains.shorten(e))
 
 
 def exprs_of(roots: Iterable[Root]) -> list[Expr]:

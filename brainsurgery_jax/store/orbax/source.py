@@ -323,6 +323,8 @@ def _parse(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
         return parse(driver, raw)
     except UNKNOWN as error:
         problem = f"its metadata lack {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
+        if isinstance(error, TypeError | AttributeError):  # of Python, about a value of another kind
+            problem = "cannot be read: its metadata hold a value of another kind than zarr has there"
         raise StoreError(path, problem, tensor=name, remedy=_DAMAGED) from error
 
 
