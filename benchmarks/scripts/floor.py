@@ -1,7 +1,7 @@
 """The floor of a merge: read all models, compute nothing, write the bytes of the first, and flush them to the disk.
 
-Two threads, no library, and one piece of memory for each, which stays in the cache: pieces of 8 MiB take three times the
-processor time. A merge that reads its models once and writes its result cannot be faster on that machine in these minutes.
+Two threads, no library, and one piece of memory for each, which stays in the cache: pieces of 8 MiB take three times
+the processor time. A merge that reads its models once and writes its result cannot be faster on the same machine.
 """
 
 from __future__ import annotations
