@@ -218,6 +218,8 @@ class _Asked:
                 yield Found(value, "default" if value == str(default).lower() else "", raw=True)
         if any(t.startswith("path") for t in told):
             yield from paths(word)
+        if any(t.startswith("another JSON file") for t in told):
+            yield from (Found(file) for file in self.session.json_files() if file.startswith(word))
         if key.endswith("alias") or any("alias" in t for t in told):
             yield from (Found(a, self._count(a)) for a in self.session.state.spaces if a.startswith(word))
 
