@@ -54,6 +54,7 @@ def test_the_start_of_a_line_offers_every_op_and_every_command(model: Session):
 
 
 def test_config_offers_the_other_json_files_beside_the_weights(here: Path):
+    Path("m").mkdir()
     write("m/model.safetensors", {"w": np.zeros(2, np.float32)})
     for name in ("config.json", "tokenizer_config.json", "generation_config.json", "private.json"):
         Path("m", name).write_text("{}")
