@@ -17,7 +17,6 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.listening import stops_told
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
-from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.fold import ask_output
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.outputs import inside, publications
@@ -31,7 +30,6 @@ from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.preview import Preview, matches_of
 from brainsurgery_jax.protocol import PendingReport
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
-from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.world import Files
 
 
@@ -209,13 +207,6 @@ class Session:
         from brainsurgery_jax.engine.run.execute import numbers
 
         return numbers(demand.exprs, self.options.budget(), self.options.stop or NEVER)
-
-    def json_files(self) -> list[str]:
-        """The names of the JSON files beside the weights of all aliases, but for the configs of models and adapters."""
-        origins = dict.fromkeys(space.extras.origin for space in self.state.spaces.values())
-        found = [self.world.side_files(origin) for origin in origins if origin is not None]
-        names = {name for files in found if files is not None for name in files.copied if "/" not in name}
-        return sorted(n for n in names if n.endswith(".json") and n not in (CONFIG, ADAPTER_CONFIG))
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that
