@@ -1,7 +1,8 @@
 """How long do merges of 1B models take, and in how much memory, beside mergekit in the same run?
 
 Three bfloat16 models with the shapes of Llama 3.2 1B. mergekit is looked for in `.venv-mergekit`, where `make mergekit`
-installs it, or at BENCH_MERGEKIT. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN.
+installs it, or at BENCH_MERGEKIT. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN. The floor
+is what reading the models and writing the bytes of one takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from _answer import answer
 from _checkpoints import DATA, SMALL, checkpoint, files, nbytes, shown
-from _jobs import Job, check_job, plan_job
+from _jobs import Job, check_job, plan_job, script_job
 from safetensors import safe_open
 
 METHODS: Mapping[str, Mapping[str, float]] = {
@@ -88,7 +89,11 @@ if __name__ == "__main__":
     if not MERGEKIT.exists():
         sys.exit(f"no mergekit at {MERGEKIT}: `make mergekit` installs it")
     given = models()
-    jobs = {"check": check_job("merge_ties", **given)}
+    jobs = {
+        "check": check_job("merge_ties", **given),
+        "floor, two models": script_job("floor", given["base"], given["a"]),
+        "floor, three models": script_job("floor", *given.values()),
+    }
     for each in METHODS:
         jobs[each] = ours(each, given)
         jobs[f"mergekit, {each}"] = theirs(each, given)

@@ -18,6 +18,7 @@ import regex
 from brainsurgery_jax.completion import captures, slots
 from brainsurgery_jax.completion.cursor import Cursor
 from brainsurgery_jax.completion.partial import place_of
+from brainsurgery_jax.completion.side_files import json_files
 from brainsurgery_jax.completion.slots import REFERENCES, Keys, PlainSlot, Slot, Steps, Token, ValueSlot
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
@@ -218,6 +219,8 @@ class _Asked:
                 yield Found(value, "default" if value == str(default).lower() else "", raw=True)
         if any(t.startswith("path") for t in told):
             yield from paths(word)
+        if any(t.startswith("another JSON file") for t in told):
+            yield from (Found(file) for file in json_files(self.session) if file.startswith(word))
         if key.endswith("alias") or any("alias" in t for t in told):
             yield from (Found(a, self._count(a)) for a in self.session.state.spaces if a.startswith(word))
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
+
+import yaml
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry, by which plans are checked)
 from brainsurgery_jax.errors import PlanError, Span
@@ -86,6 +89,8 @@ def flow(value: object) -> str:
             return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
         case list():
             return "[" + ", ".join(map(flow, value)) + "]"
+        case str() if not value.isprintable():
+            return yaml.safe_dump(value, default_style='"', width=inf, allow_unicode=True).rstrip("\n")
         case str():
             plain = re.fullmatch(r"[A-Za-z./~][\w./~:-]*", value) and not value.endswith(":")
             return value if plain and isinstance(read_scalar(value), str) else "'" + value.replace("'", "''") + "'"

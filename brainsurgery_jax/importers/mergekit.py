@@ -16,7 +16,7 @@ from functools import cached_property
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.importers.imported import Imported, StepComment
-from brainsurgery_jax.importers.merge_chat import note_on_chat
+from brainsurgery_jax.importers.merge_chat import set_chat
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_slices import SliceMerges, SlicePart
@@ -87,9 +87,10 @@ class _Writer:
 
     def write(self) -> Imported:
         words = share_words(self.config, self.models)
-        steps = tuple(self.steps(words.steps))
+        chat = set_chat(self.config, self.models, self.alias)
+        steps = (*self.steps(words.steps), *chat.steps)
         head = f"From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
-        notes = (head, *dict.fromkeys((*words.notes, *note_on_chat(self.config, self.models), *self.config.notes)))
+        notes = (head, *dict.fromkeys((*words.notes, *chat.notes, *self.config.notes)))
         inputs = (*(each for model in self.models.values() for each in model.inputs), *words.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
 

@@ -18,6 +18,7 @@ from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
 from brainsurgery_jax.lower.following import LeavesBeside, leaves_of
 from brainsurgery_jax.lower.scales import Coded, coded, codes_of, name_of
+from brainsurgery_jax.lower.side_configs import check_template, read_side_config
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
@@ -347,22 +348,25 @@ class Drafts:
         by dots."""
         seen = self.extras(alias, "alias")
         own, before = read_config(seen, self.world) or (CONFIG, {})
-        file, before = (own, before) if file in ("", own) else (file, {})
+        if file not in ("", own):
+            check_template(seen, file, config, self.world)
+            before = read_side_config(seen, file, self.world)
+        file = file or own
         draft = self.space(alias, "alias")
         draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
-        return list(differing_keys(before, config))
+        return list(differing_keys(before if isinstance(before, Mapping) else {}, config))
 
     def take_tokenizer(self, alias: str, source: str) -> None:
         """Give an alias the tokenizer of another one."""
         theirs = self.extras(source)
         draft = self.space(alias, "alias")
-        draft.extras = replace(draft.extras, tokenizer=theirs.tokenizer or theirs.origin,
+        draft.extras = replace(draft.extras.without_tokenizer, tokenizer=theirs.tokenizer or theirs.origin,
                                made_tokenizer=theirs.made_tokenizer)  # fmt: skip
 
     def make_tokenizer(self, alias: str, files: Mapping[str, bytes]) -> None:
         """Give an alias a tokenizer that a step made."""
         draft = self.space(alias, "alias")
-        draft.extras = replace(draft.extras, made_tokenizer=files)
+        draft.extras = replace(draft.extras.without_tokenizer, made_tokenizer=files)
 
     def pair_codes(self, alias: str, name: str, block: Block | None) -> None:
         """Keep in mind which scales belong to codes that the step made."""

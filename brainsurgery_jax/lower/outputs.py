@@ -13,11 +13,12 @@ from brainsurgery_jax.config_patch import GENERATION_CONFIG
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
-from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, dump_config, read_config, side_file
+from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, read_config, side_file
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.neighbours import note_neighbours
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.scales import describes_codes, scale_notes
+from brainsurgery_jax.lower.side_configs import TEMPLATE, TOKENIZER_CONFIG, write_side_configs
 from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
@@ -109,8 +110,10 @@ def config_notes(
     for place, message, hint in doubts(output, extras, world):
         span = output.spans.get(("config", *place), output.span)
         yield Diagnostic("config-key", f"{label}.config: {message}", span, hint, "note")
-    if not made.directory and CONFIG in extras.configs:
-        message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
+    changed = [file for file in extras.configs if file not in (ADAPTER_CONFIG, GENERATION_CONFIG)]
+    if not made.directory and changed:
+        files = " and no ".join(changed)
+        message = f"{label}: '{made.path}' is a single file, which has no {files}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
     yield from scale_notes(made, output, label, lambda: _find_known_config(extras, world))
@@ -247,6 +250,8 @@ def _copy_side_files(extras: Extras, kind: OutputKind, tensors: Mapping[str, Exp
         found = world.side_files(origin)
         if found is not None and extras.has_new_tokenizer:
             found = found._replace(copied=tuple(name for name in found.copied if not is_of_tokenizer(name)))
+        if found is not None:
+            found = found._replace(copied=tuple(name for name in found.copied if name not in _rewritten(extras)))
         if found is not None and found.of_floats != found:
             now = {name: expr.aval for name, expr in tensors.items()}
             then = {name: info.aval for name, info in world.open(origin).header.tensors.items()}
@@ -258,6 +263,11 @@ def _copy_side_files(extras: Extras, kind: OutputKind, tensors: Mapping[str, Exp
         raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
 
 
+def _rewritten(extras: Extras) -> tuple[str, ...]:
+    """The files that are not copied since steps changed what they say."""
+    return (TOKENIZER_CONFIG, TEMPLATE) if TOKENIZER_CONFIG in extras.configs else ()
+
+
 def _side_files(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> dict[str, bytes]:
@@ -266,10 +276,11 @@ def _side_files(
     wanted = output.config or CONFIG in extras.configs or not adapter
     config = change_config(output, kind, tensors, extras, world) if wanted else None
     made = {} if config is None else {CONFIG: config}
-    if kind.directory and GENERATION_CONFIG in extras.configs:
-        made[GENERATION_CONFIG] = dump_config(extras.configs[GENERATION_CONFIG])
     if kind.directory and output.sidecars and extras.has_new_tokenizer:
         made |= extras.made_tokenizer or dict(_tokenizer_files(extras.tokenizer, world))
+    if kind.directory:
+        made = {name: made[name] for name in made if name not in _rewritten(extras)}
+        made |= dict(write_side_configs(extras, world))
     if kind.directory and ADAPTER_CONFIG in extras.configs:
         made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
     if adapter:

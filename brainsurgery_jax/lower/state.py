@@ -48,6 +48,11 @@ class Extras:
         """Whether its tokenizer is not the one beside `origin`."""
         return self.tokenizer is not None or bool(self.made_tokenizer)
 
+    @property
+    def without_tokenizer(self) -> Extras:
+        """These extras without what steps changed in files of the tokenizer."""
+        return replace(self, configs={file: c for file, c in self.configs.items() if not is_of_tokenizer(file)})
+
     def home_of(self, name: str) -> str | None:
         """The checkpoint beside which a side file of that name lies."""
         if self.made_tokenizer and is_of_tokenizer(name):

@@ -18,6 +18,7 @@ from brainsurgery_jax.lower.contexts import at_key, readable
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
+from brainsurgery_jax.lower.side_configs import check_file, read_side_config
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
 from brainsurgery_jax.lower.ties import find_tied_heads
 from brainsurgery_jax.lower.trees import match_others, target_of
@@ -259,11 +260,16 @@ class StepView(Drafts):
         names = ours.original if right is None else ours.names
         return tree_gaps(was, theirs.key_tree, (name for name in names if name in theirs.names))
 
-    def config(self, alias: str, key: str = "") -> tuple[str, object] | None:
-        """The name and current content of the config of an alias; None if there is none."""
+    def config(self, alias: str, key: str = "", file: str = "") -> tuple[str, object] | None:
+        """The name and current content of the config of an alias, or of another JSON `file` beside its weights; None if
+        there is none."""
         space, extras = self.space(alias, key), self.extras(alias, key)
         if extras.doubtful or (space.tainted and space.extras.origin is None):
             raise Unknown
+        if file:
+            check_file(file)
+            found = read_side_config(extras, file, self.world)
+            return None if found is None else (file, found)
         with at_key(key):
             return read_config(extras, self.world)
 

@@ -29,6 +29,7 @@ Keys = Annotated[
     BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     Field(description="keys to remove"),
 ]
+SideFile = Annotated[Text, Field(description="another JSON file beside the weights; by default the config")]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def change_config(
     patch: Patch | None = None,
     remove: Keys = (),
     from_: Text | None = None,
+    file: SideFile | None = None,
     alias: Text | None = None,
 ) -> Iterator[Edit]:
     """Change the config of an alias: config.json, or adapter_config.json for an adapter. Outputs write the result.
@@ -67,6 +69,9 @@ def change_config(
     First the part `from` becomes the whole config, then the keys in `remove` are removed, then the values in `patch`
     are set, mappings key by key. A key of an inner mapping is removed as `outer.inner`. An alias without a checkpoint
     of its own starts from the config of the first input, as its output does.
+    `file` names another JSON file that travels with the weights, such as tokenizer_config.json or
+    generation_config.json. The template of chats is the key `chat_template` of tokenizer_config.json, also where it
+    lies in chat_template.jinja: the output writes it to where it was.
     Example: `config: {patch: {num_hidden_layers: 9}, remove: [auto_map]}`
     """
     change = Change(from_ or "", remove, patch or {})
@@ -74,14 +79,18 @@ def change_config(
         raise Refusal("key-missing", "give at least one of patch, remove and from",
                       hint="Write the values to set: `config: {patch: {num_hidden_layers: 9}}`.")  # fmt: skip
     chosen = alias or _only_alias(view)
-    file, base = view.config(chosen, "alias") or ("config.json", {})
+    found = view.config(chosen, "alias", file or "")
+    if file and found is None:
+        view.note("config-key", f"{file} is new: '{chosen}' has no such file", "file",
+                  "A file that is to be new is right as it is.")  # fmt: skip
+    named, base = found or (file or "config.json", {})
     if not isinstance(base, Mapping):
-        raise Refusal("output-config", f"the {file} of '{chosen}' holds no mapping of keys to values", key="alias",
+        raise Refusal("output-config", f"the {named} of '{chosen}' holds no mapping of keys to values", key="alias",
                       hint="Correct its text.")  # fmt: skip
     changed = apply_change(base, change)
-    for doubt in find_doubts(base, change, file):
+    for doubt in find_doubts(base, change, named):
         view.note("config-key", doubt.message, "patch", doubt.hint)
-    yield SetConfig(chosen, changed)
+    yield SetConfig(chosen, changed, file or "")
 
 
 def _only_alias(view: View) -> str:

@@ -53,6 +53,16 @@ def test_the_start_of_a_line_offers_every_op_and_every_command(model: Session):
     assert shown == {*OPS, *COMMANDS}
 
 
+def test_config_offers_the_other_json_files_beside_the_weights(here: Path):
+    Path("m").mkdir()
+    write("m/model.safetensors", {"w": np.zeros(2, np.float32)})
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "private.json"):
+        Path("m", name).write_text("{}")
+    with closing(Session.begin(bs.load({"inputs": ["m::m"]}))) as session:
+        assert words(session, "config: {file: ") == ["generation_config.json", "tokenizer_config.json"]
+        assert words(session, "config: {file: t") == ["tokenizer_config.json"]
+
+
 def test_ops_come_with_their_first_line(model: Session):
     (move,) = complete("mov", model)
     assert (move.text, move.start, move.meta) == ("move: ", -3, OPS["move"].doc.splitlines()[0])

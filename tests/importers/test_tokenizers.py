@@ -238,29 +238,50 @@ def test_the_usual_template_is_that_of_the_copied_files(here: Path, held: Mappin
     assert note_of(here, "auto").endswith(") is that of a, whose files are copied.")
 
 
+TEXT = "{% for m in messages %}<{{ m['role'] }}>'\t\"é\U0001f600\n{% endfor %}\n"
+
+
+def run_chat(here: Path, asked: str) -> tuple[str, dict[str, str]]:
+    """The plan for a template that is asked for, and the texts of the files that it writes beside the weights."""
+    text = plan_of(put_config(here, {**LINEAR, "chat_template": asked}).name)
+    (here / "plan.yaml").write_text(text)
+    bs.load("plan.yaml").run(durable=False)
+    files = (path for path in (here / "merged").iterdir() if path.suffix in (".json", ".jinja"))
+    return text, {path.name: path.read_text() for path in files}
+
+
 @pytest.mark.parametrize("in_settings", [False, True])
-def test_the_usual_template_of_other_models_is_named_with_what_to_do_by_hand(
+def test_the_usual_template_of_other_models_gets_into_the_result(
     here: Path, held: Mapping[str, Any], in_settings: bool
 ):
-    for letter, text in {"a": "A", "b": "B", "c": "B"}.items():
+    for letter, text in {"a": "A", "b": TEXT, "c": TEXT}.items():
         put_template(here / letter, text, in_settings=in_settings)
-    note = note_of(here, "auto")
-    assert "is not applied: the usual one is that of b." in note
-    by_hand = (
-        "write the text of `chat_template` in b/tokenizer_config.json to" if in_settings else "`cp b/chat_template"
+    plan, files = run_chat(here, "auto")
+    assert ") is that of b, which the last step sets." in plan
+    settings = json.loads(files["tokenizer_config.json"])
+    assert (settings.get("chat_template"), files.get("chat_template.jinja")) == (
+        (TEXT, None) if in_settings else (None, TEXT)
     )
-    assert by_hand in note
 
 
 def test_models_without_a_template_have_no_usual_one(here: Path, held: Mapping[str, Any]):
     assert note_of(here, "auto").endswith(") has no effect: no model has a template.")
 
 
-@pytest.mark.parametrize(("asked", "what"), [("chatml", "the text of the template 'chatml'"), ("{{ a }}", "that text")])
-def test_a_template_by_name_or_text_is_left_to_be_written(
-    here: Path, held: Mapping[str, Any], asked: str, what: str
-):  # fmt: skip
-    assert note_of(here, asked).endswith(f"When the plan has run, write {what} to merged/chat_template.jinja.")
+def test_the_text_of_a_template_is_set_exactly(here: Path, held: Mapping[str, Any]):
+    _, files = run_chat(here, TEXT)
+    assert json.loads(files["tokenizer_config.json"])["chat_template"] == TEXT
+
+
+def test_a_template_by_name_is_left_to_be_written_into_a_step(here: Path, held: Mapping[str, Any]):
+    plan, files = run_chat(here, "chatml")
+    assert "is not applied: the text of 'chatml' is part of mergekit." in plan
+    assert "chat_template" not in json.loads(files["tokenizer_config.json"])
+    last = next(line for line in plan.splitlines() if line.startswith("  # - config: "))
+    (here / "plan.yaml").write_text(plan.replace(last, last.replace("# ", "").replace("TEXT", "{{ a }}")))
+    bs.load("plan.yaml").run(durable=False, overwrite=True)
+    settings = json.loads((here / "merged" / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == "{{ a }}"
 
 
 # --- Revisions --------------------------------------------------------------------------------------------------------
