@@ -206,7 +206,7 @@ def model(folder: Path) -> Iterable[str]:
         path, tiny = folder / f"{name}.yaml", folder / "tiny.yaml"
         text = {"inputs": [f"m::{folder / 'm.safetensors'}"], "transforms": [step]}
         path.write_text(json.dumps({**text, "output": {"path": str(folder / "out"), "shard": "64MB"}}))
-        few = [{"delete": {"target": "emb|.*w"}}, step]
+        few = [{"delete": {"target": "emb|.*w|more.*"}}, step]
         tiny.write_text(json.dumps({**text, "transforms": few, "output": str(folder / "tiny.safetensors")}))
         items = api.explain(bs.load(str(path)), Elsewhere(overwrite=True)).items
         nbytes = sum(item.reads + item.writes for item in items)
