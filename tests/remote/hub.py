@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Lock
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.remote.servers import listen
 
 LARGE = (".safetensors", ".npz", ".msgpack")
 """The files that go to the store of large ones; the others are part of the commit."""
@@ -214,14 +216,5 @@ def _hash_of(entry: Mapping[str, Any]) -> str:
 def serve_hub() -> Iterator[Hub]:
     """An empty hub on loopback."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with listen(type("Handler", (_Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
