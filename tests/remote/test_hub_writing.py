@@ -249,10 +249,20 @@ def test_a_commit_of_which_nothing_is_known_says_so(hub: Hub, model: Path) -> No
     assert len(bs.open(URL)) == 8
 
 
+def test_a_commit_that_only_deletes_is_not_taken_for_made_if_it_failed(hub: Hub, model: Path) -> None:
+    bs.run(plan_to(model))
+    hub.commit(OUT, {**hub.files(OUT), "pytorch_model.bin": b"old"})
+    hub.failures["/commit/"] = [400]
+    with pytest.raises(StoreError, match="could not commit to it"):
+        bs.run(plan_to(model, overwrite=True))
+    bs.run(plan_to(model, overwrite=True))
+    assert "pytorch_model.bin" not in written(hub)
+
+
 def test_a_commit_that_lacks_a_file_is_told(hub: Hub, model: Path) -> None:
     hub.forgets = "config.json"
     before = hub.repositories[OUT]["main"][-1]
-    with pytest.raises(StoreError, match=r"the commit lacks config\.json") as caught:
+    with pytest.raises(StoreError, match=r"does not hold what was sent: config\.json") as caught:
         bs.run(plan_to(model))
     assert f"Run again, and overwrite it. The commit before it is {before}." in str(caught.value)
     hub.forgets = ""

@@ -28,7 +28,7 @@ from brainsurgery_jax.store.sidecars import is_document
 from brainsurgery_jax.wording import few
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationAdd
 
 MAIN = "main"
 """The branch that an address without a revision means."""
@@ -63,7 +63,7 @@ class HubUpload:
         self._api = connect_hub(url)
         self._before = self._state_at(self._find_head())
         self._additions: dict[str, CommitOperationAdd] = {}
-        self._deletions: list[CommitOperationDelete] = []
+        self._gone: list[str] = []
 
     # --- The destination ----------------------------------------------------------------------------------------------
 
@@ -149,32 +149,34 @@ class HubUpload:
 
     def send(self, place: LocalPlace) -> None:
         """Uploads the large files."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationAdd
 
         names = place.list()
         self._refuse_if_moved(self._look())
         replaced = self._find_replaced(directory="" not in names)
-        gone = [name for name in replaced.files if name not in names] if replaced and replaced.directory else []
-        self._deletions = [CommitOperationDelete(self._path(name)) for name in gone]
+        self._gone = [name for name in replaced.files if name not in names] if replaced and replaced.directory else []
         self._additions = {name: CommitOperationAdd(self._path(name), place.path_of(name)) for name in names}
         with self._refusals("upload the files"):
             self._preupload([*self._additions.values()])
 
     def finish(self) -> None:
         """Makes the commit. Raises StoreError if the destination is not what it was."""
+        from huggingface_hub import CommitOperationDelete
+
         now = self._look()
         self._refuse_if_moved(now)
+        deletions = [CommitOperationDelete(self._path(name)) for name in self._gone]
         try:
             with _without_bars():
                 commit = self._api.create_commit(
-                    self._repository, [*self._additions.values(), *self._deletions], commit_message=_MESSAGE,
+                    self._repository, [*self._additions.values(), *deletions], commit_message=_MESSAGE,
                     revision=self._branch, parent_commit=now.commit, num_threads=UPLOADS,
                 ).oid  # fmt: skip
         except Exception as error:
             self._look_after(error)
             return
-        if missing := self._missing(self._state_at(commit)):
-            problem = f"was committed to, and the commit lacks {few(missing)}"
+        if wrong := self._differing(self._state_at(commit)):
+            problem = f"was committed to, and the commit does not hold what was sent: {few(wrong)}"
             remedy = f"Run again, and overwrite it. The commit before it is {now.commit}."
             raise StoreError(self._url, problem, remedy=remedy)
 
@@ -185,16 +187,17 @@ class HubUpload:
         except StoreError as bad:
             problem = "was sent a commit, and whether the hub made it is not known"
             raise StoreError(self._url, problem, remedy=f"Look at it before you run again. {bad.remedy}") from error
-        if self._missing(after):
+        if self._differing(after):
             self._refuse_if_moved(after)
             raise self._refusal("commit to it", error) from error
 
     def abandon(self) -> None:
         """Nobody sees what no commit names, and the hub drops it: there is nothing to remove."""
 
-    def _missing(self, state: _State) -> list[str]:
-        """The files of the output that are not there, or other than they should be."""
-        return [name for name, file in self._additions.items() if not _holds(state.files.get(name), file)]
+    def _differing(self, state: _State) -> list[str]:
+        """The files that are not as the commit makes them."""
+        lacking = [name for name, file in self._additions.items() if not _holds(state.files.get(name), file)]
+        return [*lacking, *(name for name in self._gone if name in state.files)]
 
     def _refuse_if_moved(self, now: _State) -> None:
         if not now.same_files(self._before):
