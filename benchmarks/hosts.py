@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,20 +158,21 @@ def scale(folder: Path) -> Iterable[str]:
 
 
 def kill(folder: Path, moments: int) -> Iterable[str]:
-    """What the loss of a process does at moments that are spread over a run, from the first output file on: one that is
-    lost before all have found each other is waited for."""
+    """What the loss of a process does at moments that are spread over a run by what its journals note, so that no other
+    load moves them: from the first output file on, since one that is lost before all have found each other is waited
+    for."""
     plan = write_plan(folder, 32)
-    started = start(plan, 2, "--overwrite")
-    begun = wait_for_output(folder)
-    assert not any(end(started, begun).codes)
-    lasts, wanted = time.monotonic() - begun, digest(folder / "out")
-    yield "| killed | after, s | exit of the other | published | resumed with | same bytes |"
+    started = start(plan, 2, "--overwrite", "--resume")
+    whole = watch_journals(folder, started, 1 << 62)
+    assert not any(end(started, 0).codes)
+    wanted = digest(folder / "out")
+    yield "| killed | after | exit of the other | published | resumed with | same bytes |"
     yield "|---|---:|---:|---|---:|---|"
     for number in range(moments):
         shutil.rmtree(folder / "out", ignore_errors=True)
-        after, victim = lasts * number / moments, number % 2
+        share, victim = number / moments, number % 2
         started = start(plan, 2, "--resume", "--lost-after", "3")
-        time.sleep(max(0, wait_for_output(folder) + after - time.monotonic()))
+        watch_journals(folder, started, round(whole * share))
         started[victim].send_signal(signal.SIGKILL)
         codes = end(started, 0).codes
         published = (folder / "out").exists()
@@ -181,14 +182,24 @@ def kill(folder: Path, moments: int) -> Iterable[str]:
         left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
         told = "yes, whole" if published else "no"
         end_of_it = "yes" if same and not left else f"no: {left}"
-        yield f"| {victim} | {after:.1f} | {codes[1 - victim]} | {told} | {again} | {end_of_it} |"
+        yield f"| {victim} | {share:.0%} | {codes[1 - victim]} | {told} | {again} | {end_of_it} |"
 
 
-def wait_for_output(folder: Path) -> float:
-    """When the first output file of a run was there."""
-    while not any(path.name.startswith(".") for path in folder.iterdir()):
-        time.sleep(0.01)
-    return time.monotonic()
+def watch_journals(folder: Path, started: Sequence[subprocess.Popen[bytes]], until: int) -> int:
+    """Wait for the first output file and for so many bytes of journals, or for the end of the processes. The bytes that
+    were there."""
+    most = 0
+    while any(process.poll() is None for process in started):
+        names = [path for path in folder.iterdir() if path.name.startswith(".")]
+        for_all = 0
+        for path in names:
+            with suppress(FileNotFoundError):
+                for_all += path.stat().st_size if ".journal" in path.name else 0
+        most = max(most, for_all)
+        if names and most >= until:
+            break
+        time.sleep(0.002)
+    return most
 
 
 # --- The model --------------------------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ def model(folder: Path) -> Iterable[str]:
         path, tiny = folder / f"{name}.yaml", folder / "tiny.yaml"
         text = {"inputs": [f"m::{folder / 'm.safetensors'}"], "transforms": [step]}
         path.write_text(json.dumps({**text, "output": {"path": str(folder / "out"), "shard": "64MB"}}))
-        few = [{"delete": {"target": "emb|.*w"}}, step]
+        few = [{"delete": {"target": "emb|.*w|more.*"}}, step]
         tiny.write_text(json.dumps({**text, "transforms": few, "output": str(folder / "tiny.safetensors")}))
         items = api.explain(bs.load(str(path)), Elsewhere(overwrite=True)).items
         nbytes = sum(item.reads + item.writes for item in items)

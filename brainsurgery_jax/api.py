@@ -305,6 +305,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.run.execute import execute
     from brainsurgery_jax.engine.run.hosts import agree, find_hosts, share_machine
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
+    from brainsurgery_jax.engine.run.visible import share_devices
 
     heard = Heard(options.listen)
     refuse_links(options)
@@ -312,6 +313,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     stop = options.stop or NEVER
     with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
         files.also_reads(*plan.files)
+        share_devices(hosts, options.devices)
         budget = share_machine(hosts, options.budget())
         recording = _recording(plan, options, budget)
         if recording is not None:

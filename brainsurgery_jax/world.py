@@ -10,7 +10,15 @@ from pathlib import Path
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.regular_files import read_regular
-from brainsurgery_jax.store.address import PLUS, Address, expand_hub_name, is_remote, parse_address, split_sum
+from brainsurgery_jax.store.address import (
+    PLUS,
+    Address,
+    expand_hub_name,
+    is_remote,
+    parse_address,
+    split_sum,
+    without_main,
+)
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
@@ -96,7 +104,8 @@ class Files:
         self._wanted[self.key(path)] = disk, nbytes
         total = sum(n for d, n in self._wanted.values() if d == disk)
         if is_remote(path):  # a glance opens no connection
-            return check_remote(path, total, directory=directory) if self._opens else None
+            replaces = overwrite or self.overwrite
+            return check_remote(path, total, overwrite=replaces, directory=directory) if self._opens else None
         return check_destination(
             path, total, overwrite or self.overwrite, directory=directory, reads=self.reads()
         )  # fmt: skip
@@ -163,7 +172,7 @@ class Elsewhere(Files):
 def _key(path: str) -> str:
     if (both := split_sum(path)) is not None:
         return PLUS.join(map(_key, both))
-    return path if is_remote(path) else os.path.realpath(os.path.expanduser(path))
+    return without_main(path) if is_remote(path) else os.path.realpath(os.path.expanduser(path))
 
 
 def _entry(path: str) -> str:

@@ -27,6 +27,8 @@ HUB = "BRAINSURGERY_HUB"
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@[^/@]+)?")
 
+_REPOSITORY = re.compile(r"(?i:hf)://[^/]+/[^/]+/?")
+_AT_MAIN = re.compile(r"^((?i:hf)://[^/]+/[^/@]+)@main(?=/|$)")
 _REMOTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://.")
 
 
@@ -86,6 +88,16 @@ def expand_hub_name(path: str) -> str:
     if os.environ.get(HUB, "0") == "0" or not HUB_NAME.fullmatch(path) or os.path.lexists(path):
         return path
     return f"hf://{path}"
+
+
+def is_repository(path: str) -> bool:
+    """Whether a path names a whole repository of the hub, which is a folder whatever its name ends in."""
+    return _REPOSITORY.fullmatch(path) is not None
+
+
+def without_main(path: str) -> str:
+    """The address without the branch that it means anyway, if it is one of the hub."""
+    return _AT_MAIN.sub(r"\1", path)
 
 
 def scheme_of(url: str) -> str:

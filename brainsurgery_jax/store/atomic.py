@@ -40,7 +40,11 @@ _AT_FDCWD = -100
 
 
 class Upload(Protocol):
-    """What takes an output to a remote destination; `remote.upload` has it."""
+    """What takes an output to a remote destination; `remote.upload` and `remote.hub_upload` have it."""
+
+    def check(self, *, directory: bool) -> Replacement | None:
+        """What the output would replace, a folder if `directory`. Raises StoreError if it may not. Changes nothing."""
+        ...
 
     def send(self, place: LocalPlace) -> None:
         """Uploads all that does not make the output appear yet."""

@@ -14,6 +14,7 @@ from brainsurgery_jax.store.address import (
     MARK,
     expand_hub_name,
     is_remote,
+    is_repository,
     parse_address,
     scheme_of,
     split_sum,
@@ -164,12 +165,12 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     place = path if is_remote(path) else os.path.expanduser(path)
     if not is_remote(path):
         recover(place)
-    elif (scheme := scheme_of(path)) in ("hf", "http", "https"):
-        way = "`hf upload ORG/MODEL FOLDER`" if scheme == "hf" else "the tools of its host"
+    elif (scheme := scheme_of(path)) in ("http", "https"):
         raise ValueError(
-            f"'{path}' cannot be written: {scheme}:// is read only. Write to a folder, and upload it by {way}."
+            f"'{path}' cannot be written: {scheme}:// is read only. Write to a folder, and upload it by the tools of "
+            "its host."
         )
-    directory = _is_directory(place, explicit=format is not None)
+    directory = is_repository(path) or _is_directory(place, explicit=format is not None)
     made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
     assert made is not None, "a file has a suffix that shows the format"
     _check_shape(path, directory, made)

@@ -1,5 +1,5 @@
 """How outputs appear, whole or not at all: by a rename on a file system, in an object store by the files that are
-uploaded last."""
+uploaded last, on the hub by a commit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.address import is_remote, without_secrets
+from brainsurgery_jax.store.address import is_remote, scheme_of, without_secrets
 from brainsurgery_jax.store.atomic import Staged, Upload, publish, stage
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Left, StagedOutput
-from brainsurgery_jax.store.replacing import check_destination
-
-if TYPE_CHECKING:
-    from brainsurgery_jax.store.remote.upload import ObjectUpload
+from brainsurgery_jax.store.replacing import Replacement, check_destination
 
 
 class ByPlace:
@@ -32,7 +28,9 @@ class ByPlace:
         with os_failures(path, "create the folder"):
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         staged = stage(path, overwrite=True)
-        return staged._replace(destination=without_secrets(destination), upload=_upload_to(destination))
+        return staged._replace(
+            destination=without_secrets(destination), upload=_upload_to(destination, overwrite=overwrite)
+        )
 
     def prepare(self, staged: Sequence[StagedOutput]) -> None:
         """Uploads the data of remote outputs, and removes it again if that fails."""
@@ -61,20 +59,25 @@ class ByPlace:
 BY_PLACE = ByPlace()
 
 
-def check_remote(url: str, nbytes: int, *, directory: bool) -> None:
-    """Raises StoreError if an output of `nbytes` bytes could not be made on this machine and uploaded to an address.
-    Writes nothing."""
+def check_remote(url: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
+    """What an output of `nbytes` bytes would replace at an address. Raises StoreError if it could not be made on this
+    machine and uploaded. Writes nothing."""
     here = _staging_path(url)
     try:
         check_destination(here, nbytes, True, directory=directory)
     except StoreError as bad:
         remedy = "An output is made there before it is uploaded; the variable TMPDIR names another place."
         raise StoreError(bad.path, bad.problem, remedy=remedy) from bad
-    _upload_to(url).check_free()
+    return _upload_to(url, overwrite=overwrite).check(directory=directory)
 
 
-def _upload_to(url: str) -> ObjectUpload:
-    from brainsurgery_jax.store.remote.upload import ObjectUpload  # only who uploads should wait for it
+def _upload_to(url: str, *, overwrite: bool) -> Upload:
+    """What takes an output to an address; only who uploads should wait for it."""
+    if scheme_of(url) == "hf":
+        from brainsurgery_jax.store.remote.hub_upload import HubUpload
+
+        return HubUpload(url, overwrite=overwrite)
+    from brainsurgery_jax.store.remote.upload import ObjectUpload
 
     return ObjectUpload(url)
 

@@ -130,7 +130,12 @@ def is_side_name(name: str) -> bool:
     if name.startswith(".") or suffix_of(name) in WEIGHT_SUFFIXES or name.endswith(".index.json"):
         return False
     listed = (pattern for patterns in SIDE_FILES.values() for pattern in patterns)
-    return _DOCUMENT.fullmatch(name) is not None or any(fnmatchcase(name, pattern) for pattern in listed)
+    return is_document(name) or any(fnmatchcase(name, pattern) for pattern in listed)
+
+
+def is_document(name: str) -> bool:
+    """Whether a side file is a text for people: a model card, a licence and the like."""
+    return _DOCUMENT.fullmatch(name) is not None
 
 
 def is_of_tokenizer(name: str) -> bool:

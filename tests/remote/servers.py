@@ -138,13 +138,18 @@ def _entry(path: Path, root: Path) -> dict[str, object]:
 def serve(root: Path) -> Iterator[Served]:
     """A server of a folder on loopback."""
     served = Served(root)
-    handler = type("Handler", (_Handler,), {"served": served})
+    with listen(type("Handler", (_Handler,), {"served": served})) as served.url:
+        yield served
+
+
+@contextmanager
+def listen(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback, which answers by a handler."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield served
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

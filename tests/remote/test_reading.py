@@ -299,12 +299,6 @@ def test_a_folder_without_safetensors_is_refused_with_what_it_holds(server: Serv
         bs.open("hf://org/torch")
 
 
-def test_the_hub_is_no_output(model: Path) -> None:
-    scale = {"scale_": {"target": ".*", "by": 2}}
-    plan = bs.load({"inputs": [str(model)], "transforms": [scale], "output": "hf://org/out"})
-    assert any("is read only" in found.message for found in bs.check(plan))
-
-
 def test_names_that_lead_out_of_the_folder_are_refused(server: Served, model: Path) -> None:
     from brainsurgery_jax.store.io.files import Stamp
     from brainsurgery_jax.store.remote.places import RemoteItem

@@ -16,7 +16,7 @@ from brainsurgery_jax.store.remote.http import HttpClient
 from brainsurgery_jax.store.remote.places import RemoteItem, missing_package
 
 if TYPE_CHECKING:
-    from huggingface_hub import RepoFile
+    from huggingface_hub import HfApi, RepoFile
 
 _HOW = "Write hf://ORG/MODEL, hf://ORG/MODEL@REVISION, or one with /FILE or /FOLDER at its end."
 
@@ -26,18 +26,15 @@ class HubPlace:
 
     def __init__(self, url: str):
         self._shown = url
-        self._repository, self._revision, self._inner = _parse(url)
-        try:
-            from huggingface_hub import HfApi
-            from huggingface_hub.utils import build_hf_headers
-        except ImportError:
-            raise missing_package(url, "huggingface_hub") from None
-        self._api = HfApi()
+        self._repository, self._revision, self._inner = parse_hub_address(url)
+        self._api = connect_hub(url)
+        from huggingface_hub.utils import build_hf_headers
+
         self._client = HttpClient(url, build_hf_headers())
 
     def list(self) -> Mapping[str, RemoteItem]:
         """The files of the repository at the commit that the revision names now."""
-        files = self._list_repository()
+        files = self.list_repository()
         inner = self._inner
         if inner and inner in files:
             return {inner.rpartition("/")[2]: files[inner]} | _beside(inner, files)
@@ -49,14 +46,15 @@ class HubPlace:
             )
         return found
 
-    def _list_repository(self) -> dict[str, RemoteItem]:
+    def list_repository(self) -> dict[str, RemoteItem]:
+        """All files of the repository at the commit that the revision names now."""
         from huggingface_hub import RepoFile
 
         try:
             commit = self._api.repo_info(self._repository, revision=self._revision).sha
             entries = list(self._api.list_repo_tree(self._repository, recursive=True, revision=commit))
         except Exception as error:  # which errors there are depends on the HTTP library that the hub's package uses
-            raise self._refusal(error) from error
+            raise hub_refusal(self._shown, self._revision, error) from error
         root = f"{self._api.endpoint}/{self._repository}/resolve/{commit}"
         shown = f"hf://{self._repository}@{(commit or '')[:12]}"
         return {
@@ -64,22 +62,6 @@ class HubPlace:
             for e in entries
             if isinstance(e, RepoFile)
         }
-
-    def _refusal(self, error: Exception) -> StoreError:
-        from huggingface_hub import errors
-
-        match error:
-            case errors.GatedRepoError():
-                problem, remedy = "the model is gated", "Accept its conditions on its page, then run `hf auth login`."
-            case errors.RevisionNotFoundError():
-                problem, remedy = f"has no revision '{self._revision}'", "Check the name of the branch, tag or commit."
-            case errors.RepositoryNotFoundError():
-                problem = "there is no such model, or you may not see it"
-                remedy = "Check the name. For a private model, run `hf auth login` first."
-            case _:
-                problem = f"could not ask the hub ({type(error).__name__})"
-                remedy = "Check the network and try again. HF_ENDPOINT names the hub."
-        return StoreError(self._shown, problem, remedy=remedy)
 
     def stamp(self, item: RemoteItem) -> Stamp:
         """What was listed: the files of a commit never change."""
@@ -94,8 +76,35 @@ class HubPlace:
         self._client.close()
 
 
-def _parse(url: str) -> tuple[str, str | None, str]:
-    """Repository, revision and path within it."""
+def connect_hub(url: str) -> HfApi:
+    """The hub that huggingface_hub knows. Raises StoreError if that is not installed."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise missing_package(url, "huggingface_hub") from None
+    return HfApi()
+
+
+def hub_refusal(shown: str, revision: str | None, error: Exception) -> StoreError:
+    """What to tell of an answer of the hub. Its text is left out: it may quote what was sent."""
+    from huggingface_hub import errors
+
+    match error:
+        case errors.GatedRepoError():
+            problem, remedy = "the model is gated", "Accept its conditions on its page, then run `hf auth login`."
+        case errors.RevisionNotFoundError():
+            problem, remedy = f"has no revision '{revision}'", "Check the name of the branch, tag or commit."
+        case errors.RepositoryNotFoundError():
+            problem = "there is no such model, or you may not see it"
+            remedy = "Check the name. For a private model, run `hf auth login` first."
+        case _:
+            problem = f"could not ask the hub ({type(error).__name__})"
+            remedy = "Check the network and try again. HF_ENDPOINT names the hub."
+    return StoreError(shown, problem, remedy=remedy)
+
+
+def parse_hub_address(url: str) -> tuple[str, str | None, str]:
+    """Repository, revision and path within it. Raises StoreError."""
     parts = url.partition("://")[2].strip("/").split("/")
     if len(parts) < 2 or not all(parts):
         raise StoreError(url, "names no model of the hub", remedy=_HOW)

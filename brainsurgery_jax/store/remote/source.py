@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,15 +25,16 @@ from brainsurgery_jax.store.address import scheme_of, without_secrets
 from brainsurgery_jax.store.base import FileRun, Note, Source
 from brainsurgery_jax.store.completeness import choose, is_index
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER, holds_adapter, is_weights, suffix_of
-from brainsurgery_jax.store.io.files import CHUNK, File, read_bytes
+from brainsurgery_jax.store.folder import ADAPTER, OLD_ADAPTER, holds_adapter, suffix_of
+from brainsurgery_jax.store.io.files import File, read_bytes
 from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.remote.cache import CACHE, CachedPlace
 from brainsurgery_jax.store.remote.file import RemoteFile
+from brainsurgery_jax.store.remote.mirror import Mirror, fetch_file
 from brainsurgery_jax.store.remote.places import CONNECTIONS, RemoteItem, RemotePlace
 from brainsurgery_jax.store.remote.upload_note import NOTE, read_note
 from brainsurgery_jax.store.safetensors.source import SUFFIXES, SafetensorsSource
-from brainsurgery_jax.store.sidecars import MAX_SIDECAR, READ_TO_FIND, is_side_name
+from brainsurgery_jax.store.sidecars import MAX_SIDECAR
 from brainsurgery_jax.wording import few
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class RemoteSource(SourceOver):
             _refuse_broken_upload(url, files)
             root = _root_of(url, files)
             with _called(folder, root):
-                mirror = _Mirror(folder, files)
+                mirror = Mirror(folder, files)
                 source = _open_adapter(mirror) if holds_adapter(files.keys()) else _open_tensors(mirror, url)
             notes = tuple(_rename(note, folder, root) for note in source.header.notes)
             header = replace(source.header, path=url, side_folder=folder, bring=mirror.fetch, notes=notes)
@@ -115,73 +116,15 @@ def _refuse_broken_upload(url: str, files: Mapping[str, File]) -> None:
         raise StoreError(url, problem, remedy="Wait for the run that uploads it; if it was cut off, run it again.")
 
 
-class _Mirror:
-    """The small files of a place in a folder of this machine. `files` are those of the place, by relative names."""
-
-    def __init__(self, folder: str, files: Mapping[str, File]):
-        self.folder, self.files, self._fetched = folder, files, set[str]()
-        top = [name for name in files if "/" not in name]
-        first = {n for n in top if is_index(n) or suffix_of(n) == ".py" or n in READ_TO_FIND}
-        first |= {ADAPTER_CONFIG} if ADAPTER_CONFIG in top and holds_adapter(top) else set()
-        for name in files:
-            later = _is_beside(name) if "/" in name else is_side_name(name)
-            if _is_weights(name) or (later and name not in first and files[name].size <= MAX_SIDECAR):
-                self._stand_in(name)
-        self.fetch(first)
-
-    def fetch(self, names: Iterable[str]) -> None:
-        """Writes files of the place that are not too large for side files, as a whole."""
-        wanted = [n for n in names if n not in self._fetched and self.files[n].size <= MAX_SIDECAR]
-        with ThreadPoolExecutor(CONNECTIONS) as pool:  # of its own: a long read waits for parts in the shared one
-            for written in [pool.submit(_fetch, self.path_of(name), self.files[name]) for name in wanted]:
-                written.result()
-        self._fetched.update(wanted)
-
-    def path_of(self, name: str) -> str:
-        """The path of a file, in a folder that is there. Raises StoreError for a name that leads elsewhere."""
-        parts = name.split("/")
-        if any(part in ("", ".", "..") or "\0" in part or os.sep in part for part in parts):
-            raise StoreError(self.files[name].name, "has a name that leads out of its folder")
-        path = os.path.join(self.folder, *parts)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return path
-
-    def file_at(self, path: str) -> File:
-        """The file of the place that a path in the folder stands for."""
-        return self.files[os.path.relpath(path, self.folder).replace(os.sep, "/")]
-
-    def _stand_in(self, name: str) -> None:
-        """A file of that name and size which takes no space: its name says what is there, its bytes are never read."""
-        with open(self.path_of(name), "xb") as file:
-            file.truncate(self.files[name].size)
-
-
-def _is_weights(name: str) -> bool:
-    return is_weights(name.rpartition("/")[2])
-
-
-def _is_beside(name: str) -> bool:
-    """Whether a file of a folder below could belong to the model: what the folders of sentence-transformers and of
-    diffusers hold beside weights."""
-    folder, _, last = name.rpartition("/")
-    return "/" not in folder and (is_side_name(last) or suffix_of(last) == ".jinja")
-
-
-def _fetch(path: str, file: File) -> None:
-    with open(path, "wb") as target:
-        for at in range(0, file.size, CHUNK):
-            target.write(read_bytes(file, min(CHUNK, file.size - at), at))
-
-
-def _open_adapter(mirror: _Mirror) -> Source:
+def _open_adapter(mirror: Mirror) -> Source:
     """An adapter, fetched as a whole: it is small, and read through its config."""
     for name in (ADAPTER, OLD_ADAPTER):
         if name in mirror.files:
-            _fetch(mirror.path_of(name), mirror.files[name])
+            fetch_file(mirror.path_of(name), mirror.files[name])
     return peft.open_source(mirror.folder)
 
 
-def _open_tensors(mirror: _Mirror, url: str) -> Source:
+def _open_tensors(mirror: Mirror, url: str) -> Source:
     chosen = choose(_chosen_path(mirror, url), SUFFIXES)
     files = {path: mirror.file_at(path) for path in chosen.files}
     listed = chosen.listed
@@ -191,7 +134,7 @@ def _open_tensors(mirror: _Mirror, url: str) -> Source:
     return SafetensorsSource(mirror.folder, [*files.values()], listed, chosen.notes)
 
 
-def _chosen_path(mirror: _Mirror, url: str) -> str:
+def _chosen_path(mirror: Mirror, url: str) -> str:
     """The path in the mirror of what the address names: a file if it is the name of one, else the folder."""
     own = unquote(url.rstrip("/").rpartition("/")[2])
     weights = [name for name in mirror.files if suffix_of(name) in SUFFIXES or is_index(name)]

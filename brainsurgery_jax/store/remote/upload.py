@@ -52,6 +52,10 @@ class ObjectUpload:
 
     # --- The destination ----------------------------------------------------------------------------------------------
 
+    def check(self, *, directory: bool) -> None:
+        """Raises StoreError unless the destination is free. Changes nothing."""
+        self.check_free()
+
     def check_free(self) -> list[str]:
         """The files that a run of this host left there which was cut off. Raises StoreError if anything else is there.
         Changes nothing."""
