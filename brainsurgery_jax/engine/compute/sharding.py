@@ -17,11 +17,9 @@ from brainsurgery_jax.engine.compute.donation import attempt_of_parts, donated, 
 from brainsurgery_jax.engine.compute.kernels import single_numbers_of
 from brainsurgery_jax.engine.compute.ladder import Taken, climb_once, rungs_of
 from brainsurgery_jax.engine.compute.operands import Operand, send_sharded
+from brainsurgery_jax.engine.plan.sites import LARGE
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.op import Outcome, Rung
-
-LARGE = 1 << 16
-"""Elements of a result that is worth cutting; each device has a copy of smaller ones."""
 
 
 class TooLarge(Exception):
