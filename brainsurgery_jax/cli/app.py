@@ -260,7 +260,12 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
 def main() -> None:
     """Run the command line of this process."""
     with log.log_scope(), guard_streams():
-        _run_command()
+        try:
+            _run_command()
+        except SystemExit as end:
+            if (watching := sys.modules.get("brainsurgery_jax.engine.run.watching")) is not None:
+                watching.end_at_once(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
 
 
 def _run_command() -> None:

@@ -85,6 +85,15 @@ def split(items: Iterable[WorkItem]) -> tuple[list[WorkItem], list[WorkItem]]:
     ]
 
 
+def shares(item: WorkItem, home: int) -> Iterator[tuple[int, WorkItem]]:
+    """The processes that take part in an item, each with what it reads and writes of it."""
+    if (count := sharers_of(item)) == 1:
+        yield home, item
+        return
+    for process in range(count):
+        yield process, item._replace(reads=item.reads // count, writes=item.writes if process == home else 0)
+
+
 def _place(unit: _Unit, home: int, homes: list[int]) -> None:
     for position in unit.positions:
         homes[position] = home

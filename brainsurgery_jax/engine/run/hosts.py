@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.events import StopSignal
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
+from brainsurgery_jax.engine.run.watching import compute_watched
 from brainsurgery_jax.errors import Stopped, StoreError
 
 PULSE = 0.5
@@ -29,9 +29,6 @@ PULSE = 0.5
 
 PIECE = 1 << 20
 """Bytes of a message: the service takes no large ones."""
-
-PARTING = 2.0
-"""Seconds in which a computation with others may end by itself when one of these is lost."""
 
 _FAILED = "failed"
 
@@ -182,14 +179,8 @@ class Connected:
     def watch(self, compute: Callable[[], T]) -> T:
         """What a computation together with other processes yields. If one of them is lost or fails, it never ends, or
         ends with an error of JAX: the thread that waits for it is left alone."""
-        done: Future[T] = Future()
-        thread = threading.Thread(target=_fulfil, args=(done, compute), name="together", daemon=True)
-        thread.start()
-        while not wait([done], PULSE / 5).done and self._failure is None:
-            pass
+        done = compute_watched(compute, self.is_set)
         if self._failure is not None:
-            thread.join(PARTING)
-            _left.append(thread)
             raise self._error()
         try:
             return done.result()
@@ -295,22 +286,6 @@ class Connected:
             self._service.communicate(END.encode(), timeout=self._lost_after)
         if self._service.poll() is None:
             self._service.kill()
-
-
-def _fulfil(done: Future[T], compute: Callable[[], T]) -> None:
-    """Compute what someone waits for."""
-    try:
-        done.set_result(compute())
-    except BaseException as error:
-        done.set_exception(error)
-
-
-_left: list[threading.Thread] = []
-
-
-def is_left_computing() -> bool:
-    """Whether a thread still waits for processes that are lost: an interpreter that ends meanwhile may be aborted."""
-    return any(thread.is_alive() for thread in _left)
 
 
 class _Either(NamedTuple):
