@@ -32,7 +32,7 @@ class TooLarge(Exception):
 def call_sharded(
     e: Expr, operands: Sequence[Operand], own: Accelerators, meet: Callable[[int], None] = lambda cut: None
 ) -> Taken | None:
-    """Run a kernel on operands sharded along their longest axis, or the next one; None if no rung accepts its result.
+    """Run a kernel on operands sharded along one axis, or the next one; None if no rung accepts its result.
     Raises TooLarge if neither fits. `meet(cut)` is called when the operands are read: before the devices compute."""
     mesh = jax.sharding.Mesh(np.array(own.devices), ("devices",))
     with own.all(own.bytes_each), own.turn():
@@ -69,8 +69,11 @@ def _climb_cut(
 
 
 def _sharding(mesh: jax.sharding.Mesh, shape: Sequence[int], cut: int) -> jax.NamedSharding:
-    """The sharding of an operand along its `cut`-th longest axis, among those that divide evenly over the devices."""
-    fitting = sorted((i for i, n in enumerate(shape) if n % mesh.size == 0), key=lambda i: -shape[i])
+    """The sharding of an operand along its `cut`-th longest axis, among those that divide evenly over the devices. Over
+    several processes the first comes first: each then reads rows, which lie together in a file."""
+    fitting = [i for i, n in enumerate(shape) if n % mesh.size == 0]
+    if not mesh.is_multi_process:
+        fitting.sort(key=lambda i: -shape[i])
     axes = [None] * len(shape)
     if fitting:
         axes[fitting[cut % len(fitting)]] = mesh.axis_names[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -44,7 +43,6 @@ def _fulfil(done: Future[T], compute: Callable[[], T]) -> None:
 @contextmanager
 def _output_as_errors() -> Iterator[None]:
     """Send what is written to standard output to standard error: JAX's collectives on CPUs greet there."""
-    sys.stdout.flush()
     try:
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -61,10 +59,7 @@ def _output_as_errors() -> Iterator[None]:
 _left: list[Thread] = []
 
 
-def end_at_once(code: int) -> None:
-    """End the process with an exit code if a thread still waits for processes that are lost: the end of an interpreter
-    would abort it when it wakes up. Else do nothing."""
-    if any(thread.is_alive() for thread in _left):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def is_left_computing() -> bool:
+    """Whether a thread still waits for processes that are lost. The end of an interpreter aborts the process when that
+    thread wakes up."""
+    return any(thread.is_alive() for thread in _left)
