@@ -2,7 +2,7 @@
 
 `MOMENT` is when it kills itself: `gather:N` before it says something for the Nth time, `write:N` before its Nth write,
 `save:N` before orbax saves something for the Nth time, `meet:N` when it has met the others to compute together.
-`halt:N` is that too, but it only stops; `fail:N` is an error before it meets them.
+`halt:N` is that too, but it only stops; `fail:N` is an error before it meets them; `jax:N` starts JAX alone.
 It waits for others to notice for `LOST` seconds only.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import brainsurgery_jax as bs
+from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.run.hosts import Connected, ProcessAddress
 from brainsurgery_jax.engine.run.watching import is_left_computing
@@ -75,6 +76,8 @@ def arm(moment: str) -> None:
     elif what in ("meet", "halt"):
         how = signal.SIGKILL if what == "meet" else signal.SIGSTOP
         Connected.meet = after_meeting(int(number), lambda: os.kill(os.getpid(), how))
+    elif what == "jax":
+        jax.devices()
     elif what == "fail":
         Connected.meet = fail
     elif what == "write":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ ROWS, COLUMNS, RANK = 2048, 1024, 8
 EACH = 41 << 20
 """Bytes for each process: one alone needs 45.5 MB, each of two that share 37.0 MB."""
 
-STEPS = [
+STEPS: list[dict[str, dict[str, Any]]] = [
     {"phlora": {"target": "w", "target_a": "a", "target_b": "b", "rank": RANK}},
     {"scale_": {"target": "s", "by": 2}},
 ]
@@ -30,9 +32,9 @@ def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def plan_in(folder: Path) -> Path:
-    """A plan that factorizes a matrix and scales another."""
-    plan = write_plan(folder, STEPS)
+def plan_in(folder: Path, **keys: Any) -> Path:
+    """A plan that factorizes a matrix and scales another; `keys`: others of the factorization."""
+    plan = write_plan(folder, [{"phlora": {**STEPS[0]["phlora"], **keys}}, *STEPS[1:]])
     draw = np.random.default_rng(1)
     low = draw.standard_normal((ROWS, 64)) @ draw.standard_normal((64, COLUMNS))
     noisy = low + 0.1 * draw.standard_normal((ROWS, COLUMNS))
@@ -127,3 +129,29 @@ def test_the_loss_of_a_process_while_they_compute_together_ends_the_other_and_on
     assert again[0].code == 0, again
     assert excess(tmp_path) <= 1e-4
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_no_certificate_covers_stops_all_and_as_much_memory_as_one_alone_needs_helps(tmp_path: Path):
+    plan = plan_in(tmp_path, tol=1e-15)
+    ended = share(plan, 2)
+    wanted = r"factors of 'w' on 2 processes finds no result that it certifies; alone it needs 45.5 MB of memory"
+    for each in ended:
+        assert each.told["kind"] == "PlanError"
+        assert re.search(
+            wanted + r", a process has 41.0 MB(?s:.)*Give each process that much: `memory=`", each.told["error"]
+        )
+    assert not (tmp_path / "out").exists()
+    again = run(plan, 2, memory=2 * (46 << 20))
+    assert [e.code for e in again] == [0, 0], again
+    assert excess(tmp_path) <= 1e-7
+
+
+def test_a_process_that_has_started_jax_by_itself_cannot_share_and_new_processes_can(tmp_path: Path):
+    plan = plan_in(tmp_path)
+    ended = share(plan, 2, "jax:1", 1)
+    assert [e.code for e in ended] == [1, 1]
+    for each in ended:
+        assert "process 1 has started JAX without the devices of the others" in each.told["error"]
+        assert "Run the plan in new processes." in each.told["error"]
+    again = share(plan, 2)
+    assert [e.code for e in again] == [0, 0], again

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.run.budget import Budget, machine_identity, processors
-from brainsurgery_jax.engine.run.hosts import Hosts
+from brainsurgery_jax.engine.run.hosts import Gathering
 from brainsurgery_jax.errors import StoreError
 
 
-def share_machine(hosts: Hosts, budget: Budget) -> Budget:
+def share_machine(hosts: Gathering, budget: Budget) -> Budget:
     """The budget of one of several processes: of what their machine has, its share.
 
     Processes of one machine divide its memory evenly, and those that may use the same processors divide these. What is
@@ -44,7 +44,7 @@ class _Place(NamedTuple):
     processors: frozenset[int]
 
 
-def agree(hosts: Hosts, about: str, own: Mapping[str, str]) -> None:
+def agree(hosts: Gathering, about: str, own: Mapping[str, str]) -> None:
     """Raise StoreError, on all processes, unless all say the same of each kind."""
     said = [json.loads(data) for data in hosts.gather(about, json.dumps(own).encode())]
     for number, other in enumerate(said):

@@ -45,8 +45,8 @@ class ProcessAddress(NamedTuple):
     lost_after: float = 30.0
 
 
-class Hosts(Protocol):
-    """The processes of a run; of most runs there is one."""
+class Gathering(Protocol):
+    """Processes that tell each other what they have."""
 
     @property
     def number(self) -> int:
@@ -62,6 +62,10 @@ class Hosts(Protocol):
         """What all processes say, in the order of their numbers, when all have said it. Raises StoreError if one is
         lost or has failed."""
         ...
+
+
+class Hosts(Gathering, Protocol):
+    """The processes of a run; of most runs there is one."""
 
     def stop(self, signal: StopSignal) -> StopSignal:
         """A signal that is set when that one is, or when a process is lost or has failed."""
@@ -199,7 +203,7 @@ class Connected:
         started = json.dumps(xla_bridge.backends_are_initialized())
         if b"true" in (said := self.gather("started", started.encode())):
             problem = f"process {said.index(b'true')} has started JAX without the devices of the others"
-            remedy = "Run the plan in new processes. A rank that the data decide starts JAX too early: give a number."
+            remedy = "Run the plan in new processes."
             raise StoreError("--distributed", problem, remedy=remedy)
         state = distributed.global_state
         state.client, state.process_id, state.num_processes = self._client, self.number, self.count
