@@ -128,6 +128,14 @@ def test_the_loss_of_a_process_while_they_compute_together_ends_the_other_and_on
     again = run(plan, 1)
     assert again[0].code == 0, again
     assert excess(tmp_path) <= 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "out", "plan.yaml"]
+
+
+def test_a_process_that_fails_before_they_compute_together_ends_the_others_with_its_error(tmp_path: Path):
+    ended = share(plan_in(tmp_path), 2, "fail:1", 1)
+    assert [e.code for e in ended] == [1, 1]
+    assert "shared: cannot be read" in ended[1].told["error"]
+    assert "process 1 of 2 failed: shared: cannot be read" in ended[0].told["error"]
     assert not (tmp_path / "out").exists()
 
 
