@@ -20,6 +20,7 @@ EACH = 41 << 20
 STEPS: list[dict[str, dict[str, Any]]] = [
     {"phlora": {"target": "w", "target_a": "a", "target_b": "b", "rank": RANK}},
     {"scale_": {"target": "s", "by": 2}},
+    {"assert": {"finite": "[ab]"}},
 ]
 
 

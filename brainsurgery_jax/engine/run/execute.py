@@ -81,7 +81,7 @@ def execute(
     """
     roots = list(roots_of(program))
     exprs = exprs_of(roots)
-    if any(is_whole(e) and exceeds(e, machine_of(budget, hosts.count)) for e in walk(exprs)):
+    if hosts.count > 1 and _is_any_shared(exprs, machine_of(budget, hosts.count)):
         hosts.share_devices()
     own, machine = equip(exprs, budget, hosts.count)
     items = plan_work(program, machine)
@@ -199,6 +199,12 @@ def equip(exprs: Sequence[Expr], budget: Budget, processes: int = 1) -> tuple[Ac
     """The accelerators that these are computed on, and what a run may use, as a value."""
     own = choose_accelerators(exprs, budget.devices)
     return own, replace(machine_of(budget, processes), devices=len(own.devices), bytes_each=own.bytes_each)
+
+
+def _is_any_shared(exprs: Sequence[Expr], machine: Machine) -> bool:
+    """Whether a call that these need exceeds one process: JAX must know it before it starts, as the planner may let it
+    do."""
+    return any(is_whole(e) and exceeds(e, machine) for e in walk(exprs))
 
 
 def machine_of(budget: Budget, processes: int) -> Machine:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from brainsurgery_jax._lazy import jax
+from brainsurgery_jax.engine.compute.devices import HOST
 from brainsurgery_jax.engine.events import StopSignal
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
 from brainsurgery_jax.engine.run.watching import compute_watched
@@ -84,7 +85,8 @@ class Hosts(Gathering, Protocol):
         ...
 
     def devices(self, count: int, each: int) -> Sequence[Any]:
-        """`each` devices of each of the first `count` processes, when they are shared."""
+        """`each` accelerators of each of the first `count` processes, when they are shared; 0: the host of each as one
+        device."""
         ...
 
 
@@ -113,7 +115,7 @@ class OneProcess:
 
     def devices(self, count: int, each: int) -> Sequence[Any]:
         """Those of this process."""
-        return jax.local_devices()[:each]
+        return _some_of(jax.process_index(), each)
 
 
 ALONE = OneProcess()
@@ -211,8 +213,8 @@ class Connected:
         self._indices = tuple(map(int, self.gather("devices", str(jax.process_index()).encode())))
 
     def devices(self, count: int, each: int) -> Sequence[Any]:
-        """`each` devices of each of the first `count` processes."""
-        return [d for k in self._indices[:count] for d in jax.local_devices(process_index=k)[:each]]
+        """`each` accelerators of each of the first `count` processes, or the host of each."""
+        return [device for index in self._indices[:count] for device in _some_of(index, each)]
 
     # --- Who is there -------------------------------------------------------------------------------------------------
 
@@ -290,6 +292,11 @@ class Connected:
             self._service.communicate(END.encode(), timeout=self._lost_after)
         if self._service.poll() is None:
             self._service.kill()
+
+
+def _some_of(index: int, count: int) -> Sequence[Any]:
+    """The first accelerators of the process that JAX knows by this index, or its host."""
+    return jax.local_devices(process_index=index, backend=None if count else HOST)[: max(1, count)]
 
 
 class _Either(NamedTuple):

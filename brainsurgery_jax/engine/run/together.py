@@ -55,7 +55,7 @@ class SharedCalls:
 
     def compute(self, call: Expr, operands: Sequence[Operand]) -> Taken:
         """Run a call on the devices of all. Raises StoreError if a process is lost, and PlanError."""
-        devices = self._hosts.devices(self._sharers, max(1, len(self._own.devices)))
+        devices = self._hosts.devices(self._sharers, len(self._own.devices))
         mesh = Accelerators(devices, self._own.bytes_each if self._own.devices else self._nbytes)
         topic = f"{self._key}/{self.calls.index(call)}"
 
