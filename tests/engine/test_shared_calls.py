@@ -15,7 +15,7 @@ from tests.engine.test_hosts import Ended, files, run, write_plan
 
 ROWS, COLUMNS, RANK = 2048, 1024, 8
 EACH = 41 << 20
-"""Bytes for each process: one alone needs 45.5 MB, each of two that share 37.0 MB."""
+"""Bytes for each process: one alone needs 45.5 MB, each of two that share 27.8 MB."""
 
 STEPS: list[dict[str, dict[str, Any]]] = [
     {"phlora": {"target": "w", "target_a": "a", "target_b": "b", "rank": RANK}},

@@ -108,8 +108,10 @@ def _cut(group: Sequence[Task], machine: Machine) -> Iterator[Batch]:
 
 def _batch(tasks: Sequence[Task], size: int, machine: Machine) -> Batch:
     shared, sharers = shared_calls(calls_of(tasks[0]), machine) if size == 1 else ((), 1)
-    host_bytes = _shared_peak(tasks[0], shared, sharers, machine) if shared else _peak(tasks, size, machine)
-    return Batch(tuple(tasks), size, host_bytes, _device_peak(tasks[0], size, machine), shared, sharers)
+    batch = Batch(tuple(tasks), size, _peak(tasks, size, machine), _device_peak(tasks[0], size, machine))
+    if shared and (each := _shared_peak(tasks[0], shared, sharers, machine)) < batch.host_bytes:
+        return batch._replace(host_bytes=each, shared=shared, sharers=sharers)
+    return batch
 
 
 def shared_calls(calls: Sequence[Expr], machine: Machine) -> tuple[tuple[Expr, ...], int]:
@@ -131,14 +133,17 @@ def exceeds(call: Expr, machine: Machine) -> bool:
 
 def _shared_peak(task: Task, shared: Collection[Expr], sharers: int, machine: Machine) -> int:
     """Host bytes that each of the processes takes that share calls of a task. Without accelerators a process is the
-    device; else its host holds what is on the way to one of them. All have the results."""
+    device, where no copy of an operand in float32 is made; else its host holds what is on the way to one of them. All
+    have the results."""
 
     def taking(call: Expr) -> int:
         if call not in shared:
             return taking_alone(call)
         results = sum(a.nbytes for a in call.avals)
-        sent = sum(s.aval.nbytes for s in call.srcs) // (sharers * max(1, machine.devices))
-        return 2 * results + sent + (0 if machine.devices else on_device(call) // sharers)
+        if machine.devices:
+            return 2 * results + sum(s.aval.nbytes for s in call.srcs) // (sharers * machine.devices)
+        single = sum(s.aval.nbytes for s in call.srcs if s.aval.dtype.bits == 32)
+        return 2 * results + (on_device(call) - single) // sharers
 
     return peak_of(task, taking)
 
