@@ -302,8 +302,9 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import NEVER
+    from brainsurgery_jax.engine.run.agreement import agree, share_machine
     from brainsurgery_jax.engine.run.execute import execute
-    from brainsurgery_jax.engine.run.hosts import agree, find_hosts, share_machine
+    from brainsurgery_jax.engine.run.hosts import find_hosts
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
     from brainsurgery_jax.engine.run.visible import share_devices
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -260,7 +260,20 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
 def main() -> None:
     """Run the command line of this process."""
     with log.log_scope(), guard_streams():
-        _run_command()
+        try:
+            _run_command()
+        except SystemExit as end:
+            watching = sys.modules.get("brainsurgery_jax.engine.run.watching")
+            if watching is not None and watching.is_left_computing():
+                _end_at_once(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process as it is: its interpreter would be aborted by a thread that waits for a lost process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run_command() -> None:

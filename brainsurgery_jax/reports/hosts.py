@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import get_type_hints
 
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, show_only
+from brainsurgery_jax.engine.plan.planner import plan_work
+from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.simulate import ClusterModel, Simulation, simulate
+from brainsurgery_jax.engine.plan.sites import calls_of, exceeds
+from brainsurgery_jax.engine.plan.work import Machine, Whole, WorkItem, sharers_of
+from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.wording import counted
 
@@ -60,7 +66,9 @@ def _number(part: str, text: str) -> float:
 
 def report_hosts(found: Explanation, cluster: ClusterModel, *, everything: bool) -> Record:
     """Phases, which are the critical path, and hosts of a run on a cluster."""
-    simulation = simulate(found.items, cluster)
+    machine = replace(cluster.machine, processes=cluster.hosts)
+    items = plan_work(found.program, machine) if _shares(found, machine) else found.items
+    simulation = simulate(items, cluster)
     phases = tuple(
         (p.name, p.seconds, f"{p.seconds:.1f}", p.slowest, p.bound, sum(load.reads for load in p.loads),
          sum(load.writes for load in p.loads)) for p in simulation.phases
@@ -73,11 +81,35 @@ def report_hosts(found: Explanation, cluster: ClusterModel, *, everything: bool)
     by_host = Grid(_HOSTS, hosts, None if everything else SHOWN)
     return Record((
         *show_only(Text(f"\n{counted(cluster.hosts, 'host')}: {_headline(simulation)}")),
+        *show_only(_shared(items), _refused(items, machine)),
         Entry("seconds", simulation.seconds), Entry("imbalance", simulation.imbalance),
         Entry("phases", Grid(_PHASES, phases), Grid(_PHASES, phases) if phases else None),
         Entry("hosts", by_host, by_host),
         *show_only(Text(f"and {counted(left, 'more host')}: --all shows them") if left else None),
     ))  # fmt: skip
+
+
+def _shares(found: Explanation, machine: Machine) -> bool:
+    """Whether a call needs more memory than one of these hosts has: then other work is planned than for one."""
+    tasks = (task for item in found.items if isinstance(item.work, Whole) for task in item.work.tasks)
+    return any(exceeds(call, machine) for task in tasks for call in calls_of(task))
+
+
+def _shared(items: Iterable[WorkItem]) -> Text | None:
+    """What several hosts compute together."""
+    sharers = [n for n in map(sharers_of, items) if n > 1]
+    if not sharers:
+        return None
+    return Text(f"{counted(len(sharers), 'item')} of work on {max(sharers)} hosts together, none of which can hold it")
+
+
+def _refused(items: Sequence[WorkItem], machine: Machine) -> Text | None:
+    """Why these hosts would not run the plan."""
+    try:
+        refuse_too_large(items, machine)
+    except PlanError as error:
+        return Text(f"refused: {error.diagnostics[0].message}")
+    return None
 
 
 def _headline(simulation: Simulation) -> str:

@@ -20,9 +20,10 @@ from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
 from brainsurgery_jax.engine.plan.work import Machine
 from brainsurgery_jax.engine.run import hosts
+from brainsurgery_jax.engine.run.agreement import agree, share_machine
 from brainsurgery_jax.engine.run.answers import pack, unpack
 from brainsurgery_jax.engine.run.budget import Budget, machine_identity
-from brainsurgery_jax.engine.run.hosts import ProcessAddress, agree, find, share_machine
+from brainsurgery_jax.engine.run.hosts import ProcessAddress, find
 from brainsurgery_jax.engine.run.staging import refuse_to_share
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.numerics.agreement import Gap

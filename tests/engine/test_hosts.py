@@ -54,19 +54,23 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def run(plan: Path, processes: int, moment: str = "", victim: int = -1) -> list[Ended]:
-    """The same plan in so many processes; `victim` kills itself at a moment."""
+def run(plan: Path, processes: int, moment: str = "", victim: int = -1, memory: int = 1 << 30) -> list[Ended]:
+    """The same plan in so many processes with so much memory together; `victim` kills itself at a moment."""
     port, patience = str(free_port()), "3" if moment else "120"
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PJRT_NPROC": "1", "TF_CPP_MIN_LOG_LEVEL": "1"}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host_process", str(plan), port, str(number), str(processes),
-             moment if number == victim else "", patience],
+             moment if number == victim else "", patience, str(memory)],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for number in range(processes)
     ]  # fmt: skip
     found: list[Ended] = []
+    if moment.startswith("halt"):  # it is killed when the others have ended without it
+        for process in (process for number, process in enumerate(started) if number != victim):
+            process.wait()
+        started[victim].kill()
     for process in started:
         out, err = process.communicate()
         last = out.strip().splitlines()[-1:] or ["null"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, split
+from brainsurgery_jax.engine.plan.assign import GRAIN, assign, cut_long, shares, split
 from brainsurgery_jax.engine.plan.blocks import BLOCK
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.schedule import question_of
@@ -50,6 +50,27 @@ def part_of(items: Sequence[WorkItem], process: int, processes: int) -> list[Wor
 
 def test_one_process_performs_everything():
     assert assign([copy_of(5), copy_of(0), asking(3, 0)], 1) == (0, 0, 0)
+
+
+def shared_call(reads: int, writes: int, sharers: int) -> WorkItem:
+    return WorkItem(Whole((), (), (), sharers=sharers), "", 0, 0, reads, writes)
+
+
+def test_an_item_that_processes_share_is_written_by_the_one_of_them_that_has_least_and_what_they_read_counts_for_none():
+    items = [shared_call(100, 8, 2), shared_call(100, 4, 2), shared_call(100, 4, 2), call_of(10)]
+    assert assign(items, 3) == (0, 1, 1, 2)
+
+
+def test_processes_that_share_an_item_read_equal_parts_of_it_and_one_writes_it():
+    found = [(k, part.reads, part.writes) for k, part in shares(shared_call(90, 8, 3), 1)]
+    assert found == [(0, 30, 0), (1, 30, 8), (2, 30, 0)]
+    assert list(shares(call_of(90), 5)) == [(5, call_of(90))]
+
+
+def test_in_the_model_all_who_share_an_item_read_their_part():
+    (phase,) = simulate([shared_call(80, 8, 2)], ClusterModel(4, MACHINE)).phases
+    found = [(load.items, load.reads, load.writes) for load in phase.loads]
+    assert found == [(1, 40, 8), (1, 40, 0), (0, 0, 0), (0, 0, 0)]
 
 
 def test_no_items_are_assigned_to_nobody():

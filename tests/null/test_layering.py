@@ -146,7 +146,7 @@ MAY_IMPORT = {
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
     "reports": "",
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
-    "reports.hosts": "documents wording api engine.plan.simulate store.sizes",
+    "reports.hosts": "documents errors wording api engine.plan store.sizes",
     "reports.codes": "documents packaged",
     "cli.codes": "errors rendering reports.codes cli.show",
     "cli.commands.explain": "reports.codes cli",

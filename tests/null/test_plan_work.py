@@ -199,6 +199,50 @@ def test_a_call_that_is_too_large_for_a_device_is_cut_over_several_or_made_on_th
         assert sites(items) == [(site,)]
 
 
+FACTORS = {"phlora": {"target": "a", "target_a": "x", "target_b": "y", "rank": 8}}
+
+
+def on_several(processes: int, host_bytes: int, shape: str = "400,300", **more: Any) -> WorkItem:
+    """The item of a factorization in a run of several processes."""
+    machine = Machine(host_bytes, threads=2, processes=processes, **more)
+    (item,) = items_of({"a": f"f32[{shape}]"}, FACTORS, machine=machine)
+    return item
+
+
+def shared_of(item: WorkItem) -> tuple[tuple[Site, ...], int]:
+    assert isinstance(item.work, Whole)
+    return item.work.sites, item.work.sharers
+
+
+def test_a_call_that_no_process_can_hold_is_shared_by_all_and_one_that_fits_by_none():
+    alone = on_several(4, 1 << 40).host_bytes
+    assert shared_of(on_several(4, alone)) == ((Site.HOST,), 1)
+    assert shared_of(on_several(4, 1 << 20)) == ((Site.SHARED,), 4)
+    assert shared_of(on_several(1, 1 << 20)) == ((Site.HOST,), 1)
+
+
+def test_a_call_is_shared_by_as_many_processes_as_divide_it_evenly_with_all_their_devices():
+    for processes, shape, sharers in ((3, "400,300", 3), (7, "400,300", 6), (7, "512,512", 4), (7, "401,307", 1)):
+        assert shared_of(on_several(processes, 1 << 18, shape))[1] == sharers
+    assert shared_of(on_several(7, 1 << 18, "512,512", devices=8, bytes_each=1 << 30)) == ((Site.SHARED,), 4)
+
+
+def test_more_processes_that_share_a_call_hold_less_each_and_too_few_are_refused():
+    each = [on_several(processes, 1 << 20).host_bytes for processes in (2, 4, 10)]
+    assert each == sorted(set(each), reverse=True)
+    machine = Machine(each[1], threads=2, processes=2)
+    with pytest.raises(
+        PlanError, match=r"in each of the 2 processes that share it, the budget is .*(?s:.*)more machines"
+    ):
+        refuse_too_large([on_several(2, 1 << 20)], machine)
+    refuse_too_large([on_several(4, 1 << 20)], machine)
+
+
+def test_a_factorization_that_only_the_host_computes_is_never_shared():
+    machine = Machine(1 << 18, threads=2, processes=4)
+    assert sites(items_of({"a": "f64[400,300]"}, LOW, machine=machine)) == [(Site.HOST,)]
+
+
 def test_several_calls_of_one_task_are_made_by_one_device_each():
     product = {"matmul": {"from_a": "a", "from_b": "b", "to": "ab"}}
     square = {"matmul": {"from_a": "ab", "from_b": "ab", "to": "c"}}

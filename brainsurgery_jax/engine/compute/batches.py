@@ -12,7 +12,7 @@ from time import perf_counter
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import SIMULATED, Accelerators
 from brainsurgery_jax.engine.compute.donation import Donating, OfParts, attempt_of_parts, donated, donating
-from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.engine.compute.evaluate import Evaluator, Meeting
 from brainsurgery_jax.engine.compute.folds import Values
 from brainsurgery_jax.engine.compute.kernels import single_numbers_of
 from brainsurgery_jax.engine.compute.ladder import Taken, climb, rungs_of, take
@@ -27,10 +27,15 @@ from brainsurgery_jax.op import Outcome, Rung
 
 
 def call_tasks(
-    tasks: Sequence[Task], size: int, own: Accelerators, known: Values, compiled: Set[Signature]
+    tasks: Sequence[Task],
+    size: int,
+    own: Accelerators,
+    known: Values,
+    compiled: Set[Signature],
+    meeting: Meeting | None = None,
 ) -> Iterator[tuple[Task, Evaluator]]:
     """The tasks of a batch of `size` calls, each with an evaluator that has computed its call, or will."""
-    evaluators = [Evaluator(own=own, known=known, compiled=compiled) for _ in tasks]
+    evaluators = [Evaluator(own=own, known=known, compiled=compiled, meeting=meeting) for _ in tasks]
     if size > 1:
         calls = [calls_of(task)[0] for task in tasks]
         operands = [ev.operands(call) for ev, call in zip(evaluators, calls, strict=True)]

@@ -6,11 +6,11 @@ Pieces are planned (`pieces.py`) and computed without recursion, each at most on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import nullcontext
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
@@ -45,9 +45,23 @@ LEAST_COMPILED = 1 << 18
 """Elements of the shortest part that is compiled: each length takes a tenth of a second."""
 
 
+class Meeting(Protocol):
+    """Several processes that compute some calls together."""
+
+    @property
+    def calls(self) -> Collection[Expr]:
+        """The calls."""
+        ...
+
+    def compute(self, call: Expr, operands: Sequence[Operand]) -> Taken:
+        """Run a call together with the others; the results are on the host. Called by all in the same order."""
+        ...
+
+
 class Evaluator:
     """Computes pieces. `given`: arrays for leaves that are not in a store. `own`: accelerators. `known`: results
-    that are already computed. `compiled`: calls that are compiled although numpy could compute them."""
+    that are already computed. `compiled`: calls that are compiled although numpy could compute them. `meeting`: what
+    computes calls together with other processes."""
 
     def __init__(
         self,
@@ -55,8 +69,9 @@ class Evaluator:
         own: Accelerators = NONE,
         known: Values | None = None,
         compiled: Set[Signature] = frozenset(),
+        meeting: Meeting | None = None,
     ):
-        self.given, self.own, self.compiled = given or {}, own, compiled
+        self.given, self.own, self.compiled, self.meeting = given or {}, own, compiled, meeting
         self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
@@ -128,6 +143,10 @@ class Evaluator:
             self.wholes[call] = compute_fold(call, self)
             return
         begun = perf_counter()
+        if self.meeting is not None and call in self.meeting.calls:
+            taken = self.meeting.compute(call, [Operand(s, self) for s in call.srcs])
+            self.keep(call, taken, perf_counter() - begun)
+            return
         with nullcontext() if self.own.devices else self._recycler.serve(_sizes_read(call)):
             taken = call_placed(call, self.operands(call), self.own, self.told.append)
         self.keep(call, taken, perf_counter() - begun)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.planner import COPY_BYTES
-from brainsurgery_jax.engine.plan.work import Passage, Put, Stream, Whole, WorkItem, item_of, questions_of
+from brainsurgery_jax.engine.plan.work import Passage, Put, Stream, Whole, WorkItem, item_of, questions_of, sharers_of
 from brainsurgery_jax.store.balance import balance
 
 GRAIN = 32
@@ -19,17 +19,19 @@ GRAIN = 32
 
 
 class _Unit(NamedTuple):
-    """Items that one process performs: their positions, the bytes that they move, and whether one of them has calls on
-    whole operands, which take longer than their bytes tell."""
+    """Items that one process performs: their positions, the bytes that they move, whether one of them has calls on
+    whole operands, which take longer than their bytes tell, and how many processes share one (1: none is shared)."""
 
     positions: tuple[int, ...]
     nbytes: int
     whole: bool
+    sharers: int
 
 
 def assign(items: Sequence[WorkItem], processes: int) -> tuple[int, ...]:
     """The number of the process that performs each item.
 
+    An item that several processes compute together is written by one of these; what all of them read counts for none.
     Calls on whole operands are spread first, then what is large: each goes to the process that has the least so far.
     All else follows in the order of the work, so that a process writes to neighbouring tensors, and mostly to files of
     its own. The largest part is at most the mean, and one part in `GRAIN` of it, unless single units are larger.
@@ -37,6 +39,11 @@ def assign(items: Sequence[WorkItem], processes: int) -> tuple[int, ...]:
     homes, loads = [0] * len(items), [0] * processes
     units = _units(items)
     share = sum(unit.nbytes for unit in units) // processes
+    for unit in (unit for unit in units if unit.sharers > 1):
+        home = min(range(unit.sharers), key=loads.__getitem__)
+        loads[home] += unit.nbytes
+        _place(unit, home, homes)
+    units = [unit for unit in units if unit.sharers == 1]
     apart = [unit for unit in units if unit.whole or unit.nbytes * GRAIN > share]
     for unit, home in _spread(apart, loads):
         _place(unit, home, homes)
@@ -78,6 +85,15 @@ def split(items: Iterable[WorkItem]) -> tuple[list[WorkItem], list[WorkItem]]:
     ]
 
 
+def shares(item: WorkItem, home: int) -> Iterator[tuple[int, WorkItem]]:
+    """The processes that take part in an item, each with what it reads and writes of it."""
+    if (count := sharers_of(item)) == 1:
+        yield home, item
+        return
+    for process in range(count):
+        yield process, item._replace(reads=item.reads // count, writes=item.writes if process == home else 0)
+
+
 def _place(unit: _Unit, home: int, homes: list[int]) -> None:
     for position in unit.positions:
         homes[position] = home
@@ -102,10 +118,20 @@ def _units(items: Sequence[WorkItem]) -> list[_Unit]:
     for at in range(len(items)):
         groups.setdefault(find(at), []).append(at)
     return [
-        _Unit(tuple(group), sum(items[at].reads + items[at].writes for at in group),
-              any(isinstance(items[at].work, Whole) for at in group))
+        _Unit(tuple(group), sum(_moved(items[at]) for at in group),
+              any(isinstance(items[at].work, Whole) for at in group), _fewest(items[at] for at in group))
         for group in groups.values()
     ]  # fmt: skip
+
+
+def _moved(item: WorkItem) -> int:
+    """The bytes that an item moves in the process whose it is, and in no other."""
+    return item.writes + (item.reads if sharers_of(item) == 1 else 0)
+
+
+def _fewest(items: Iterable[WorkItem]) -> int:
+    """The processes that share all of these items that are shared; 1 if none is."""
+    return min((n for n in map(sharers_of, items) if n > 1), default=1)
 
 
 def _spread(units: Iterable[_Unit], loads: list[int]) -> Iterator[tuple[_Unit, int]]:

@@ -218,7 +218,7 @@ def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
     for batch in batches(sorted(asking_first, key=lambda task: -task.peak), machine):
         work = tuple(tuple(tuple(_pass_held(root)) for root in task.roots) for task in batch.tasks)
         leaves = (e for e in walk(e for task in batch.tasks for root in task.roots for e in root.exprs) if e.is_leaf)
-        whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
+        whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size, batch.shared, batch.sharers)
         yield item_of(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), batch.device_bytes)
 
 

@@ -3,7 +3,7 @@ results are dropped when last used."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -185,19 +185,31 @@ def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
     compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]
     last = {call: at for at, own in enumerate(calls) for call in own}
     release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
-    return Task(tuple(roots), tuple(compute), tuple(release), _peak(roots, compute, release))
+    task = Task(tuple(roots), tuple(compute), tuple(release), 0)
+    return task._replace(peak=peak_of(task, taking_alone))
 
 
-def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: Iterable[tuple[Expr, ...]]) -> int:
-    """Bytes held at the worst moment, by going through the task's order."""
+def peak_of(task: Task, taking: Callable[[Expr], int]) -> int:
+    """Bytes held at the worst moment, by going through the task's order, where each call takes so many beside what is
+    held."""
     held = worst = 0
-    for root, made, gone in zip(roots, compute, release, strict=True):
+    for root, made, gone in zip(task.roots, task.compute, task.release, strict=True):
         for call in made:
-            worst = max(worst, held + (_folding(call) if is_fold(call) else _reading(call) + calling(call)))
+            worst = max(worst, held + taking(call))
             held += sum(a.nbytes for a in call.avals)
         worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
-    return worst + worst // HOLES + min(worst // HOLES, HEAP)
+    return with_holes(worst)
+
+
+def with_holes(nbytes: int) -> int:
+    """Bytes that a process takes for arrays of so many."""
+    return nbytes + nbytes // HOLES + min(nbytes // HOLES, HEAP)
+
+
+def taking_alone(call: Expr) -> int:
+    """Bytes that one process takes to compute a call: operands that are not yet held, results, and workspace."""
+    return _folding(call) if is_fold(call) else _reading(call) + calling(call)
 
 
 def _reading(call: Expr) -> int:

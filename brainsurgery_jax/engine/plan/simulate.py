@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.assign import assign, cut_long, split
+from brainsurgery_jax.engine.plan.assign import assign, cut_long, shares, split
 from brainsurgery_jax.engine.plan.projection import projection
 from brainsurgery_jax.engine.plan.work import Copy, Fold, Machine, Whole, WorkItem
 
@@ -50,10 +50,10 @@ class Load(NamedTuple):
     flops: int = 0
 
     def add(self, item: WorkItem) -> Load:
-        """The load with another item."""
+        """The load with another item, or the part of this host in one that several compute together."""
         whole, copied = isinstance(item.work, Whole), isinstance(item.work, Copy)
         streamed = 0 if copied else item.writes if whole else item.reads + item.writes
-        flops = count_flops(item.work) if isinstance(item.work, Whole) else 0
+        flops = count_flops(item.work) // item.work.sharers if isinstance(item.work, Whole) else 0
         return Load(self.items + 1, self.reads + item.reads, self.writes + item.writes,
                     self.computed + streamed, self.flops + flops)  # fmt: skip
 
@@ -111,7 +111,8 @@ def simulate(items: Sequence[WorkItem], cluster: ClusterModel) -> Simulation:
         homes = assign(together, cluster.hosts)
         parts: list[list[WorkItem]] = [[] for _ in range(cluster.hosts)]
         for item, home in zip(together, homes, strict=True):
-            parts[home].append(item)
+            for host, part in shares(item, home):
+                parts[host].append(part)
         peaks = [max(most, projection(part, cluster.machine).in_all) for most, part in zip(peaks, parts, strict=True)]
         phases += [_phase(name, parts, cluster)] * passes
     return Simulation(cluster, tuple(phases), tuple(peaks))

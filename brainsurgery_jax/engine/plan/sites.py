@@ -7,15 +7,18 @@ One matrix rarely fills an accelerator. The most calls for each device follow fr
 large as what is left, rounded up to a multiple of the devices. Code that is compiled for another number of calls may
 round differently, so what a batch lacks because of the budget is filled up with copies: the bits of a result depend on
 how many calls of its kind the plan has, and on nothing else of it.
+
+A call that no process of a run can hold is shared: several processes compute it together, each with its part of the
+operands. Which calls these are follows from their shapes and the memory of a process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.engine.plan.footprint import on_device
-from brainsurgery_jax.engine.plan.schedule import Root, Task
+from brainsurgery_jax.engine.plan.schedule import Root, Task, peak_of, taking_alone, with_holes
 from brainsurgery_jax.engine.plan.work import Machine, Site
 from brainsurgery_jax.graph.expr import Expr, runs_on_devices
 
@@ -31,6 +34,10 @@ FULL = 4 << 30
 matrices of the benchmark, 4096 x 4096 in float32, stay below it.)"""
 
 
+LARGE = 1 << 16
+"""Elements of a tensor that is worth sharding; each device has a copy of smaller ones."""
+
+
 class Signature(NamedTuple):
     """The properties that all calls of a batch share."""
 
@@ -40,13 +47,15 @@ class Signature(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Tasks that are computed together, the number of calls with copies (1: no batch), and the bytes that it takes on
-    the host and on each device."""
+    """Tasks that are computed together, the number of calls with copies (1: no batch), the bytes that it takes on the
+    host and on each device, and the calls that the first `sharers` processes share."""
 
     tasks: tuple[Task, ...]
     size: int
     host_bytes: int
     device_bytes: int
+    shared: tuple[Expr, ...] = ()
+    sharers: int = 1
 
 
 def site_of(call: Expr, devices: int, bytes_each: int) -> Site:
@@ -62,7 +71,8 @@ def sites_of(batch: Batch, machine: Machine) -> tuple[Site, ...]:
     """The sites of the calls of a batch, each once."""
     if batch.size > 1:
         return (Site.BATCH,)
-    return tuple(dict.fromkeys(_site_on(machine, call) for task in batch.tasks for call in calls_of(task)))
+    calls = (call for task in batch.tasks for call in calls_of(task))
+    return tuple(dict.fromkeys(Site.SHARED if call in batch.shared else _site_on(machine, call) for call in calls))
 
 
 def _site_on(machine: Machine, call: Expr) -> Site:
@@ -77,7 +87,7 @@ def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
     """
     groups: dict[Signature | tuple[Root, ...], list[Task]] = {}
     for task in tasks:
-        alike = _signature(task) if machine.devices else None
+        alike = _signature(task) if machine.devices and not shared_calls(calls_of(task), machine)[0] else None
         groups.setdefault(task.roots if alike is None else alike, []).append(task)
     return [batch for group in groups.values() for batch in _cut(group, machine)]
 
@@ -97,7 +107,45 @@ def _cut(group: Sequence[Task], machine: Machine) -> Iterator[Batch]:
 
 
 def _batch(tasks: Sequence[Task], size: int, machine: Machine) -> Batch:
-    return Batch(tuple(tasks), size, _peak(tasks, size, machine), _device_peak(tasks[0], size, machine))
+    shared, sharers = shared_calls(calls_of(tasks[0]), machine) if size == 1 else ((), 1)
+    batch = Batch(tuple(tasks), size, _peak(tasks, size, machine), _device_peak(tasks[0], size, machine))
+    if shared and (each := _shared_peak(tasks[0], shared, sharers, machine)) < batch.host_bytes:
+        return batch._replace(host_bytes=each, shared=shared, sharers=sharers)
+    return batch
+
+
+def shared_calls(calls: Sequence[Expr], machine: Machine) -> tuple[tuple[Expr, ...], int]:
+    """Those of these calls that no process can compute alone, and the number of processes that share them: the most
+    over which all their large operands divide evenly. None if fewer than two do."""
+    found = tuple(call for call in calls if exceeds(call, machine))
+    operands = [s.aval for call in found for s in call.srcs if s.aval.size >= LARGE]
+    for sharers in range(machine.processes, 1, -1):
+        places = sharers * max(1, machine.devices)
+        if found and all(any(n % places == 0 for n in aval.shape) for aval in operands):
+            return found, sharers
+    return (), 1
+
+
+def exceeds(call: Expr, machine: Machine) -> bool:
+    """Whether a call that several processes could compute together needs more memory than one of them has."""
+    return machine.processes > 1 and runs_on_devices(call) and with_holes(taking_alone(call)) > machine.host_bytes
+
+
+def _shared_peak(task: Task, shared: Collection[Expr], sharers: int, machine: Machine) -> int:
+    """Host bytes that each of the processes takes that share calls of a task. Without accelerators a process is the
+    device, where no copy of an operand in float32 is made; else its host holds what is on the way to one of them. All
+    have the results."""
+
+    def taking(call: Expr) -> int:
+        if call not in shared:
+            return taking_alone(call)
+        results = sum(a.nbytes for a in call.avals)
+        if machine.devices:
+            return 2 * results + sum(s.aval.nbytes for s in call.srcs) // (sharers * machine.devices)
+        single = sum(s.aval.nbytes for s in call.srcs if s.aval.dtype.bits == 32)
+        return 2 * results + (on_device(call) - single) // sharers
+
+    return peak_of(task, taking)
 
 
 def _peak(tasks: Sequence[Task], size: int, machine: Machine) -> int:

@@ -21,23 +21,26 @@ from brainsurgery_jax.store.base import FileRun
 @dataclass(frozen=True, slots=True)
 class Machine:
     """The resources of a process: bytes of host memory, threads, and accelerators with `bytes_each`. `sharing`: the
-    processes of the run on the same machine; memory and threads are the share of one."""
+    processes of the run on the same machine; memory and threads are the share of one. `processes`: all of the run, each
+    on such a machine."""
 
     host_bytes: int
     threads: int
     devices: int = 0
     bytes_each: int = 0
     sharing: int = 1
+    processes: int = 1
 
 
 class Site(Enum):
-    """Where a call on whole operands is computed: on the host, on one accelerator, in a batch over all accelerators, or
-    sharded over all of them (on the host if it proves impossible to shard)."""
+    """Where a call on whole operands is computed: on the host, on one accelerator, in a batch over all accelerators,
+    sharded over all of them (on the host if it proves impossible to shard), or sharded over several processes."""
 
     HOST = "host"
     DEVICE = "device"
     BATCH = "batch"
     SHARDED = "sharded"
+    SHARED = "shared"
 
 
 class Put(NamedTuple):
@@ -176,12 +179,15 @@ Light = Copy | Stream | Boxes
 @dataclass(frozen=True, slots=True)
 class Whole:
     """Tasks with calls on whole operands. `work`: for each task and each of its roots, the work on the root after these
-    calls. `sites`: where the calls are computed. `size`: calls of a full batch, 1 without a batch."""
+    calls. `sites`: where the calls are computed. `size`: calls of a full batch, 1 without a batch. `shared`: calls that
+    the first `sharers` processes compute together."""
 
     tasks: tuple[Task, ...]
     work: tuple[tuple[tuple[Light, ...], ...], ...]
     sites: tuple[Site, ...]
     size: int = 1
+    shared: tuple[Expr, ...] = ()
+    sharers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +255,11 @@ def item_of(work: Work, host_bytes: int, reads: int, device_bytes: int = 0, need
         for numbered in enumerate(call.kernel.name if call.kernel else "" for call in work.calls):
             digest.update(repr(numbered).encode())
     return WorkItem(work, digest.hexdigest(), host_bytes, device_bytes, reads, writes, needs)
+
+
+def sharers_of(item: WorkItem) -> int:
+    """The number of processes that compute an item together, the first of the run; 1 if one does it alone."""
+    return item.work.sharers if isinstance(item.work, Whole) else 1
 
 
 def parts_of(work: Work) -> tuple[Light | Whole, ...]:

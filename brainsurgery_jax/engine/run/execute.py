@@ -30,6 +30,7 @@ from brainsurgery_jax.engine.plan.compiling import Signature, calls_to_compile
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, exprs_of, is_empty, question_of, roots_of
+from brainsurgery_jax.engine.plan.sites import exceeds
 from brainsurgery_jax.engine.plan.work import (
     Fold,
     Light,
@@ -40,17 +41,26 @@ from brainsurgery_jax.engine.plan.work import (
     WorkItem,
     deliveries,
     parts_of,
+    sharers_of,
 )
+from brainsurgery_jax.engine.run.agreement import agree
 from brainsurgery_jax.engine.run.budget import Budget
-from brainsurgery_jax.engine.run.hosts import ALONE, Hosts, agree
+from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.resume import Resumption
 from brainsurgery_jax.engine.run.staging import PLAINLY, Handling, Staging, held_at_end
-from brainsurgery_jax.engine.run.together import agree_on_kept, digest_keys, exchange, stages
+from brainsurgery_jax.engine.run.together import (
+    SharedCalls,
+    Stage,
+    agree_on_kept,
+    digest_keys,
+    exchange,
+    stages,
+)
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, Stopped
-from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_devices, runs_on_numpy, walk
+from brainsurgery_jax.graph.expr import Expr, is_fold, is_whole, runs_on_devices, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.files import Left
@@ -71,7 +81,9 @@ def execute(
     """
     roots = list(roots_of(program))
     exprs = exprs_of(roots)
-    own, machine = equip(exprs, budget)
+    if hosts.count > 1 and _is_any_shared(exprs, machine_of(budget, hosts.count)):
+        hosts.share_devices()
+    own, machine = equip(exprs, budget, hosts.count)
     items = plan_work(program, machine)
     if hosts.count > 1:
         items = cut_long(items)
@@ -183,10 +195,21 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
     return known
 
 
-def equip(exprs: Sequence[Expr], budget: Budget) -> tuple[Accelerators, Machine]:
+def equip(exprs: Sequence[Expr], budget: Budget, processes: int = 1) -> tuple[Accelerators, Machine]:
     """The accelerators that these are computed on, and what a run may use, as a value."""
     own = choose_accelerators(exprs, budget.devices)
-    return own, Machine(budget.host_bytes, budget.threads, len(own.devices), own.bytes_each, budget.sharing)
+    return own, replace(machine_of(budget, processes), devices=len(own.devices), bytes_each=own.bytes_each)
+
+
+def _is_any_shared(exprs: Sequence[Expr], machine: Machine) -> bool:
+    """Whether a call that these need exceeds one process: JAX must know it before it starts, as the planner may let it
+    do."""
+    return any(is_whole(e) and exceeds(e, machine) for e in walk(exprs))
+
+
+def machine_of(budget: Budget, processes: int) -> Machine:
+    """What each process of a run may use, without accelerators: to find these, JAX must start."""
+    return Machine(budget.host_bytes, budget.threads, sharing=budget.sharing, processes=processes)
 
 
 def choose_accelerators(exprs: Sequence[Expr], devices: Devices) -> Accelerators:
@@ -229,12 +252,28 @@ def _run(items: Sequence[WorkItem], machine: Machine, bench: Bench, roots: Seque
     if bench.hosts.count == 1:
         _perform_all(items, machine, bench)
         return
-    for mine, others in stages(items, bench.hosts):
-        _perform_all(mine, machine, bench)
-        exchange(mine, roots, bench)
+    for stage in stages(items, bench.hosts):
+        _perform_shared(stage, machine, bench)
+        _perform_all([item for item in stage.mine if sharers_of(item) == 1], machine, bench)
+        exchange(stage.mine, roots, bench)
         if not bench.hosts.number:  # who publishes counts what all have written
-            for item in others:
+            for item in stage.others:
                 keep(item, bench)
+
+
+def _perform_shared(stage: Stage, machine: Machine, bench: Bench) -> None:
+    """The items of a stage that this process computes together with others, one by one, in the order that all have."""
+    mine = {item.key for item in stage.mine}
+    if bench.resumption is not None:
+        bench.resumption.begin(item for item in stage.shared if item.key in mine)
+    for item in stage.shared:
+        if bench.stop.is_set():
+            raise Stopped
+        meeting = SharedCalls(item, bench.hosts, bench.own, machine.host_bytes)
+        for part in parts_of(item.work):
+            done = perform(part, bench, meeting, passing=item.key in mine)
+            if item.key in mine:
+                settle(done, item.key, item.reads + item.writes, bench)
 
 
 def _perform_all(items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:

@@ -2,7 +2,8 @@
 
 Control only goes through here, over the key-value store of JAX's distributed runtime: answers to questions, keys of
 items, paths. Tensors go from and to a file system that all processes share. JAX itself stays one process with its own
-devices: nothing here is a collective, so a process that compiles nothing keeps nobody waiting.
+devices, so a process that compiles nothing keeps nobody waiting. Only a run with a call that no process can hold lets
+JAX know the devices of all (`share_devices`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from brainsurgery_jax._lazy import jax
+from brainsurgery_jax.engine.compute.devices import HOST
 from brainsurgery_jax.engine.events import StopSignal
-from brainsurgery_jax.engine.run.budget import Budget, machine_identity, processors
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
+from brainsurgery_jax.engine.run.watching import compute_watched
 from brainsurgery_jax.errors import Stopped, StoreError
 
 PULSE = 0.5
@@ -30,6 +32,8 @@ PIECE = 1 << 20
 """Bytes of a message: the service takes no large ones."""
 
 _FAILED = "failed"
+
+T = TypeVar("T")
 
 
 class ProcessAddress(NamedTuple):
@@ -42,8 +46,8 @@ class ProcessAddress(NamedTuple):
     lost_after: float = 30.0
 
 
-class Hosts(Protocol):
-    """The processes of a run; of most runs there is one."""
+class Gathering(Protocol):
+    """Processes that tell each other what they have."""
 
     @property
     def number(self) -> int:
@@ -60,8 +64,29 @@ class Hosts(Protocol):
         lost or has failed."""
         ...
 
+
+class Hosts(Gathering, Protocol):
+    """The processes of a run; of most runs there is one."""
+
     def stop(self, signal: StopSignal) -> StopSignal:
         """A signal that is set when that one is, or when a process is lost or has failed."""
+        ...
+
+    def meet(self, topic: str, count: int) -> None:
+        """Wait until each of the first `count` processes has come to this point. Raises StoreError as `gather`."""
+        ...
+
+    def watch(self, compute: Callable[[], T]) -> T:
+        """What a computation together with other processes yields. Raises StoreError as `gather`."""
+        ...
+
+    def share_devices(self) -> None:
+        """Let JAX know the devices of all processes, before it has started. Raises StoreError if it has."""
+        ...
+
+    def devices(self, count: int, each: int) -> Sequence[Any]:
+        """`each` accelerators of each of the first `count` processes, when they are shared; 0: the host of each as one
+        device."""
         ...
 
 
@@ -78,6 +103,20 @@ class OneProcess:
         """That signal."""
         return signal
 
+    def meet(self, topic: str, count: int) -> None:
+        """There is nobody to wait for."""
+
+    def watch(self, compute: Callable[[], T]) -> T:
+        """What it yields."""
+        return compute()
+
+    def share_devices(self) -> None:
+        """JAX knows them."""
+
+    def devices(self, count: int, each: int) -> Sequence[Any]:
+        """Those of this process."""
+        return _some_of(jax.process_index(), each)
+
 
 ALONE = OneProcess()
 
@@ -91,6 +130,7 @@ class Connected:
         self._client, self._lost_after, self._service = client, lost_after, service
         self._turn = 0
         self._failure: str | None = None
+        self._indices: Sequence[int] = ()
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._watch_others, name="hosts", daemon=True)
         self._watch.start()
@@ -133,6 +173,48 @@ class Connected:
     def is_set(self) -> bool:
         """Whether a process is lost or has failed."""
         return self._failure is not None
+
+    # --- Computing together -------------------------------------------------------------------------------------------
+
+    def meet(self, topic: str, count: int) -> None:
+        """Wait until each of the first `count` processes has come to this point."""
+        self._set(f"met/{topic}/{self.number}", b"1")
+        for k in range(count):
+            self._get(f"met/{topic}/{k}")
+
+    def watch(self, compute: Callable[[], T]) -> T:
+        """What a computation together with other processes yields. If one of them is lost or fails, it never ends, or
+        ends with an error of JAX: the thread that waits for it is left alone."""
+        done = compute_watched(compute, self.is_set)
+        if self._failure is not None:
+            raise self._error()
+        try:
+            return done.result()
+        except RuntimeError as error:  # of JAX, which may have noticed a loss before us
+            end = time.monotonic() + self._lost_after + 4 * PULSE
+            while self._failure is None and time.monotonic() < end:
+                time.sleep(PULSE / 5)
+            if self._failure is not None:
+                raise self._error() from error
+            raise
+
+    def share_devices(self) -> None:
+        """Let JAX know the devices of all processes. It has no public way to use a client that is there already."""
+        from jax._src import distributed, xla_bridge
+
+        started = json.dumps(xla_bridge.backends_are_initialized())
+        if b"true" in (said := self.gather("started", started.encode())):
+            problem = f"process {said.index(b'true')} has started JAX without the devices of the others"
+            remedy = "Run the plan in new processes."
+            raise StoreError("--distributed", problem, remedy=remedy)
+        state = distributed.global_state
+        state.client, state.process_id, state.num_processes = self._client, self.number, self.count
+        self.watch(jax.devices)
+        self._indices = tuple(map(int, self.gather("devices", str(jax.process_index()).encode())))
+
+    def devices(self, count: int, each: int) -> Sequence[Any]:
+        """`each` accelerators of each of the first `count` processes, or the host of each."""
+        return [device for index in self._indices[:count] for device in _some_of(index, each)]
 
     # --- Who is there -------------------------------------------------------------------------------------------------
 
@@ -210,6 +292,11 @@ class Connected:
             self._service.communicate(END.encode(), timeout=self._lost_after)
         if self._service.poll() is None:
             self._service.kill()
+
+
+def _some_of(index: int, count: int) -> Sequence[Any]:
+    """The first accelerators of the process that JAX knows by this index, or its host."""
+    return jax.local_devices(process_index=index, backend=None if count else HOST)[: max(1, count)]
 
 
 class _Either(NamedTuple):
@@ -296,48 +383,3 @@ def start_service(port: int, processes: int, lost_after: float) -> subprocess.Po
         remedy = "Give --coordinator another port."
         raise StoreError(f"port {port}", f"the coordinator could not start: {why}", remedy=remedy)
     return service
-
-
-# --- Agreement --------------------------------------------------------------------------------------------------------
-
-
-def share_machine(hosts: Hosts, budget: Budget) -> Budget:
-    """The budget of one of several processes: of what their machine has, its share.
-
-    Processes of one machine divide its memory evenly, and those that may use the same processors divide these. What is
-    decided by the memory must be decided alike, so all processes take the smallest share of any.
-    """
-    if hosts.count == 1:
-        return budget
-    own = json.dumps([machine_identity(), budget.host_bytes, sorted(processors())])
-    said = [
-        _Place(name, nbytes, frozenset(cpus))
-        for name, nbytes, cpus in map(json.loads, hosts.gather("machine", own.encode()))
-    ]
-    mine = said[hosts.number]
-    together = [place for place in said if place.name == mine.name]
-    rivals = sum(not place.processors.isdisjoint(mine.processors) for place in together)
-    there = Counter(place.name for place in said)
-    return budget._replace(
-        host_bytes=min(place.host_bytes // there[place.name] for place in said),
-        threads=max(1, budget.threads // rivals),
-        sharing=len(together),
-    )
-
-
-class _Place(NamedTuple):
-    """Where a process runs: the machine, the memory that it may use there, and the processors."""
-
-    name: str
-    host_bytes: int
-    processors: frozenset[int]
-
-
-def agree(hosts: Hosts, about: str, own: Mapping[str, str]) -> None:
-    """Raise StoreError, on all processes, unless all say the same of each kind."""
-    said = [json.loads(data) for data in hosts.gather(about, json.dumps(own).encode())]
-    for number, other in enumerate(said):
-        if differing := [kind for kind in said[0] if other.get(kind) != said[0][kind]]:
-            problem = f"process {number} has other {' and '.join(differing)} than process 0"
-            remedy = "Give all processes the same plan, inputs, versions and kind of machine. Nothing was read."
-            raise StoreError("--distributed", problem, remedy=remedy)

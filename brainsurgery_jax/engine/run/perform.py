@@ -10,7 +10,7 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.engine.compute.batches import call_tasks
 from brainsurgery_jax.engine.compute.devices import Accelerators
-from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.engine.compute.evaluate import Evaluator, Meeting
 from brainsurgery_jax.engine.compute.folds import Values, place_of
 from brainsurgery_jax.engine.compute.kernels import exact
 from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
@@ -68,13 +68,14 @@ class Done(NamedTuple):
     written: Sequence[WrittenPart]
 
 
-def perform(work: Light | Whole, bench: Bench) -> Done:
+def perform(work: Light | Whole, bench: Bench, meeting: Meeting | None = None, *, passing: bool = True) -> Done:
     """Perform a piece of work. Called on any thread. Only where something is compiled the 64-bit context is entered:
-    what numpy does never imports JAX."""
+    what numpy does never imports JAX. `meeting` computes calls with other processes; who is not `passing` takes part in
+    that, and leaves it to another to write the results and to answer questions."""
     journal = nullcontext([]) if bench.resumption is None else bench.resumption.part()
     with exact() if bench.compiles else nullcontext(), journal as written:
         if isinstance(work, Whole):
-            told, results = _call(work, bench)
+            told, results = _call(work, bench, meeting, passing=passing)
         else:
             evaluator = Evaluator(own=bench.own, known=bench.known, compiled=bench.compiled)
             told, results = [], list(_pass(work, bench, evaluator))
@@ -105,14 +106,16 @@ def keep(item: WorkItem, bench: Bench) -> None:
     bench.tell(Advanced(item.key, item.reads + item.writes))
 
 
-def _call(work: Whole, bench: Bench) -> tuple[list[Factorized | Noted], list[Result]]:
+def _call(
+    work: Whole, bench: Bench, meeting: Meeting | None, *, passing: bool
+) -> tuple[list[Factorized | Noted], list[Result]]:
     """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
     told: list[Factorized | Noted] = []
     results: list[Result] = []
-    called = call_tasks(work.tasks, work.size, bench.own, bench.known, bench.compiled)
+    called = call_tasks(work.tasks, work.size, bench.own, bench.known, bench.compiled, meeting)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
         for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
-            results += (result for w in light for result in _pass(w, bench, evaluator))
+            results += (result for w in light if passing for result in _pass(w, bench, evaluator))
         told += evaluator.told
     return told, results
 
