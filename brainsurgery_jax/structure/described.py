@@ -19,8 +19,10 @@ from brainsurgery_jax.families.roles import Roles, in_layers, layer_roles, modul
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import ModelAsked, Substep, View
 from brainsurgery_jax.select import Ref
-from brainsurgery_jax.structure.given import EMBED, HEAD, HINT, LAST_NORM, NORMS, read_family, refuse_given
+from brainsurgery_jax.structure.given import EMBED, HEAD, LAST_NORM, NORMS, read_family, refuse_given
 from brainsurgery_jax.wording import few
+
+HINT = "Describe it in the step, `family: {layers: ..., dims: ..., shapes: ..., roles: ...}`: see `docs/structure.md`."
 
 
 class TensorPart(NamedTuple):
@@ -255,7 +257,7 @@ def choose_alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-def describe(view: View, which: ModelAsked, *, hint: str = HINT) -> Described:
+def describe(view: View, which: ModelAsked, *, hint: str = "") -> Described:
     """The model that a step is about, by what it says of it, or by the family that its names show. Raises Refusal."""
     chosen = choose_alias(view, which.alias)
     kin = kin_of({name: view.fetch(chosen, name).aval for name in view.names(chosen)})
@@ -292,7 +294,7 @@ def _recognise(
         kind = config.get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
-        raise Refusal("structure-model", message, key="alias", hint=hint)
+        raise Refusal("structure-model", message, key="alias", hint=hint or HINT)
     if len(recognised) > 1:
         parts = [place.part for place in recognised]
         raise Refusal("structure-model", f"'{chosen}' has several models within: {few(parts)}", key="part",

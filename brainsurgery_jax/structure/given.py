@@ -13,7 +13,6 @@ from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.families.roles import LAYER_ROLES
 
 KEYS = ("dims", "layers", "shapes", "writers", "roles", "norms")
-HINT = "Describe it in the step, `family: {layers: ..., dims: ..., shapes: ..., roles: ...}`: see `docs/structure.md`."
 NORMS = {"layer_norm": LAYER_NORM, "rms_norm": RMS_NORM, "rms_norm_plus_one": NormForm(unit=0)}
 """What a step may say of norms; the last: what is stored is the weight less 1."""
 EMBED, HEAD, LAST_NORM, POSITIONS = MODEL_ROLES = ("embed", "head", "norm", "positions")

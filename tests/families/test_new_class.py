@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,8 +69,10 @@ def test_an_entry_declares_what_its_class_computes_otherwise(tmp_path: Path, mon
 def save_nemotron(folder: Path) -> np.ndarray:
     """A tiny Nemotron; its logits [tokens, words]."""
     torch.manual_seed(3)
-    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size":
-             91, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}  # fmt: skip
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+        "num_key_value_heads": 2, "vocab_size": 91, "max_position_embeddings": 64,
+    }  # fmt: skip
     model = transformers.NemotronForCausalLM(transformers.NemotronConfig(**sizes)).eval()
     with torch.no_grad():
         for weight in model.parameters():

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "keys": "_lazy dtypes select",
     "kernel": "errors dtypes keys index protocol",
     "form": "keys protocol",
-    "op": "form keys kernel select protocol",
+    "op": "errors form keys kernel select protocol",
     "plugins": "errors regular_files op protocol ops",
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
