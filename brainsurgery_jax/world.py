@@ -23,6 +23,7 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Commit
+from brainsurgery_jax.store.leftovers import refuse_to_read
 from brainsurgery_jax.store.publishing import BY_PLACE, check_remote
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import Bring, SideFiles, all_there, find_side_files, sidecar_folder
@@ -106,9 +107,9 @@ class Files:
         if is_remote(path):  # a glance opens no connection
             replaces = overwrite or self.overwrite
             return check_remote(path, total, overwrite=replaces, directory=directory) if self._opens else None
-        return check_destination(
-            path, total, overwrite or self.overwrite, directory=directory, reads=self.reads()
-        )  # fmt: skip
+        reads = self.reads()
+        refuse_to_read(path, reads)
+        return check_destination(path, total, overwrite or self.overwrite, directory=directory, reads=reads)
 
     def reads(self) -> Reads:
         """What is read: checkpoints that are open, and files that were named by `also_reads`."""

@@ -23,7 +23,7 @@ from zlib import crc32
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.replacing import Replacement, resolve
+from brainsurgery_jax.store.replacing import INPUT, Reads, Replacement, resolve
 from brainsurgery_jax.store.runs import RunId, start_of, this_run
 
 SCRATCH = ".scratch"
@@ -124,6 +124,18 @@ def clear(destination: str, run: RunId | None = None, keep: Collection[str] = ()
         with suppress(OSError):
             remove(left.path)
     return foreign
+
+
+def refuse_to_read(destination: str, reads: Reads) -> None:
+    """Raises StoreError if a run reads what an earlier one left beside its destination: it would remove its input."""
+    folder, name = os.path.split(resolve(destination))
+    read = {*reads.files, *(path for files in reads.checkpoints.values() for path in files)}
+    for left in _leftovers(folder, name) if read and os.path.isdir(folder) else ():
+        if not left.is_foreign(this_run()) and any(
+            path == left.path or path.startswith(left.path + os.sep) for path in read
+        ):
+            problem = f"is what an interrupted run left of {destination}, and a run that writes there removes it"
+            raise StoreError(left.path, problem, remedy="Rename it first, or write to another path.", code=INPUT)
 
 
 def find_journals(destination: str) -> tuple[Leftover, ...]:

@@ -72,11 +72,13 @@ def test_other_files_are_kept(tmp_path: Path, text: str):
     with pytest.raises(StoreError, match=r"is no plan, and a plan replaces nothing else\n    Name another file."):
         write_plan(str(tmp_path / "file"), PLAN)
     assert (tmp_path / "file").read_text() == text
+    write_plan(str(tmp_path / "another"), PLAN)
 
 
 def test_a_folder_is_no_place_for_a_plan(tmp_path: Path):
     with pytest.raises(StoreError, match=r"is a folder\n    Name a file for the plan."):
         refuse_other_files(str(tmp_path))
+    refuse_other_files(str(tmp_path / "plan.yaml"))
 
 
 def test_parent_folders_of_a_plan_are_created(tmp_path: Path):

@@ -20,8 +20,9 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError, StoreError
-from brainsurgery_jax.store import replacing
+from brainsurgery_jax.store import leftovers, replacing
 from brainsurgery_jax.store.replacing import ProtectedPlaces, Reads, check_destination, replacement
+from brainsurgery_jax.store.runs import this_run
 from tests.checkpoints import write
 
 EXISTS, KIND, PLACE, FOREIGN, INPUT = (
@@ -664,3 +665,17 @@ def test_too_little_space_is_told_in_figures(here: Path, monkeypatch: pytest.Mon
         StoreError, match=r"too little space: 5.0 GB to be written, 3.0 MB free \(5368709120 and 3145728"
     ):
         check_destination("out", 5 << 30, overwrite=False, directory=True)
+
+
+@pytest.mark.parametrize("inner", ["", "/model.safetensors"])
+def test_what_an_interrupted_run_left_is_no_input_of_a_run_that_would_remove_it(here: Path, inner: str) -> None:
+    left = leftovers.beside(str(here / "out.safetensors"), leftovers.PARTIAL, this_run()._replace(start=1))
+    if inner:
+        os.mkdir(left)
+    write(left + inner, {"w": np.ones(3, np.float32)})
+    with pytest.raises(PlanError, match=r"is what an interrupted run left of .* a run that writes there removes it"):
+        bs.load({"inputs": [f"m::{left}"], "output": "out.safetensors"}).run()
+    assert os.path.exists(left + inner)
+    bs.load({"inputs": [f"m::{left}"], "output": "other.safetensors"}).run()
+    os.rename(left, "salvaged.safetensors" if not inner else "salvaged")
+    bs.load({"inputs": [f"m::salvaged{'' if inner else '.safetensors'}"], "output": "out.safetensors"}).run()

@@ -361,6 +361,17 @@ def test_an_array_without_a_fill_value_has_all_its_chunks_or_has_lost_some(folde
         OrbaxSource(str(path))
 
 
+@pytest.mark.parametrize("shape", [None, 7])
+def test_metadata_with_a_value_of_another_kind_are_refused_in_our_words(
+    folder: Path, tmp_path: Path, shape: int | None
+) -> None:
+    path = shutil.copytree(folder / "v0 one folder a leaf", tmp_path / "model")
+    table = path / "params.scale" / ".zarray"
+    table.write_text(json.dumps({**json.loads(table.read_text()), "shape": shape}))
+    with pytest.raises(StoreError, match=r"tensor 'params.scale': .* hold a value of another kind than zarr has there"):
+        OrbaxSource(str(path))
+
+
 # --- what is imported
 
 
