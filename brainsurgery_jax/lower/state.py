@@ -65,6 +65,7 @@ class Extras:
         donor = None if self.origin is not None else next((e for e in others if e.origin is not None), None)
         if donor is None:
             return self
+        donor = donor.without_tokenizer if self.has_new_tokenizer else donor
         return replace(
             self,
             origin=donor.origin,

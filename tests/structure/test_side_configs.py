@@ -139,6 +139,8 @@ def test_another_tokenizer_leaves_nothing_of_what_was_changed_before() -> None:
 
     changed = Extras("m", configs={SETTINGS: {}, "config.json": {}})
     assert list(changed.without_tokenizer.configs) == ["config.json"]
+    assert list(Extras().borrow([changed]).configs) == [SETTINGS, "config.json"]
+    assert list(Extras(tokenizer="other").borrow([changed]).configs) == ["config.json"]
 
 
 @pytest.mark.parametrize("apart", [True, False])

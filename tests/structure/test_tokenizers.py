@@ -78,6 +78,18 @@ def test_files_of_the_new_tokenizer_replace_all_of_the_old_one(tmp_path: Path) -
     assert (out / "README.md").read_text() == "about the model"
 
 
+def test_what_steps_change_in_settings_goes_with_the_old_tokenizer_and_stays_with_the_new(tmp_path: Path) -> None:
+    _, other = two_models(tmp_path)
+    steps = [
+        {"config": {"alias": "model", "file": "tokenizer_config.json", "patch": {"before": 1}}},
+        {"vocab": {"tokenizer": "other", "alias": "model"}},
+        {"config": {"alias": "model", "file": "tokenizer_config.json", "patch": {"after": 2}}},
+    ]
+    edit(tmp_path / "whole", tmp_path / "out", *steps, other=other)
+    settings = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert settings == {"model_max_length": len(NEW), "after": 2}
+
+
 def test_special_words_follow_the_new_numbers(tmp_path: Path) -> None:
     """End of text is what the other config says, the others are found by their text."""
     _, other = two_models(tmp_path)
