@@ -20,7 +20,7 @@ class Within(NamedTuple):
     whole: str
 
 
-class Projection(NamedTuple):
+class HeadColumns(NamedTuple):
     """Queries, keys or values of all heads: names of the weight and of the bias (empty: there is none), and where in
     them they are, as columns [in, out] of the weight `w` and as entries of the bias `b`."""
 
@@ -30,7 +30,7 @@ class Projection(NamedTuple):
     entries: Within
 
 
-def projection(model: Described, at: int) -> Projection:
+def projection(model: Described, at: int) -> HeadColumns:
     """Queries (0), keys (1) or values (2) of a model, alone or in a tensor of all. Raises Refusal."""
     model.require("qkv" if "qkv" in model.roles else "qkv"[at])
     weight, together = _find(model, at)
@@ -43,7 +43,7 @@ def projection(model: Described, at: int) -> Projection:
         text = part.axes[1 - axis]
         columns, entries = (_within(model, turned, text, at, (model.size(WIDTH),)), _within(model, "b", text, at, ()))
     back = columns if axis == 0 else columns._replace(whole=f"transpose({columns.whole}, (1, 0))")
-    return Projection(weight, bias, back, entries)
+    return HeadColumns(weight, bias, back, entries)
 
 
 def _find(model: Described, at: int) -> tuple[str, bool]:
@@ -62,18 +62,18 @@ def _find(model: Described, at: int) -> tuple[str, bool]:
     return there
 
 
-class Output(NamedTuple):
+class OutputMatrix(NamedTuple):
     """The matrix behind attention: its name, and whether it is [out, in]: the stream is its first axis."""
 
     name: str
     out_first: bool
 
 
-def output_of(model: Described) -> Output:
+def output_of(model: Described) -> OutputMatrix:
     """The matrix behind attention."""
     model.require("o")
     (name,) = model.names([f"{model.roles['o']}.weight"])
-    return Output(name, model.part_of(name, WIDTH)[1] == 0)
+    return OutputMatrix(name, model.part_of(name, WIDTH)[1] == 0)
 
 
 def sums_values(model: Described) -> bool:
