@@ -11,7 +11,7 @@ from brainsurgery_jax.structure.described import Described, captured, describe
 from brainsurgery_jax.structure.given import HEAD
 from brainsurgery_jax.structure.projections import (
     WIDTH,
-    HeadColumns,
+    PlacedProjection,
     output_of,
     projection,
     refuse_clipped,
@@ -92,7 +92,7 @@ def fold_value_biases(view: View, which: ModelAsked, *, prove: bool) -> Iterator
     yield preserve(view, model, list(_fold(model, values)), prove=prove)
 
 
-def _fold(model: Described, values: HeadColumns) -> Iterator[Substep]:
+def _fold(model: Described, values: PlacedProjection) -> Iterator[Substep]:
     """The steps that move the bias of values of every layer through the matrix that reads heads."""
     matrix, out_first = output_of(model)
     target = matrix.removesuffix("weight") + "bias"

@@ -20,7 +20,7 @@ class Within(NamedTuple):
     whole: str
 
 
-class HeadColumns(NamedTuple):
+class PlacedProjection(NamedTuple):
     """Queries, keys or values of all heads: names of the weight and of the bias (empty: there is none), and where in
     them they are, as columns [in, out] of the weight `w` and as entries of the bias `b`."""
 
@@ -30,7 +30,7 @@ class HeadColumns(NamedTuple):
     entries: Within
 
 
-def projection(model: Described, at: int) -> HeadColumns:
+def projection(model: Described, at: int) -> PlacedProjection:
     """Queries (0), keys (1) or values (2) of a model, alone or in a tensor of all. Raises Refusal."""
     model.require("qkv" if "qkv" in model.roles else "qkv"[at])
     weight, together = _find(model, at)
@@ -43,7 +43,7 @@ def projection(model: Described, at: int) -> HeadColumns:
         text = part.axes[1 - axis]
         columns, entries = (_within(model, turned, text, at, (model.size(WIDTH),)), _within(model, "b", text, at, ()))
     back = columns if axis == 0 else columns._replace(whole=f"transpose({columns.whole}, (1, 0))")
-    return HeadColumns(weight, bias, back, entries)
+    return PlacedProjection(weight, bias, back, entries)
 
 
 def _find(model: Described, at: int) -> tuple[str, bool]:
