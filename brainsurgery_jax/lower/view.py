@@ -263,11 +263,12 @@ class StepView(Drafts):
     def config(self, alias: str, key: str = "", file: str = "") -> tuple[str, object] | None:
         """The name and current content of the config of an alias, or of another JSON `file` beside its weights; None if
         there is none."""
+        if file:
+            check_file(file)
         space, extras = self.space(alias, key), self.extras(alias, key)
         if extras.doubtful or (space.tainted and space.extras.origin is None):
             raise Unknown
         if file:
-            check_file(file)
             found = read_side_config(extras, file, self.world)
             return None if found is None else (file, found)
         with at_key(key):

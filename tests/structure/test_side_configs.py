@@ -107,6 +107,12 @@ def test_only_json_files_that_travel_are_changed(file: str) -> None:
     assert run(SET)[JINJA] == TEXT
 
 
+def test_all_names_that_are_not_taken_are_told_at_once() -> None:
+    with pytest.raises(bs.PlanError) as refused:
+        run({"file": "../a.json", "patch": {"a": 1}}, {"file": "private.json", "patch": {"a": 1}})
+    assert [d.message.split("'")[1] for d in refused.value.diagnostics] == ["../a.json", "private.json"]
+
+
 def test_the_config_is_changed_without_naming_its_file() -> None:
     hint_of(lambda: run({"file": "config.json", "patch": {"a": 1}}), "Leave out `file`")
     assert json.loads(run({"patch": {"a": 1}})["config.json"]) == {"model_type": "llama", "a": 1}
