@@ -44,7 +44,8 @@ def test_an_option_may_come_before_the_plan(command: Command):
 def test_a_wrong_plan_is_1_and_its_place_starts_the_line(command: Command):
     done = command("plan.yaml", "transforms[1].assert.exists=nothing")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("plan.yaml:4:5: assert.exists: no tensor matches")
+    place = "override 'transforms[1].assert.exists=nothing':1:22"
+    assert done.err.startswith(f"{place}: assert.exists: no tensor matches")
 
 
 def test_a_missing_checkpoint_is_3(command: Command):

@@ -51,7 +51,8 @@ def test_a_mistake_in_a_plan_is_data_and_exits_with_1(command: Command, words: t
     assert found["ok"] is False
     assert mistake["severity"] == "error"
     assert "no tensor matches 'nothing'" in mistake["message"]
-    assert (mistake["place"]["file"], mistake["place"]["line"]) == ("plan.yaml", 4)
+    place = {"file": "override 'transforms[1].assert.exists=nothing'", "line": 1, "column": 22}
+    assert mistake["place"] == place
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def test_check_gives_json_with_places(command: Command):
     done = command("check", "plan.yaml", "transforms[1].assert.exists=nothing", "--json")
     found = json.loads(done.out)
     assert (done.code, found["schema_version"], found["ok"]) == (1, 1, False)
-    assert found["diagnostics"][0]["place"] == {"file": "plan.yaml", "line": 4, "column": 5}
+    place = {"file": "override 'transforms[1].assert.exists=nothing'", "line": 1, "column": 22}
+    assert found["diagnostics"][0]["place"] == place
 
 
 def test_check_of_no_yaml_at_all_gives_json(command: Command, place: Path):
