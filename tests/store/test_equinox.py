@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,21 @@ def test_an_order_that_names_a_leaf_twice_is_none(tmp_path: Path):
     with pytest.raises(bs.PlanError, match="their order is not known"):
         bs.load(plan).run(durable=False)
     assert not (tmp_path / "m.eqx").exists()
+
+
+def test_names_that_cannot_be_read_are_told_and_not_taken_for_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.eqx"
+    eqx.tree_serialise_leaves(path, net())
+    (tmp_path / "net.eqx.json").write_text(json.dumps(names(net())))
+    stat = os.stat
+
+    def failing(place: Any, **how: Any) -> os.stat_result:
+        if str(place).endswith(".json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+        return stat(place, **how)
+
+    monkeypatch.setattr(os, "stat", failing)
+    with pytest.raises(StoreError, match="could not read the names"):
+        open_source(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -383,3 +384,22 @@ def test_neither_jax_nor_orbax_is_imported_to_read(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("look", range(1, 9))
+def test_a_disk_that_fails_at_any_look_at_the_tree_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    path = standard(tmp_path / "c")
+    stat, looks = os.stat, iter(range(1, 100))
+
+    def failing(place: Any, **how: Any) -> os.stat_result:
+        if str(place).endswith("/_METADATA") and next(looks) == look:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), place)
+        return stat(place, **how)
+
+    monkeypatch.setattr(os, "stat", failing)
+    try:
+        assert set(bs.open(path)) == {*TENSORS}
+    except StoreError as told:
+        assert next(looks) > look and str(path) in str(told)

@@ -103,10 +103,11 @@ def _arrays(file: LocalFile, at: int) -> list[tuple[TensorInfo, Laid]]:
 def _names(path: str, number: int) -> list[str]:
     """The names of the leaves from the file beside it; none if there is no such file."""
     place = f"{path}.json"
-    if not os.path.exists(place):
-        return []
     with os_failures(place, "read the names"):
-        raw = read_regular(place)
+        try:
+            raw = read_regular(place)
+        except FileNotFoundError:
+            return []
     try:
         names: object = parse_json(raw)
     except ValueError as error:

@@ -148,9 +148,9 @@ def _nothing(path: str) -> StoreError:
 def read_tree(folder: str) -> OrbaxTree:
     """All that the small files of a tree's folder say."""
     path = os.path.join(folder, TREE)
-    table = _json(path)
+    if (table := _json(path)) is None:
+        raise StoreError(path, "is missing, without which no tensor can be found", remedy=_AGAIN)
     try:
-        assert table is not None, "it was there"
         found = [(_path(entry["key_metadata"]), entry["value_metadata"]) for entry in table["tree_metadata"].values()]
         kinds = [str(value["value_type"]) for _, value in found]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -250,11 +250,14 @@ def _random_keys(folder: str) -> dict[str, str]:
 
 def _json(path: str) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is no such file."""
-    if not os.path.isfile(path):
-        return None
     try:
-        with os_failures(path, "read the file"), open(path, encoding="utf-8") as file:
-            table = json.load(file)
+        with os_failures(path, "read the file"):
+            try:
+                file = open_regular(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with file:
+                table = json.load(file)
     except ValueError as error:
         raise StoreError(path, f"is not valid JSON: {error}", remedy=_AGAIN) from error
     if not isinstance(table, dict):
