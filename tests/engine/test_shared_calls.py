@@ -25,8 +25,9 @@ STEPS: list[dict[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processes take from each other what is compiled, which takes them longest."""
+def cache_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's cache of compiled programs. What JAX 0.12 takes of it for the CPUs of several processes computes
+    something else, so none of the runs may use it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patched.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -210,6 +210,8 @@ class Connected:
         state = distributed.global_state
         state.client, state.process_id, state.num_processes = self._client, self.number, self.count
         self.watch(jax.devices)
+        if jax.default_backend() == "cpu":  # what JAX 0.12 takes of the cache for several CPUs computes something else
+            jax.config.update("jax_enable_compilation_cache", False)
         self._indices = tuple(map(int, self.gather("devices", str(jax.process_index()).encode())))
 
     def devices(self, count: int, each: int) -> Sequence[Any]:
