@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import pytest
 
 from brainsurgery_jax.engine.run import visible
+from brainsurgery_jax.engine.run.hosts import OneProcess
 from brainsurgery_jax.errors import StoreError
 
 OPTION = "jax_cuda_visible_devices"
 
 
-class Process:
+class Process(OneProcess):
     """Process `number` of several, each of which has said a machine and devices."""
 
     def __init__(self, number: int, said: Sequence[bytes]):
@@ -24,9 +24,6 @@ class Process:
     def gather(self, about: str, own: bytes = b"") -> Sequence[bytes]:
         self.own = own
         return self.said
-
-    def stop(self, signal: Any) -> Any:
-        return signal
 
 
 @pytest.fixture(autouse=True)
