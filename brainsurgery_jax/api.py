@@ -248,7 +248,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     ['Stream', 'Copy']
     """
     expect_plan(plan, "explain")
-    from brainsurgery_jax.engine.plan.planner import plan_work
+    from brainsurgery_jax.engine.plan.planner import plan_roots
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.plan.schedule import exprs_of, roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
@@ -263,7 +263,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))
         _, machine = equip(exprs_of(roots), budget)
-        items = plan_work(program, machine)
+        items = plan_roots(roots, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied
         memory = projection(items, machine, held_at_end(program.publications))

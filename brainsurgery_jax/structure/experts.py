@@ -58,14 +58,13 @@ class ExpertNames:
     def _refuse_strange(self) -> None:
         """Refuse a tensor of a layer that may have an entry for each expert, where the step alone says what has."""
         self.model.part_of(f"{self.head}*.{self.own.block}.{self.own.router}", NUMBER)
+        inner = f"{self.head}*.{self.own.block}.experts.*."
         for starred in self.model.unknown:
-            if starred.startswith(self.head) and any(
-                self.count in aval.shape for aval in self.model.kin[starred].first
-            ):
-                inner = re.escape(f"{self.own.block}.experts.*.")
-                if not re.match(re.escape(f"{self.head}*.") + inner, starred):
-                    message = f"'{starred}' may have an entry for each of {self.count} experts, and is not known"
-                    raise refuse_given(message, "Give its shape in `family`, with `_` for an axis that stays.")
+            if not starred.startswith(self.head) or starred.startswith(inner):
+                continue
+            if any(self.count in aval.shape for aval in self.model.kin[starred].first):
+                message = f"'{starred}' may have an entry for each of {self.count} experts, and is not known"
+                raise refuse_given(message, "Give its shape in `family`, with `_` for an axis that stays.")
 
     def expert(self, number: str, tail: str) -> str:
         """A pattern for tensors of experts of that number (a pattern), in every layer."""

@@ -27,7 +27,7 @@ from brainsurgery_jax.engine.events import (
 )
 from brainsurgery_jax.engine.plan.assign import cut_long
 from brainsurgery_jax.engine.plan.compiling import Signature, calls_to_compile
-from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
+from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, exprs_of, is_empty, question_of, roots_of
 from brainsurgery_jax.engine.plan.sites import exceeds
@@ -84,7 +84,7 @@ def execute(
     if hosts.count > 1 and _is_any_shared(exprs, machine_of(budget, hosts.count)):
         hosts.share_devices()
     own, machine = equip(exprs, budget, hosts.count)
-    items = plan_work(program, machine)
+    items = plan_roots(roots, machine)
     if hosts.count > 1:
         items = cut_long(items)
         agree(hosts, "work", {"items of work": digest_keys(items)})
