@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from brainsurgery_jax.index.boxes import Box, Span1, whole
 
-PIECE = 1 << 17
-"""Elements of a part that numpy computes at a time, where the kernel takes any: what it makes stays in the cache."""
+PIECE = 1 << 18
+"""Elements that numpy computes at a time, where a kernel takes any: few enough that what it makes stays in the cache,
+and so many that calls of numpy take no time."""
 
 
 class AxisCut(NamedTuple):

@@ -220,7 +220,7 @@ def spread(view: View, values: TensorExpr, at: int, like: Aval) -> TensorExpr:
 
 # --- Small values of large tensors ------------------------------------------------------------------------------------
 
-SLAB = 1 << 16
+SLAB = 1 << 17
 """Elements of which a sum is taken at a time, so that copies in double precision stay small."""
 
 Step = Callable[..., Array]

@@ -11,7 +11,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import run
-from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.index import parts
 from brainsurgery_jax.world import Files
 from tests.checkpoints import plan_of, read
 
@@ -53,5 +53,5 @@ def test_no_length_of_a_piece_changes_a_bit_or_reads_a_byte_twice(
     name: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = written(tmp_path, EDITS[name])
-    monkeypatch.setattr(blocks, "PIECE", length)
+    monkeypatch.setattr(parts, "PIECE", length)
     assert written(tmp_path, EDITS[name]) == whole

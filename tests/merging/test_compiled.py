@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,18 +16,18 @@ from hypothesis import strategies as st
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32
 from brainsurgery_jax.engine.compute import evaluate
-from brainsurgery_jax.engine.compute.kernels import compiled, exact
+from brainsurgery_jax.engine.compute.kernels import compiled_and_marked, exact
 from brainsurgery_jax.engine.plan import compiling
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.merging.sparsify import KeepBand, Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
-from brainsurgery_jax.numerics.ordinary import are_ordinary
+from brainsurgery_jax.numerics.ordinary import are_ordinary, is_marked, marked
 from tests.checkpoints import write
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {BF16: BFLOAT16, np.dtype(np.float32): FLOAT32}
 SIZE = 1 << 12
-ODD = (0.0, -0.0, 1e-39, -3e-41, 1e-45, 1e-38, 1e38, -3e38, np.inf, -np.inf, np.nan, 2.0**-40, 2.0**59)
+VALUES = (0.0, -0.0, 1e-39, -3e-41, 1e-45, 1e-38, 1e38, -3e38, np.inf, -np.inf, np.nan, 2.0**-40, -(2.0**59), 2.0**60)
 
 
 def tensors(seed: int, count: int, dtype: np.dtype) -> list[np.ndarray]:
@@ -60,9 +61,20 @@ def test_compiled_code_has_the_bits_of_numpy_where_all_numbers_are_of_ordinary_s
     assert all(map(are_ordinary, xs))
     by_numpy = np.asarray(add_task_vectors(*xs, *values, **static))
     with exact():
-        found = np.asarray(compiled(add_task_vectors, tuple(static.items()))([*xs, *values], {}))
+        found = np.asarray(compiled_and_marked(add_task_vectors, tuple(static.items()), len(xs))([*xs, *values], {}))
     assert found.dtype == by_numpy.dtype
     assert found.tobytes() == by_numpy.tobytes()
+    assert not is_marked(found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("out", DTYPES, ids=str)
+def test_a_result_is_marked_where_an_operand_is_not_of_ordinary_size(dtype: np.dtype, out: np.dtype) -> None:
+    xs = [np.ones(len(VALUES), dtype), np.array(VALUES, np.float32).astype(dtype), np.ones(len(VALUES), dtype)]
+    made = np.asarray(jax.jit(lambda xs: marked(jax.numpy.ones(len(VALUES), out), xs))(xs))
+    odd = [not are_ordinary(xs[1][at : at + 1]) for at in range(len(VALUES))]
+    assert [is_marked(made[at : at + 1]) for at in range(len(VALUES))] == odd
+    assert is_marked(made) and not is_marked(made[~np.array(odd)]) and not is_marked(made[:0])
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, np.dtype(np.float64)], ids=str)
@@ -100,18 +112,20 @@ def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
     monkeypatch.setattr(compiling, "IN_ALL", SIZE)
     monkeypatch.setattr(compiling, "EACH", SIZE)
     monkeypatch.setattr(evaluate, "LEAST_COMPILED", SIZE)
-    call = evaluate.call_compiled
+    call = evaluate.call_ordinary
 
-    def count(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
-        called.append(e.aval.shape)
-        return call(e, operands)
+    def count(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray | None:
+        found = call(e, tensors, values)
+        if found is not None:
+            called.append(e.aval.shape)
+        return found
 
-    monkeypatch.setattr(evaluate, "call_compiled", count)
+    monkeypatch.setattr(evaluate, "call_ordinary", count)
     assert run(tmp_path, "compiled.safetensors") == by_numpy
     assert called == [(64, SIZE // 64)]
 
 
 def test_a_small_merge_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "LEAST_COMPILED", 1)
-    monkeypatch.setattr(evaluate, "call_compiled", lambda e, xs: pytest.fail("compiled"))
+    monkeypatch.setattr(evaluate, "call_ordinary", lambda *given: pytest.fail("compiled"))
     run(tmp_path, "out.safetensors")

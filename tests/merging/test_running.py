@@ -15,7 +15,6 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_NAME, to_numpy
-from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.run import budget
 from brainsurgery_jax.index import parts
 from brainsurgery_jax.merging.combine import add_multiples
@@ -101,7 +100,6 @@ def test_the_length_of_a_piece_changes_no_bit(
     tensors["a"]["h.0.w"][3, :9] = np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1e-7
     found = []
     for length in (1 << 17, 900):
-        monkeypatch.setattr(blocks, "PIECE", length)
         monkeypatch.setattr(parts, "PIECE", length)
         plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
         plan["output"]["alias"] = "m"

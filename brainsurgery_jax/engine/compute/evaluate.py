@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import call_block, call_compiled, call_elementwise, call_in_pieces
+from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise, call_in_pieces, call_ordinary
 from brainsurgery_jax.engine.compute.ladder import Taken, results_of
 from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
@@ -31,7 +31,6 @@ from brainsurgery_jax.engine.plan.segments import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, runs_on_numpy, walk
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
-from brainsurgery_jax.numerics.ordinary import are_ordinary
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.recycling import Recycler
 
@@ -220,8 +219,8 @@ def _call_part(
     parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
     if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled:
         parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
-        if all(map(are_ordinary, (*flat, *whole))):
-            return call_compiled(e, [*flat, *whole]).reshape(shape)
+        if (made := call_ordinary(e, flat, whole)) is not None:
+            return made.reshape(shape)
     return call_in_pieces(e, parts, whole).reshape(shape)
 
 

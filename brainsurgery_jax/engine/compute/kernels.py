@@ -22,6 +22,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.index import parts
 from brainsurgery_jax.numerics.lookup import look_up, patterns
+from brainsurgery_jax.numerics.ordinary import are_ordinary, is_marked, marked
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel, Static
@@ -75,9 +76,8 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
     out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
         table = None if values else _table_for(e, n, len(operands))
-        length = blocks.PIECE if e.kernel.elementwise else parts.PIECE
-        for at in range(0, n, length):
-            piece = slice(at, at + length)
+        for at in range(0, n, parts.PIECE):
+            piece = slice(at, at + parts.PIECE)
             if table is None:
                 made = accept(e, function([*(x[piece] for x in operands), *values], numbers))
                 np.copyto(out[piece], made, casting="unsafe")  # which rounds: half the time of an array between
@@ -86,11 +86,26 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
     return out
 
 
-def call_compiled(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
-    """Run a kernel on flat arrays of the host, compiled for their length."""
+def call_ordinary(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Run a kernel on flat tensors of the host, compiled for their length; None if a number is not of ordinary size, of
+    which compiled code may make other bits than numpy. `values` are small operands."""
     assert e.kernel is not None
+    if not all(map(are_ordinary, values)):
+        return None
     with exact():
-        return np.asarray(accept(e, compiled(e.kernel, e.static)(operands, numbers_of(e))))
+        found = np.asarray(compiled_and_marked(e.kernel, e.static, len(tensors))([*tensors, *values], numbers_of(e)))
+    return None if is_marked(found) else found
+
+
+@lru_cache(maxsize=4096)
+def compiled_and_marked(kernel: Kernel, static: Static, tensors: int) -> Callable[..., Any]:
+    """The same function with a result that is marked where one of so many operands is not ordinary."""
+    function = precise(pure(kernel, static))
+
+    def call(operands: Sequence[jax.Array], numbers: Mapping[str, object]) -> jax.Array:
+        return marked(function(operands, numbers), operands[:tensors])
+
+    return jax.jit(call)
 
 
 def _before_rounding(e: Expr) -> Static:

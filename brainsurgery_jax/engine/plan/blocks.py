@@ -7,9 +7,6 @@ from collections.abc import Iterator
 BLOCK = 1 << 20
 """Elements of a block: long enough to be fast, short enough for any budget."""
 
-PIECE = 1 << 18
-"""Elements of a block that numpy computes at a time."""
-
 LEAST = 1 << 10
 """Elements to which shorter blocks are padded."""
 

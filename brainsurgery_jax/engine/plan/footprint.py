@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.blocks import PIECE, cuts, pad_length
+from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces, reshaped_box
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
+from brainsurgery_jax.index.parts import PIECE
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import GROUP, elements_read
 
