@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,3 +167,31 @@ def test_elements_within_a_chunk_without_compression_lie_one_after_the_other_in_
     assert source.file_run("plain", 14, 18) is None  # of two chunks
     assert source.file_run("packed", 0, 4) is None
     np.testing.assert_array_equal(source.read("plain"), array)
+
+
+@pytest.mark.parametrize(
+    ("driver", "change", "name"),
+    [
+        ("zarr", {"compressor": {"id": "lz4", "acceleration": 1}}, "lz4"),
+        ("zarr", {"filters": [{"id": "delta", "dtype": "<f4"}]}, "delta"),
+        ("zarr3", {"codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "lz4"}]}, "lz4"),
+    ],
+    ids=["compressor", "filter", "codec"],
+)
+def test_chunks_packed_by_what_tensorstore_does_not_know_are_refused_in_the_header(
+    driver: str, change: dict[str, Any], name: str, tmp_path: Path
+):
+    put_array(tmp_path / "model", "w", normal((4, 4)), driver)
+    document = tmp_path / "model" / "w" / (".zarray" if driver == "zarr" else "zarr.json")
+    table = json.loads(document.read_text())
+    document.write_text(json.dumps(table | change))
+    message = f"tensor 'w': cannot be read: its chunks are packed by '{name}', which tensorstore does not know"
+    with pytest.raises(
+        StoreError, match=f"{re.escape(message)}\n    Save it with one of these compressors alone: blosc"
+    ):
+        open_source(str(tmp_path / "model"))
+    packed = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd", "configuration": {"level": 1}}]
+    metadata = {"compressor": {"id": "zstd", "level": 1}} if driver == "zarr" else {"codecs": packed}
+    shutil.rmtree(tmp_path / "model")  # saved as the remedy says
+    put_array(tmp_path / "model", "w", normal((4, 4)), driver, **metadata)
+    check(tmp_path / "model", {"w": normal((4, 4))})

@@ -31,7 +31,7 @@ from brainsurgery_jax.store.io.local import LocalFile, open_files
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.key_tree import PLAIN, KeyTree
 from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, place_of, read_tree
-from brainsurgery_jax.store.orbax.zarr import METADATA, UNKNOWN, ChunkRange, ZarrArray, parse
+from brainsurgery_jax.store.orbax.zarr import METADATA, UNKNOWN, ChunkRange, UnknownCodec, ZarrArray, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -325,7 +325,13 @@ def _parse(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
         problem = f"its metadata lack {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
         if isinstance(error, TypeError | AttributeError):  # of Python, about a value of another kind
             problem = "cannot be read: its metadata hold a value of another kind than zarr has there"
-        raise StoreError(path, problem, tensor=name, remedy=_DAMAGED) from error
+        raise StoreError(path, problem, tensor=name, remedy=_remedy_for(error)) from error
+
+
+def _remedy_for(error: Exception) -> str:
+    if isinstance(error, UnknownCodec):
+        return f"Save it with one of these compressors alone: {', '.join(error.known)}."
+    return _DAMAGED
 
 
 @contextmanager

@@ -100,6 +100,25 @@ class ZarrArray(NamedTuple):
             start += length
 
 
+COMPRESSORS = ("blosc", "bz2", "gzip", "zlib", "zstd")
+"""What tensorstore unpacks in version 2."""
+
+COMPRESSORS_3 = ("blosc", "gzip", "zstd")
+"""What it unpacks in version 3."""
+
+CODECS = (*COMPRESSORS_3, "bytes", "crc32c", "sharding_indexed", "transpose")
+"""All that it undoes in version 3."""
+
+
+class UnknownCodec(ValueError):
+    """Chunks are packed in a way that tensorstore does not know. `known`: the compressors that
+    it does."""
+
+    def __init__(self, name: object, known: Iterable[str]):
+        super().__init__(f"its chunks are packed by '{name}', which tensorstore does not know")
+        self.known = known
+
+
 UNKNOWN = (ValueError, KeyError, TypeError, AttributeError)
 """What `parse` raises for a document that describes no array that we know."""
 
@@ -112,6 +131,9 @@ def parse(driver: str, raw: bytes) -> ZarrArray:
 
 def _version_2(table: Mapping[str, Any]) -> ZarrArray:
     stored = _dtype_name(table["dtype"])
+    packing = [codec["id"] for codec in (table["compressor"], *(table.get("filters") or ())) if codec is not None]
+    if table.get("filters") or not {*packing} <= {*COMPRESSORS}:
+        raise UnknownCodec(packing[-1], COMPRESSORS)
     shape, chunks = tuple(table["shape"]), tuple(table["chunks"])
     plain = (
         table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
@@ -132,6 +154,9 @@ def _version_3(table: Mapping[str, Any]) -> ZarrArray:
         inner, indexed = tuple(settings["chunk_shape"]), True
         at_end = settings.get("index_location", "end") == "end" and _is_checked_index(settings["index_codecs"])
         codecs = [*settings["codecs"], *codecs[1:]]
+    for codec in codecs:
+        if codec["name"] not in CODECS:
+            raise UnknownCodec(codec["name"], COMPRESSORS_3)
     plain = at_end and len(codecs) == 1 and _is_plain(codecs[0])
     encoding = table["chunk_key_encoding"]
     separator = encoding.get("configuration", {}).get("separator", "/" if encoding["name"] == "default" else ".")
