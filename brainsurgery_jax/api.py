@@ -233,10 +233,11 @@ def _lower(plan: Plan, files: Files) -> Program:
     return lower(start(plan.data, files), plan.data, files)
 
 
-def explain(plan: Plan, world: Files | None = None) -> Explanation:
+def explain(plan: Plan, world: Files | None = None, *, memory: int | None = None) -> Explanation:
     """Describe what a run of a plan would do on this machine. Reads headers only.
 
-    **Arguments**: the plan, and the files that it sees (default: those on disk).
+    **Arguments**: the plan, and the files that it sees (default: those on disk). `memory` is the budget in bytes, as
+    for `run`.
     **Returns** an `Explanation`: effects of the steps, bytes copied and computed, projected memory, items of work.
     **Raises** PlanError with every mistake of a plan that cannot run.
     **Example**:
@@ -249,7 +250,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """
     expect_plan(plan, "explain")
     from brainsurgery_jax.engine.plan.planner import plan_roots
-    from brainsurgery_jax.engine.plan.projection import count_copied, projection
+    from brainsurgery_jax.engine.plan.projection import count_copied, projection, refusal_of
     from brainsurgery_jax.engine.plan.schedule import exprs_of, roots_of
     from brainsurgery_jax.engine.run.budget import default_budget
     from brainsurgery_jax.engine.run.execute import count_tasks, equip
@@ -261,15 +262,16 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         program = _lower(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        budget, roots = default_budget(), list(roots_of(program))
+        budget, roots = default_budget(host_bytes=memory), list(roots_of(program))
         _, machine = equip(exprs_of(roots), budget)
         items = plan_roots(roots, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied
-        memory = projection(items, machine, held_at_end(program.publications))
+        at_end = held_at_end(program.publications)
         return Explanation(
-            program, copied, computed, count_tasks(roots, items), *memory, budget.threads, cuts, machine, items
-        )
+            program, copied, computed, count_tasks(roots, items), *projection(items, machine, at_end),
+            budget.threads, cuts, machine, items, refusal_of(items, machine, at_end),
+        )  # fmt: skip
 
 
 def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:

@@ -47,7 +47,7 @@ class Report(NamedTuple):
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
     that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells.
-    `items`: the work of a run on this machine."""
+    `items`: the work of a run on this machine. `refusal`: why such a run is refused for its memory, if it is."""
 
     program: Program
     bytes_copied: int
@@ -59,6 +59,7 @@ class Explanation(NamedTuple):
     cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
     items: tuple[WorkItem, ...] = ()
+    refusal: Diagnostic | None = None
 
     def __repr__(self) -> str:
         outputs, steps = len(self.program.publications), len(self.program.effects)

@@ -143,7 +143,7 @@ class Printing:
 
 @dataclass(frozen=True)
 class More:
-    """What `explain` prints besides the steps."""
+    """What `explain` prints besides the steps, and of which machine."""
 
     work: Annotated[bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")] = False
     hosts: Annotated[
@@ -152,6 +152,7 @@ class More:
     cluster: Annotated[
         str, typer.Option("--cluster", metavar="KEY=VALUE,...", help="What the hosts are: reads=2GB,writes=1GB,...")
     ] = ""
+    memory: Memory = None
     everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False
 
 

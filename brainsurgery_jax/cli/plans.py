@@ -246,7 +246,8 @@ def explain(items: Sequence[str], more: More = NO_MORE, *, overwrite: bool, shar
     """Print what a run would do. Raises PlanError where it could not, and BadParameter."""
     plan = api.load(*items)
     elsewhere = more.hosts is not None
-    found = api.explain(plan, files_of(True, shard_size, elsewhere=elsewhere))
+    world = files_of(True, shard_size, elsewhere=elsewhere)
+    found = api.explain(plan, world, memory=size_of(more.memory, "--memory"))
     most = None if more.everything else 3
     told = report_explanation(found, most, overwrite=overwrite).entries
     report = Record((*told, *(report_work(found, most).entries if more.work else ()), *_hosts(found, more)))

@@ -40,6 +40,8 @@ def _costs(found: Explanation) -> tuple[Entry, ...]:
     threads = f"in all on {counted(found.threads, 'thread')}"
     peaks = f"{show_size(found.peak)} for the largest task, {show_size(found.peak_in_all)} {threads}"
     told = f"{copied} copied as bytes, {computed} computed in {counted(found.tasks, 'task')}"
+    refusal = found.refusal
+    why = None if refusal is None else Text(f"refused: {refusal.message}. {refusal.hint}")
     return (
         Entry("bytes_copied", found.bytes_copied, Text(told)),
         Entry("bytes_computed", found.bytes_computed),
@@ -47,6 +49,7 @@ def _costs(found: Explanation) -> tuple[Entry, ...]:
         Entry("projected_peak_bytes", found.peak, Text(f"projected peak memory: {peaks}")),
         Entry("projected_peak_bytes_in_all", found.peak_in_all),
         Entry("threads", found.threads),
+        Entry("refusal", None if refusal is None else refusal.message, why),
     )
 
 

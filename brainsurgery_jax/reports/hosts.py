@@ -9,11 +9,10 @@ from typing import get_type_hints
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, show_only
 from brainsurgery_jax.engine.plan.planner import plan_work
-from brainsurgery_jax.engine.plan.projection import refuse_too_large
+from brainsurgery_jax.engine.plan.projection import refusal_of
 from brainsurgery_jax.engine.plan.simulate import ClusterModel, Simulation, simulate
 from brainsurgery_jax.engine.plan.sites import calls_of, exceeds
 from brainsurgery_jax.engine.plan.work import Machine, Whole, WorkItem, sharers_of
-from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.wording import counted
 
@@ -105,11 +104,8 @@ def _shared(items: Iterable[WorkItem]) -> Text | None:
 
 def _refused(items: Sequence[WorkItem], machine: Machine) -> Text | None:
     """Why these hosts would not run the plan."""
-    try:
-        refuse_too_large(items, machine)
-    except PlanError as error:
-        return Text(f"refused: {error.diagnostics[0].message}")
-    return None
+    refusal = refusal_of(items, machine)
+    return None if refusal is None else Text(f"refused: {refusal.message}")
 
 
 def _headline(simulation: Simulation) -> str:

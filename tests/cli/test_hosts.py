@@ -49,6 +49,15 @@ def test_explain_refuses_what_describes_no_cluster(plan: str, cluster: str, told
     assert told in done.output
 
 
+def test_explain_tells_that_a_run_with_such_a_budget_is_refused_and_one_with_more_is_not(plan: str):
+    small, large = (json.loads(invoke("explain", plan, "--memory", size, "--json").stdout) for size in ("1KB", "1GB"))
+    run = invoke("run", plan, "--memory", "1KB")
+    assert (run.exit_code, small["refusal"] in run.output) == (1, True)
+    assert f"refused: {small['refusal']}. Give more: `--memory`." in invoke("explain", plan, "--memory", "1KB").stdout
+    assert large["refusal"] is None
+    assert invoke("run", plan, "--memory", "1GB").exit_code == 0
+
+
 def test_a_cluster_needs_hosts(plan: str):
     assert "needs --hosts" in invoke("explain", plan, "--cluster", "reads=1GB").output
 

@@ -72,20 +72,27 @@ def _reading(items: Iterable[WorkItem], machine: Machine) -> int:
 
 def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> None:
     """Raise PlanError if an item, or an output `at_end`, needs more memory than there is."""
+    if (refusal := refusal_of(items, machine, at_end)) is not None:
+        raise PlanError([refusal])
+
+
+def refusal_of(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> Diagnostic | None:
+    """Why a run of these items is refused, or None."""
     worst = projection(items, machine, at_end).largest
-    if worst > machine.host_bytes:
-        sharers = sharers_of(max(items, key=lambda item: item.host_bytes)) if items else 1
-        of_all = f" in each of the {sharers} processes that share it" if sharers > 1 else ""
-        need, there = show_size(worst), show_size(machine.host_bytes)
-        found = f"the largest task needs {need} of memory{of_all}, the budget is {there}"
-        more = worded(shell="`--memory`", python="`memory=`")
-        hint = f"Give more: {more}."
-        if machine.sharing > 1:
-            found += f", the share of one of {machine.sharing} processes on this machine"
-            hint = f"Give more: {more}. Or start fewer processes on each machine."
-        if sharers > 1:
-            hint = f"{hint} Or start processes on more machines."
-        raise PlanError([Diagnostic("budget-exceeded", found, hint=hint)])
+    if worst <= machine.host_bytes:
+        return None
+    sharers = sharers_of(max(items, key=lambda item: item.host_bytes)) if items else 1
+    of_all = f" in each of the {sharers} processes that share it" if sharers > 1 else ""
+    need, there = show_size(worst), show_size(machine.host_bytes)
+    found = f"the largest task needs {need} of memory{of_all}, the budget is {there}"
+    more = worded(shell="`--memory`", python="`memory=`")
+    hint = f"Give more: {more}."
+    if machine.sharing > 1:
+        found += f", the share of one of {machine.sharing} processes on this machine"
+        hint = f"Give more: {more}. Or start fewer processes on each machine."
+    if sharers > 1:
+        hint = f"{hint} Or start processes on more machines."
+    return Diagnostic("budget-exceeded", found, hint=hint)
 
 
 def count_copied(items: Iterable[WorkItem]) -> int:
