@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest[:1] == ["tree"]:
             files = sorted(p for p in place.rglob("*") if p.is_file())
             self._json([_entry(p, place) for p in files])
-        elif rest[:1] == ["revision"] and rest[1] not in ("main", "v1", COMMIT):
+        elif rest[:1] == ["revision"] and unquote(rest[1]) not in ("main", "v1", "refs/pr/1", COMMIT):
             self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
             self._json({"id": f"{organisation}/{model}", "sha": COMMIT, "siblings": []})

@@ -34,6 +34,13 @@ def test_a_model_of_the_hub_gives_all_tensors_at_one_commit(server: Served, tens
     assert weights and all(f"/resolve/{COMMIT}/" in path for path in weights)
 
 
+@pytest.mark.parametrize("revision", ["refs/pr/1", "refs%2Fpr%2F1"])
+def test_a_pull_request_of_the_hub_is_a_revision(server: Served, tensors: Model, revision: str) -> None:
+    assert same(bs.open(f"hf://org/model@{revision}"), tensors)
+    file = f"hf://org/model@{revision}/model.safetensors.index.json"
+    assert same(bs.open(file), tensors)
+
+
 @pytest.mark.parametrize("name", ["org/model", "org/model@v1"])
 def test_a_plain_name_is_one_of_the_hub_on_request_where_no_such_folder_is(
     server: Served, tensors: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io.files import Stamp
@@ -104,7 +104,11 @@ def hub_refusal(shown: str, revision: str | None, error: Exception) -> StoreErro
 
 
 def parse_hub_address(url: str) -> tuple[str, str | None, str]:
-    """Repository, revision and path within it. Raises StoreError."""
+    """Repository, revision and path within it. Raises StoreError.
+
+    Slashes within a revision are those of `refs/pr/NUMBER` and `refs/convert/NAME`, or are written `%2F`, as for the
+    hub's own client.
+    """
     parts = url.partition("://")[2].strip("/").split("/")
     if len(parts) < 2 or not all(parts):
         raise StoreError(url, "names no model of the hub", remedy=_HOW)
@@ -112,7 +116,9 @@ def parse_hub_address(url: str) -> tuple[str, str | None, str]:
     model, mark, revision = model.partition("@")
     if not model or (mark and not revision):
         raise StoreError(url, "names no model of the hub", remedy=_HOW)
-    return f"{organisation}/{model}", revision or None, "/".join(inner)
+    if revision == "refs" and len(inner) > 1:
+        revision, inner = "/".join((revision, *inner[:2])), inner[2:]
+    return f"{organisation}/{model}", unquote(revision) or None, "/".join(inner)
 
 
 def _beside(path: str, files: Mapping[str, RemoteItem]) -> dict[str, RemoteItem]:
