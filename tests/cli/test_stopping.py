@@ -210,3 +210,20 @@ app.main()
         run.communicate()
     assert run.returncode in (130, 143)
     assert sorted(os.listdir(slow)) == before
+
+
+def test_a_stop_while_the_command_is_imported_is_told_without_a_traceback(tmp_path: Path) -> None:
+    hook = (
+        "import os, signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'brainsurgery_jax.cli.app':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    own = environment()
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tmp_path), own.get("PYTHONPATH"))))
+    line = [sys.executable, "-m", "brainsurgery_jax", "--version"]
+    done = subprocess.run(line, env=own, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
