@@ -37,7 +37,7 @@ BUCKETS = 21
 SHORT = 1 << 16
 """Fewer numbers are sorted to count them."""
 
-LOOSE = 1 << 19
+LOOSE = 1 << 21
 """Elements of a window that are kept one by one before equal ones are counted."""
 
 
