@@ -17,8 +17,9 @@ FLAGS = frozenset({"amx_tile", "amx_bf16"})
 
 LEAST = 1 << 34
 """Multiplications of a Gram matrix from which XLA computes it: 4096 x 2048 and more. At 130 GFLOP/s numpy, which
-computes one half, takes 0.13 s for these, XLA at 750 GFLOP/s 0.03 s, so that five of them pay back the import of JAX
-(0.5 s). The choice follows from the shape alone: other tensors of a plan must not change bits."""
+computes one half, takes 0.13 s for these. XLA at 750 GFLOP/s takes 0.03 s, and 0.04 s go to copies and to the look at
+the error, so that eight of them pay back the import of JAX (0.5 s). The choice follows from the shape alone: other
+tensors of a plan must not change bits."""
 
 SLAB = 1024
 """Rows that are summed in one product."""

@@ -19,6 +19,8 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.numerics import bfloat16, factor
 from tests.checkpoints import normal, plan_of, read, run_plan, same
 from tests.engine.test_low_rank import matrix, phlora, told
+from tests.engine.test_memory import plans_of
+from tests.measured import measured
 
 BF16 = ml_dtypes.bfloat16
 KEY = 1, 2
@@ -249,6 +251,15 @@ def test_bits_repeat_from_run_to_run_on_one_processor_or_two(tmp_path: Path):
         outputs.append(read(plan["output"]["path"]))
     first, *others = outputs
     assert all(same(first[name], other[name]) for other in others for name in first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
+@pytest.mark.parametrize("shape", [(12000, 600), (600, 12000), (4096, 2048)], ids=["tall", "wide", "large"])
+def test_they_hold_no_more_than_projected(tmp_path: Path, shape: tuple[int, int]):
+    tensors = {f"noise.{i}": normal(shape, seed=i).astype(BF16) for i in range(2)}
+    plan, tiny = plans_of(tmp_path, tensors, [phlora(rank=16)])
+    found = measured(plan, tiny, fast_bfloat16=True)
+    assert found.anonymous <= found.in_all, found
 
 
 def drop_the_last_rows(product: Product) -> Product:
