@@ -21,6 +21,7 @@ from _answer import repetitions
 from _checkpoints import DATA, checkpoint, count, hollow
 from _jobs import COMMAND, HERE, PLANS, Job, check_job, clear, our_job, plan_job
 from _measure import Run, measure
+from rewrite_llama import MATRICES
 
 
 class Pair(NamedTuple):
@@ -44,6 +45,11 @@ def _factors() -> Mapping[str, Job]:
 
 def _rewrite() -> Mapping[str, Job]:
     return {"rewrite": plan_job("rewrite", base=checkpoint("gpt2"), other=checkpoint("gpt2", tuned=True))}
+
+
+def _rewrite_llama() -> Mapping[str, Job]:
+    base, other = checkpoint("llama"), checkpoint("llama", tuned=True)
+    return {"rewrite_llama": plan_job("rewrite", base=base, other=other, matrices=MATRICES, dtype="float16")}
 
 
 def _listing() -> Mapping[str, Job]:
@@ -71,7 +77,8 @@ def _orbax() -> Mapping[str, Job]:
 
 ROWS: Mapping[str, Callable[[], Mapping[str, Job]]] = {
     **{plan: _model(plan) for plan in ("rename", "scale", "cast", "experts")},
-    "phlora": _factors, "rewrite": _rewrite, "inspect": _listing, "check_20k": _steps, "orbax": _orbax,
+    "phlora": _factors, "rewrite": _rewrite, "rewrite_llama": _rewrite_llama,
+    "inspect": _listing, "check_20k": _steps, "orbax": _orbax,
 }  # fmt: skip
 
 

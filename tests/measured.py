@@ -31,21 +31,25 @@ class Measured(NamedTuple):
     mapped: int
 
 
-def measured(plan: Plan, tiny: Plan, *, threads: int = 2, memory: int | None = None) -> Measured:
-    """What a run of `plan` takes after one of `tiny`."""
-    line = [sys.executable, "-m", "tests.measured", json.dumps([plan, tiny, threads, memory])]
+def measured(
+    plan: Plan, tiny: Plan, *, threads: int = 2, memory: int | None = None, fast_bfloat16: bool = False
+) -> Measured:
+    """What a run of `plan` takes after one of `tiny`. `fast_bfloat16`: as if the processor had products of bfloat16."""
+    line = [sys.executable, "-m", "tests.measured", json.dumps([plan, tiny, threads, memory, fast_bfloat16])]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Measured(*json.loads(done.stdout))
 
 
-def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None) -> Measured:
+def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None, fast_bfloat16: bool) -> Measured:
     import brainsurgery_jax as bs
     from brainsurgery_jax.cli.environment import keep_freed_memory
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     keep_freed_memory()
+    if fast_bfloat16:
+        _expect_fast_bfloat16()
     bs.load(tiny).run(durable=False, overwrite=True)
     projected = bs.load(plan).explain()
     largest, in_all = projected.peak, projected.peak_in_all
@@ -62,6 +66,17 @@ def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None) -> Measur
         after["VmHWM"] - after["RssFile"] - before["RssAnon"],
         after["RssFile"] - before["RssFile"],
     )
+
+
+def _expect_fast_bfloat16() -> None:
+    """Take products of bfloat16 for matrices of any size; JAX is loaded, and has computed one."""
+    import ml_dtypes
+    import numpy as np
+
+    from brainsurgery_jax.numerics import bfloat16
+
+    bfloat16.LEAST, bfloat16.is_fast = 0, lambda: True
+    bfloat16.gram(np.zeros((bfloat16.SLAB, bfloat16.ALIGNED), ml_dtypes.bfloat16))
 
 
 def _status() -> dict[str, int]:

@@ -105,6 +105,8 @@ While a device computes, other threads read and send the operands of the next ca
 Operands are not read into pinned memory: JAX pins an array by copying it (`memory_kind="pinned_host"`), and what it
 has pinned cannot be written to, so that a reader would still fill a buffer of its own first. What pinning gains was not
 measured.
+
+On CPUs with AMX, Gram matrices of bfloat16 take its products: see [performance.md](performance.md).
 """
 
 

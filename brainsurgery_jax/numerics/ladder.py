@@ -107,7 +107,10 @@ def values_workspace(x: Aval) -> int:
 
 
 def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
-    """Bytes that the hungriest rung needs besides the matrix and the result, `rebuilt` in the matrix's shape."""
+    """Bytes that the hungriest rung needs besides the matrix and the result, `rebuilt` in the matrix's shape.
+
+    Products of bfloat16 by XLA fit into what those in float64 take: their slabs are not widened.
+    """
     long, short = max(x.shape), min(x.shape)
     rungs = ladder(x, rank, method)
     ways = {rung.way for rung in rungs}

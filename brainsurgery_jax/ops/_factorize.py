@@ -80,7 +80,8 @@ def factorize(
     """
     way, sure = attempt.way, attempt.sure
     wide = x.shape[0] < x.shape[1]
-    tall = _tall(x.T if wide else x, state)
+    narrow = x.T if wide else x
+    tall = _tall(narrow, state)
     key = key_high, key_low
     # What is continued was looked at before; of what is not finite, no Gram matrix is taken.
     trusted = on_host(x) and (state is not None or way == "quick-gram")
@@ -95,7 +96,8 @@ def factorize(
             return Outcome(None, np.False_, {}, state)
         t = truncation(tall, state, found, probe)
     else:
-        t = quick_gram(tall, rank, tol, key) if way == "quick-gram" else {"exact": exact, "gram": gram}[way](tall, rank)
+        certain = {"exact": exact, "gram": gram}
+        t = quick_gram(tall, rank, tol, key, narrow) if way == "quick-gram" else certain[way](tall, rank)
         if on_host(x) and not sure and not t.excess <= tol:
             return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
