@@ -65,8 +65,8 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     )
 
 
-PART = 1 << 20
-"""Elements of a part."""
+PART = 1 << 21
+"""Elements of a part: what is done once for each part takes Python as long as for one of any length."""
 
 
 def _parts(avals: Avals, params: Params) -> Cuts:

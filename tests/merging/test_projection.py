@@ -92,7 +92,7 @@ def all_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", THREE)
-def test_a_merge_of_three_whole_models_of_8b_is_projected_to_hold_a_tenth_of_that(
+def test_a_merge_of_three_whole_models_of_8b_is_projected_to_hold_an_eighth_of_that(
     method: str, all_layers: Path
 ) -> None:
     step = {"method": method, **THREE[method], "to": "merged"}
@@ -102,4 +102,4 @@ def test_a_merge_of_three_whole_models_of_8b_is_projected_to_hold_a_tenth_of_tha
                     "output": {"path": str(all_layers / "out/"), "alias": "merged"}})  # fmt: skip
     found = plan.explain()
     assert (found.tasks, found.bytes_computed) == (len(shapes(32)), 2 * sum(map(prod, shapes(32).values())))
-    assert 0 < found.peak_in_all < MOST / 10
+    assert 0 < found.peak_in_all < MOST / 8
