@@ -48,8 +48,9 @@ ROUNDING = 4e-6
 """Relative errors below this are float32's own rounding (a matrix of that very rank): nothing approximates better."""
 
 GRAM_ROUNDING = 4e-6
-"""Bound on the norm of what rounding to float32 adds to a Gram matrix, as a share of its trace: measured at most
-3.1e-6, for a matrix of equal entries, and 1e-7 for random ones."""
+"""What rounding to float32 adds to products with a Gram matrix, as a share of its trace, at least: measured at most
+3.1e-6, for a matrix of equal entries, and 1e-7 for random ones. It is more where one row is far larger than the others
+(2.7e-5), which `limit_error` measures."""
 
 PROBED = 2.53
 """How many times as large as the longest of its products with 16 normal vectors an error may be (`limit_error`)."""
@@ -182,17 +183,14 @@ def quick_gram(x: Array, rank: int, tol: float | Array, key: Key, narrow: Array 
     `narrow`: `x` before it was widened. If the processor has fast products of it, they come first.
     """
     if on_host(narrow) and bfloat16.pays(narrow) and SANE[0] < (total := norm2(x)) < SANE[1]:
-        c = bfloat16.gram(narrow)
-        off = np.maximum(GRAM_ROUNDING * total, limit_error(x, c, key))
-        quick = _by_leading(x, c, rank, total, tol, key, (off, off))
+        quick = _by_leading(x, bfloat16.gram(narrow), rank, total, tol, key)
         if quick.excess <= tol:
             return quick
-        del c  # else two of them would be held
     c = _gram_matrix(x, widen(x[:0]).dtype)
     total = c.__array_namespace__().linalg.trace(c)
     if on_host(x) and not SANE[0] < total < SANE[1]:  # LAPACK has trouble with infinity
         return Truncation(x[:, :rank], x[:rank].T, total, total, np.asarray(np.inf))
-    return _by_leading(x, c, rank, total, tol, key, (GRAM_ROUNDING * total, 0.0))
+    return _by_leading(x, c, rank, total, tol, key)
 
 
 def limit_error(x: Array, c: Array, key: Key) -> Array:
@@ -207,25 +205,25 @@ def limit_error(x: Array, c: Array, key: Key) -> Array:
     return PROBED * lengths(error).max()
 
 
-def _by_leading(
-    x: Array, c: Array, rank: int, total: Array, tol: float | Array, key: Key, off: tuple[float | Array, float | Array]
-) -> Truncation:
-    """By the leading eigenvectors of the Gram matrix `c`. `off`: by how much its eigenvalues may be wrong, and what of
-    that is allowed for beside exact residuals."""
+def _by_leading(x: Array, c: Array, rank: int, total: Array, tol: float | Array, key: Key) -> Truncation:
+    """By the leading eigenvectors of the Gram matrix `c`, whose error is measured. Beside exact residuals that is all
+    that is allowed for; before, products with `c` are not exact either."""
     xp, n = c.__array_namespace__(), x.shape[1]
     starts = on_host(x) and leading.starts(n, rank)
     normal = _normal((n, leading.WIDTH), c.dtype, key) if starts else None
     found = leading.leading(c.astype(widen(x[:0]).dtype), rank, total, tol, normal)
     t = _project(x, found.vectors, total)
     theta, rest = xp.sum(xp.square(t.xv), axis=0, dtype=np.float64), found.rest.astype(np.float64)
-    ritz = Ritz(t.v, theta, rest + off[0], found.residual.astype(np.float64) + off[0])
+    error = limit_error(x, c, key).astype(np.float64)
+    off = xp.maximum(GRAM_ROUNDING * total, error)
+    ritz = Ritz(t.v, theta, rest + off, found.residual.astype(np.float64) + off)
     excess = limit_excess(ritz, total)
     if on_host(x) and excess <= tol:
         return t._replace(excess=excess)
     pulled = multiply_transposed(x, t.xv)
     residual = xp.linalg.vector_norm(pulled - t.v @ (t.v.T @ pulled), axis=0).astype(np.float64)
     total = norm2(x)
-    exact = limit_excess(ritz._replace(below=rest + off[1], residual=residual), total)
+    exact = limit_excess(ritz._replace(below=rest + error, residual=residual), total)
     return t._replace(norm2=total, excess=xp.minimum(excess, exact))
 
 

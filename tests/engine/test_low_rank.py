@@ -11,6 +11,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Factorized
+from brainsurgery_jax.numerics import factor
 from brainsurgery_jax.numerics.factor import SLAB
 from tests.checkpoints import plan_of, read, run_plan, same
 
@@ -158,3 +159,21 @@ def test_rewriting_in_place_is_the_product_of_the_factors(tmp_path: Path):
     factors = run_plan(tmp_path, {"w": x}, phlora(rank=8))
     in_place = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 8}})
     np.testing.assert_allclose(in_place["w"], factors["w.B"] @ factors["w.A"], atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [400, 2000])
+@pytest.mark.parametrize("columns", [64, 256])
+def test_a_bound_allows_for_what_is_lost_beside_one_large_row(rows: int, columns: int):
+    """Half of the second singular value is lost beside a row of ones, so that a third, which is smaller, is taken."""
+    half = columns // 2
+    x = np.zeros((rows, columns), np.float32)
+    x[:, :half] = 2.0**-12 * np.where(np.arange(half) % 2, 1, -1)
+    x[0, :half] = 1
+    true = np.linalg.svd(x.astype(np.float64), compute_uv=False)[1] ** 2
+    lost = np.linalg.eigvalsh((x.T @ x).astype(np.float64))[-2]
+    x[5, half] = np.sqrt((true + min(lost, 0.9 * true)) / 2)
+    found = factor.quick_gram(x, 2, 1e-4, (np.uint32(1), np.uint32(2)))
+    basis, _ = np.linalg.qr(found.v.astype(np.float64))
+    left = np.linalg.norm(x - x @ basis @ basis.T)
+    least = np.linalg.norm(np.linalg.svd(x.astype(np.float64), compute_uv=False)[2:])
+    assert left / least - 1 <= found.excess
