@@ -200,7 +200,7 @@ def limit_error(x: Array, c: Array, key: Key) -> Array:
     probability of a^-k: of 1e-8 here, where k is 16 and a is 3.17. And E g = c g - x^T (x g).
     Reference: Halko, Martinsson and Tropp, https://arxiv.org/abs/0909.4061, 2011, lemma 4.1.
     """
-    normal = _normal((x.shape[1], leading.WIDTH), widen(x[:0]).dtype, key)
+    normal = _normal(x, leading.WIDTH, key)
     error = c.astype(normal.dtype) @ normal - multiply_transposed(x, times(x, normal))
     return PROBED * lengths(error).max()
 
@@ -210,7 +210,7 @@ def _by_leading(x: Array, c: Array, rank: int, total: Array, tol: float | Array,
     that is allowed for; before, products with `c` are not exact either."""
     xp, n = c.__array_namespace__(), x.shape[1]
     starts = on_host(x) and leading.starts(n, rank)
-    normal = _normal((n, leading.WIDTH), c.dtype, key) if starts else None
+    normal = np.asarray(_normal(x, leading.WIDTH, key), c.dtype) if starts else None
     found = leading.leading(c.astype(widen(x[:0]).dtype), rank, total, tol, normal)
     t = _project(x, found.vectors, total)
     theta, rest = xp.sum(xp.square(t.xv), axis=0, dtype=np.float64), found.rest.astype(np.float64)
@@ -282,19 +282,19 @@ def block_width(rank: int) -> int:
 
 def random_blocks(x: Array, rank: int, key: Key) -> tuple[Array, Array | None]:
     """Normal values to start from, and for a probe where blocks have fewer columns than the rank. `key`: two words."""
-    width, dtype = block_width(rank), widen(x[:0]).dtype
+    width = block_width(rank)
     more = PROBE[0] if width < rank + OVERSAMPLE else 0
-    shape = x.shape[1], width + more
-    if on_host(x):
-        normal = _normal(shape, dtype, key)
-    else:
-        words = jax.numpy.stack(key).astype(np.uint32)
-        normal = jax.random.normal(jax.random.wrap_key_data(words), shape, dtype)
+    normal = _normal(x, width + more, key)
     return normal[:, :width], normal[:, width:] if more else None
 
 
-def _normal(shape: tuple[int, ...], dtype: np.dtype, key: Key) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[int(word) for word in key])).standard_normal(shape, dtype)
+def _normal(x: Array, columns: int, key: Key) -> Array:
+    """Normal values [n, columns], in at least float32, for `x` [m, n]."""
+    shape, dtype = (x.shape[1], columns), widen(x[:0]).dtype
+    if on_host(x):
+        return np.random.Generator(np.random.Philox(key=[int(word) for word in key])).standard_normal(shape, dtype)
+    words = jax.numpy.stack(key).astype(np.uint32)
+    return jax.random.normal(jax.random.wrap_key_data(words), shape, dtype)
 
 
 def reach(x: Array, state: Lanczos | None, normal: Array, blocks: int) -> Lanczos:
