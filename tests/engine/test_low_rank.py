@@ -172,7 +172,7 @@ def test_a_bound_allows_for_what_is_lost_beside_one_large_row(rows: int, columns
     true = np.linalg.svd(x.astype(np.float64), compute_uv=False)[1] ** 2
     lost = np.linalg.eigvalsh((x.T @ x).astype(np.float64))[-2]
     x[5, half] = np.sqrt((true + min(lost, 0.9 * true)) / 2)
-    found = factor.quick_gram(x, 2, 1e-4, (np.uint32(1), np.uint32(2)))
+    found = factor.quick_gram(x, 2, 1e-4, (1.0, 2.0))
     basis, _ = np.linalg.qr(found.v.astype(np.float64))
     left = np.linalg.norm(x - x @ basis @ basis.T)
     least = np.linalg.norm(np.linalg.svd(x.astype(np.float64), compute_uv=False)[2:])
