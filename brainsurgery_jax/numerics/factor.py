@@ -294,7 +294,8 @@ def _normal(x: Array, columns: int, key: Key) -> Array:
     if on_host(x):
         return np.random.Generator(np.random.Philox(key=[int(word) for word in key])).standard_normal(shape, dtype)
     words = jax.numpy.stack(key).astype(np.uint32)
-    return jax.random.normal(jax.random.wrap_key_data(words), shape, dtype)
+    normal = jax.random.normal(jax.random.wrap_key_data(words), shape, np.float32)
+    return normal.astype(dtype)  # bits for float64 are drawn when the code is lowered, maybe without 64-bit types
 
 
 def reach(x: Array, state: Lanczos | None, normal: Array, blocks: int) -> Lanczos:
