@@ -130,7 +130,9 @@ def test_random_numbers_of_several_models_are_projected_as_they_are_held(tmp_pat
         plan["output"]["alias"] = "m"
         plans.append(plan)
     found = measured(*plans)
-    assert found.anonymous <= found.in_all <= 2 * found.anonymous, found
+    assert found.anonymous <= found.in_all, found
+    alone = measured(*plans, threads=1)  # two threads may never be at their worst moments at once
+    assert alone.anonymous <= alone.in_all <= 2 * alone.anonymous, alone
 
 
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path):
