@@ -267,10 +267,10 @@ def explain(plan: Plan, world: Files | None = None, *, memory: int | None = None
         items = plan_roots(roots, machine)
         copied, cuts = count_copied(items), tuple(map(cut, program.publications))
         computed = sum(p.nbytes for p in program.publications) - copied
-        at_end = held_at_end(program.publications)
+        needed = projection(items, machine, held_at_end(program.publications))
         return Explanation(
-            program, copied, computed, count_tasks(roots, items), *projection(items, machine, at_end),
-            budget.threads, cuts, machine, items, refusal_of(items, machine, at_end),
+            program, copied, computed, count_tasks(roots, items), *needed, budget.threads, cuts, machine, items,
+            refusal_of(items, machine, needed.largest),
         )  # fmt: skip
 
 

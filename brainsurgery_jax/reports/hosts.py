@@ -9,7 +9,7 @@ from typing import get_type_hints
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, show_only
 from brainsurgery_jax.engine.plan.planner import plan_work
-from brainsurgery_jax.engine.plan.projection import refusal_of
+from brainsurgery_jax.engine.plan.projection import projection, refusal_of
 from brainsurgery_jax.engine.plan.simulate import ClusterModel, Simulation, simulate
 from brainsurgery_jax.engine.plan.sites import calls_of, exceeds
 from brainsurgery_jax.engine.plan.work import Machine, Whole, WorkItem, sharers_of
@@ -104,7 +104,7 @@ def _shared(items: Iterable[WorkItem]) -> Text | None:
 
 def _refused(items: Sequence[WorkItem], machine: Machine) -> Text | None:
     """Why these hosts would not run the plan."""
-    refusal = refusal_of(items, machine)
+    refusal = refusal_of(items, machine, projection(items, machine).largest)
     return None if refusal is None else Text(f"refused: {refusal.message}")
 
 

@@ -72,13 +72,12 @@ def _reading(items: Iterable[WorkItem], machine: Machine) -> int:
 
 def refuse_too_large(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> None:
     """Raise PlanError if an item, or an output `at_end`, needs more memory than there is."""
-    if (refusal := refusal_of(items, machine, at_end)) is not None:
+    if (refusal := refusal_of(items, machine, projection(items, machine, at_end).largest)) is not None:
         raise PlanError([refusal])
 
 
-def refusal_of(items: Sequence[WorkItem], machine: Machine, at_end: int = 0) -> Diagnostic | None:
-    """Why a run of these items is refused, or None."""
-    worst = projection(items, machine, at_end).largest
+def refusal_of(items: Sequence[WorkItem], machine: Machine, worst: int) -> Diagnostic | None:
+    """Why a run of these items is refused, the largest of which needs `worst` bytes; or None."""
     if worst <= machine.host_bytes:
         return None
     sharers = sharers_of(max(items, key=lambda item: item.host_bytes)) if items else 1

@@ -111,8 +111,7 @@ CODECS = (*COMPRESSORS_3, "bytes", "crc32c", "sharding_indexed", "transpose")
 
 
 class UnknownCodec(ValueError):
-    """Chunks are packed in a way that tensorstore does not know. `known`: the compressors that
-    it does."""
+    """Chunks are packed in a way that tensorstore does not know. `known`: those that it does."""
 
     def __init__(self, name: object, known: Iterable[str]):
         super().__init__(f"its chunks are packed by '{name}', which tensorstore does not know")
