@@ -102,9 +102,10 @@ device and one call: memory as the compiler tells it and as the engine projects 
 compiler counts them, which takes the body of a loop once.
 
 While a device computes, other threads read and send the operands of the next calls (`tests/engine/test_overlap.py`).
-Operands are not read into pinned memory: JAX pins an array by copying it (`memory_kind="pinned_host"`), and what it
-has pinned cannot be written to, so that a reader would still fill a buffer of its own first. What pinning gains was not
-measured.
+Transfers to NVIDIA GPUs are pinned by XLA: it copies what `jax.device_put` sends into page-locked memory, on a thread
+of its own, and the device fetches it from there (`should_stage_host_to_device_transfers`, on by default; newer versions
+leave it out from 1 GiB on). So readers fill ordinary memory. An array that is pinned before
+(`memory_kind="pinned_host"`) is pinned by the same copy, since nothing can be read into it.
 
 On CPUs with AMX, Gram matrices of bfloat16 take its products: see [performance.md](performance.md).
 """

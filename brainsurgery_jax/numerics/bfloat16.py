@@ -1,6 +1,6 @@
 """Gram matrices of bfloat16 matrices on the host, where the processor multiplies bfloat16 faster than float32 (AMX).
 
-numpy has no such products; XLA has, for operands whose rows are what is summed over: others it widens first.
+numpy has no such products; XLA has, for a first operand whose rows are what is summed over: others it widens first.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ FLAGS = frozenset({"amx_tile", "amx_bf16"})
 """What Linux calls the products in /proc/cpuinfo."""
 
 LEAST = 1 << 34
-"""Multiplications of a Gram matrix from which XLA computes it: 4096 x 2048 and more. At 130 GFLOP/s numpy, which
-computes one half, takes 0.13 s for these. XLA at 750 GFLOP/s takes 0.03 s, and 0.04 s go to copies and to the look at
-the error, so that eight of them pay back the import of JAX (0.5 s). The choice follows from the shape alone: other
-tensors of a plan must not change bits."""
+"""Multiplications of a Gram matrix from which XLA computes it: 4096 x 2048 and more. It takes half of the time of
+numpy, which computes one half of the matrix (0.15 s of 0.3 for 8192 x 2048), so that seven of them pay back the import
+of JAX and the compiling (1 s). The choice follows from the shape alone: other tensors of a plan must not change bits.
+"""
 
-SLAB = 1024
+SLAB = 2048
 """Rows that are summed in one product."""
 
-FEW = 16
+FEW = 8
 """Slabs that are added in float32; more are in float64."""
 
-BLOCKS = 4
-"""Parts of the columns. Of the products between two of them one is computed, the other is its mirror image."""
+PARTS = 2
+"""Parts of the columns. Of the products between two of them one is computed, the other is its mirror image. More parts
+leave more out, but short products are slow."""
 
 ALIGNED = 64
 """Columns of a part are a multiple of this, as kernels like them."""
@@ -67,7 +68,7 @@ def gram(x: np.ndarray) -> np.ndarray:
     most m * n * 2^-126 * (1 + max|x|): by 1e-14 of a trace above 1e-12, for any matrix that memory holds.
     """
     m, n = x.shape
-    width = -(-n // (BLOCKS * ALIGNED)) * ALIGNED
+    width = -(-n // (PARTS * ALIGNED)) * ALIGNED
     total = np.zeros((n, n), np.float32 if m <= FEW * SLAB else np.float64)
     for start in range(0, m, SLAB):
         columns = _transpose(x[start : start + SLAB])
@@ -88,7 +89,7 @@ def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @cache
 def _compiled() -> Callable[[jax.Array, jax.Array], jax.Array]:
-    along_rows = (((1,), (1,)), ((), ()))  # else XLA would widen the operands
+    along_rows = (((1,), (1,)), ((), ()))  # were `a` summed along its columns, XLA would widen both
     return jax.jit(lambda a, b: jax.lax.dot_general(a, b, along_rows, preferred_element_type=np.float32))
 
 

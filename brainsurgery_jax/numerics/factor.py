@@ -176,14 +176,15 @@ def gram(x: Array, rank: int) -> Truncation:
     return _project(x, vectors, norm2(x))
 
 
-def quick_gram(x: Array, rank: int, tol: float | Array, key: Key, narrow: Array | None = None) -> Truncation:
+def quick_gram(x: Array, rank: int, tol: float | Array, key: Key) -> Truncation:
     """By the leading eigenvectors of `x^T x` in the dtype of `x`, with a bound.
 
     The bound allows for the rounding of the Gram matrix; where that is too much, residuals with `x` itself decide.
-    `narrow`: `x` before it was widened. If the processor has fast products of it, they come first.
     """
-    if on_host(narrow) and bfloat16.pays(narrow) and SANE[0] < (total := norm2(x)) < SANE[1]:
-        quick = _by_leading(x, bfloat16.gram(narrow), rank, total, tol, key)
+    c = bfloat16.gram(x) if on_host(x) and bfloat16.pays(x) else None
+    x = widened(x)
+    if c is not None and SANE[0] < (total := np.linalg.trace(c)) < SANE[1]:
+        quick = _by_leading(x, c, rank, total, tol, key)
         if quick.excess <= tol:
             return quick
     c = _gram_matrix(x, widen(x[:0]).dtype)
@@ -191,6 +192,11 @@ def quick_gram(x: Array, rank: int, tol: float | Array, key: Key, narrow: Array 
     if on_host(x) and not SANE[0] < total < SANE[1]:  # LAPACK has trouble with infinity
         return Truncation(x[:, :rank], x[:rank].T, total, total, np.asarray(np.inf))
     return _by_leading(x, c, rank, total, tol, key)
+
+
+def widened(x: Array) -> Array:
+    """A matrix, widened once and for all unless it is large."""
+    return widen(x) if x.size <= WIDENED else x
 
 
 def limit_error(x: Array, c: Array, key: Key) -> Array:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypedDict
 from brainsurgery_jax._lazy import Array, Inexact, jax, jnp, np
 from brainsurgery_jax.numerics import filtered
 from brainsurgery_jax.numerics.factor import (
-    WIDENED,
     Lanczos,
     Truncation,
     exact,
@@ -20,6 +19,7 @@ from brainsurgery_jax.numerics.factor import (
     reach,
     ritz,
     truncation,
+    widened,
 )
 from brainsurgery_jax.numerics.ladder import Attempt, ladder
 from brainsurgery_jax.numerics.math import largest_entries, on_host, widen
@@ -80,8 +80,7 @@ def factorize(
     """
     way, sure = attempt.way, attempt.sure
     wide = x.shape[0] < x.shape[1]
-    narrow = x.T if wide else x
-    tall = _tall(narrow, state)
+    tall = _tall(x.T if wide else x, state, way)
     key = key_high, key_low
     # What is continued was looked at before; of what is not finite, no Gram matrix is taken.
     trusted = on_host(x) and (state is not None or way == "quick-gram")
@@ -97,7 +96,7 @@ def factorize(
         t = truncation(tall, state, found, probe)
     else:
         certain = {"exact": exact, "gram": gram}
-        t = quick_gram(tall, rank, tol, key, narrow) if way == "quick-gram" else certain[way](tall, rank)
+        t = quick_gram(tall, rank, tol, key) if way == "quick-gram" else certain[way](tall, rank)
         if on_host(x) and not sure and not t.excess <= tol:
             return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
@@ -153,11 +152,11 @@ def _finish(t: Truncation, x: Array, *, rebuilt: bool) -> Any:
     return _low(t, x, wide) if rebuilt else _split(t, x, wide)
 
 
-def _tall(x: Array, state: Lanczos | None) -> Array:
+def _tall(x: Array, state: Lanczos | None, way: str) -> Array:
     """The matrix as a tall one, widened if all rungs need it wide."""
     if state is not None and state.x is not None:
         return state.x
-    return widen(x) if x.size <= WIDENED else x
+    return x if way == "quick-gram" else widened(x)
 
 
 def is_finite(x: Array) -> Array:
