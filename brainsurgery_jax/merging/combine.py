@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging
-from brainsurgery_jax.merging.tensors import accumulate, add_to, base_and_deltas, by_values, rounded, widened
+from brainsurgery_jax.merging.tensors import (
+    accumulate,
+    add_to,
+    base_and_deltas,
+    by_values,
+    rounded,
+    scale_widened,
+    widened,
+)
 from brainsurgery_jax.protocol import TensorExpr
 
 
@@ -19,7 +27,8 @@ def add_multiples(
     added. `divided`: the sum is divided by one more number."""
     (factors,) = values
     base, vectors = base_and_deltas(xs, exact) if based else (None, widened(xs, exact))
-    merged = accumulate([x * factors[at].astype(x.dtype) for at, x in enumerate(vectors)])
+    pairs = enumerate(zip(vectors, xs[1:] if based else xs, strict=True))
+    merged = accumulate([scale_widened(x, given, factors[at].astype(x.dtype)) for at, (x, given) in pairs])
     if divided:
         merged /= factors[len(vectors)].astype(merged.dtype)
     return rounded(merged if base is None else add_to(base, merged), dtype)

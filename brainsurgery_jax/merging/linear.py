@@ -17,6 +17,7 @@ from brainsurgery_jax.merging.tensors import (
     constant_of,
     multiply,
     rounded,
+    scale_widened,
     total,
     widened,
 )
@@ -27,7 +28,8 @@ from brainsurgery_jax.protocol import TensorExpr
 def weighted_sum(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: DType, exact: bool) -> Array:
     """The weighted sum of tensors, divided by a number."""
     wide = widened(xs, exact)
-    merged = total([x if w == 1 else x * constant_of(w, x) for x, w in zip(wide, weights, strict=True)])
+    triples = zip(wide, xs, weights, strict=True)
+    merged = total([x if w == 1 else scale_widened(x, given, constant_of(w, x)) for x, given, w in triples])
     return rounded(merged if divisor == 1 else merged / constant_of(divisor, merged), dtype)
 
 

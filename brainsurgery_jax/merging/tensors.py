@@ -15,7 +15,7 @@ from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.index.parts import PIECE, AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
-from brainsurgery_jax.numerics.math import on_host, seal, to_float64, wide, widen
+from brainsurgery_jax.numerics.math import kind, on_host, seal, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops._constants import broadcast
@@ -178,6 +178,11 @@ def multiply(x: Array, factor: Array) -> Array:
     return x
 
 
+def scale_widened(x: Array, given: Array, factor: Array) -> Array:
+    """`x * factor` of what `given` was widened to: in its place if it was made for that."""
+    return x * factor if x is given else multiply(x, factor)
+
+
 def magnitude(x: Array) -> Array:
     """`abs(x)`, in the place of `x`, which was made for it."""
     return np.abs(x, out=x) if on_host(x) and x.ndim else abs(x)
@@ -257,12 +262,11 @@ def sums(
 
 def gram(name: str, finish: Callable[..., Array], length: Callable[[Avals, Params], int]) -> Kernel[Any, Array]:
     """A kernel on the inner products of some tensors, or with the parameter `base` of their differences to the first:
-    `finish(products [n, n], static)` gives its result."""
+    `finish(products [n, n], static)` gives its result. `work`: the dtype to which they are then rounded, if any."""
 
     def step(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
-        vectors = [double(x) for x in (deltas(xs, static["exact"]) if static["base"] else xs)]
-        products = [inner_product(a, b) for at, a in enumerate(vectors) for b in vectors[at:]]
-        return namespace(xs[0]).stack(products)
+        vectors = deltas(xs, static["exact"]) if static["base"] else xs
+        return namespace(xs[0]).stack(inner_products(vectors, double_sums=static.get("work") is not None))
 
     def conclude(found: Array, static: Mapping[str, Any]) -> Array:
         xp, n = namespace(found), int((np.sqrt(8 * found.shape[0] + 1) - 1) / 2)
@@ -276,14 +280,37 @@ def gram(name: str, finish: Callable[..., Array], length: Callable[[Avals, Param
 ROW = 1 << 13
 """Elements of which BLAS takes an inner product: of more than 10,000 OpenBLAS makes as many sums as it has threads."""
 
+SHORT_ROW = 1 << 9
+"""The same where sums are in float32: an inner product of a slab is exact to about 2e-8."""
 
-def inner_product(x: Array, y: Array) -> Array:
-    """The inner product of two float64 vectors. Whatever the number of threads, its bits are the same."""
+TELLING = 2.0**-100
+"""Squared norms of slabs from here on do not depend on products below 2^-126, which float32 cannot tell apart."""
+
+
+def inner_products(vectors: Sequence[Array], *, double_sums: bool) -> list[Array]:
+    """The inner products of each vector with itself and all that follow, in float64.
+
+    On numpy, products of two floats of 16 bits are exact in float32. A few hundred of them are added in it, if they are
+    in its range, which takes half of the time; not if `double_sums` are asked for.
+    """
+    pairs = [(i, j) for i in range(len(vectors)) for j in range(i, len(vectors))]
+    if not double_sums and all(on_host(x) and kind(x) == "float" and x.dtype.itemsize == 2 for x in vectors):
+        short = [widen(x) for x in vectors]
+        products = [inner_product(short[i], short[j], SHORT_ROW) for i, j in pairs]
+        if all(TELLING <= product < np.inf for product, (i, j) in zip(products, pairs, strict=True) if i == j):
+            return products
+    wide = [double(x) for x in vectors]
+    return [inner_product(wide[i], wide[j]) for i, j in pairs]
+
+
+def inner_product(x: Array, y: Array, row: int = ROW) -> Array:
+    """The inner product of two vectors in float64, the sums of rows in their own dtype. Whatever the number of threads,
+    its bits are the same."""
     if not on_host(x) or not on_host(y):
         return jnp.einsum("i,i->", x, y)
-    whole = x.size // ROW * ROW
-    rows = np.vecdot(x[:whole].reshape(-1, ROW), y[:whole].reshape(-1, ROW))
-    return rows.sum() + np.vecdot(x[whole:], y[whole:])
+    whole = x.size // row * row
+    rows = np.vecdot(x[:whole].reshape(-1, row), y[:whole].reshape(-1, row))
+    return rows.sum(dtype=np.float64) + np.vecdot(x[whole:], y[whole:])
 
 
 def base_and_deltas(xs: Sequence[Array], exact: bool) -> tuple[Array, list[Array]]:

@@ -21,7 +21,7 @@ from brainsurgery_jax.merging.combine import add_multiples
 from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
-from brainsurgery_jax.merging.tensors import inner_product
+from brainsurgery_jax.merging.tensors import inner_product, inner_products
 from tests.checkpoints import bits, normal, plan_of, read, set_block
 from tests.measured import measured
 from tests.merging.cases import CASES, merge, models
@@ -168,3 +168,38 @@ def test_merges_do_not_write_to_their_operands(dtype: str, exact: bool):
 def test_inner_products_are_sums_in_double_precision(size: int):
     x, y = (normal((size,), seed=seed).astype(np.float64) for seed in (1, 2))
     assert inner_product(x, y) == pytest.approx(fsum(float(a) * float(b) for a, b in zip(x, y, strict=True)), rel=1e-12)
+
+
+def exact_products(vectors: list[np.ndarray]) -> list[float]:
+    pairs = [(x, y) for at, x in enumerate(vectors) for y in vectors[at:]]
+    return [fsum(float(a) * float(b) for a, b in zip(x, y, strict=True)) for x, y in pairs]
+
+
+SHORT_FLOATS = [ml_dtypes.bfloat16, np.float16]
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 100_000])
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+def test_inner_products_of_short_floats_err_by_less_than_float32_tells(dtype: type, size: int):
+    vectors = [normal((size,), seed=seed).astype(dtype) for seed in (1, 2)]
+    norms = float(np.linalg.norm(vectors[0].astype(float)) * np.linalg.norm(vectors[1].astype(float)))
+    found = inner_products(vectors, double_sums=False)
+    assert found == pytest.approx(exact_products(vectors), rel=0, abs=(2e-7 if size <= 512 else 5e-8) * norms)
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+def test_inner_products_that_are_rounded_to_float32_are_summed_in_double_precision(dtype: type):
+    vectors = [normal((9_000,), seed=seed).astype(dtype) for seed in (1, 2)]
+    assert inner_products(vectors, double_sums=True) == pytest.approx(exact_products(vectors), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e25])
+def test_inner_products_beyond_the_range_of_float32_are_summed_in_double_precision(scale: float):
+    vectors = [(normal((2_000,), seed=seed) * scale).astype(ml_dtypes.bfloat16) for seed in (1, 2)]
+    with np.errstate(all="ignore"):
+        found = inner_products(vectors, double_sums=False)
+    assert found == pytest.approx(exact_products(vectors), rel=1e-12)
+
+
+def test_the_inner_product_of_zeros_is_zero():
+    assert inner_products([np.zeros(600, ml_dtypes.bfloat16)], double_sums=False) == [0]
