@@ -1,8 +1,8 @@
-"""Large votes are compiled: with the bits that numpy gives, or not at all."""
+"""Large votes and sums of task vectors are compiled: with the bits that numpy gives, or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,21 @@ def tensors(seed: int, count: int, dtype: np.dtype) -> list[np.ndarray]:
 
 
 @st.composite
-def votes(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]:
-    """Operands, thresholds, and parameters of a sum with a vote."""
+def sums(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]:
+    """Operands, thresholds, and parameters of a sum, with a vote or without."""
     count = draw(st.integers(1, 4))
     xs = tensors(draw(st.integers(0, 999)), count, draw(st.sampled_from(list(DTYPES))))
     weights = draw(st.one_of(st.just((1.0,) * count), st.tuples(*[st.floats(2**-8, 2**8)] * count)))
     kept = tuple(draw(st.sampled_from([Sparsifier(), KeepBand()])) for _ in range(count))
     values = [np.array([draw(st.sampled_from([0.0, 1e-9, 1e-3, 3.0]))]) for one in kept if one.values]
-    summing = Summing(weights, kept, draw(st.sampled_from([1.0, 0.3])), consensus=True, normalize=draw(st.booleans()))
+    consensus = draw(st.booleans())
+    normalize = consensus and draw(st.booleans())
+    summing = Summing(weights, kept, draw(st.sampled_from([1.0, 0.3])), consensus=consensus, normalize=normalize)
     out = draw(st.sampled_from(list(DTYPES.values())))
     return xs, values, {"values": len(values), "summing": summing, "dtype": out, "exact": True}
 
 
-@given(votes())
+@given(sums())
 def test_compiled_code_has_the_bits_of_numpy_where_all_numbers_are_of_ordinary_size(case: Any) -> None:
     xs, values, static = case
     assert all(map(are_ordinary, xs))
@@ -90,24 +92,26 @@ def test_ordinary_numbers_are_zero_or_neither_tiny_nor_huge(dtype: np.dtype) -> 
 ODD = (1e-39, -3e-41, 1e38, -3e38, np.inf, -np.inf, np.nan)
 
 
-def run(tmp_path: Path, to: str) -> bytes:
-    """The file that TIES makes of a base and two models: one tensor of ordinary numbers, one with an odd one."""
+TIES = {"method": "ties", "parameters": {"density": 0.5}}
+TASK_ARITHMETIC = {"method": "task_arithmetic", "parameters": {"weight": 0.5}}
+
+
+def run(tmp_path: Path, to: str, method: Mapping[str, Any]) -> bytes:
+    """The file that a merge makes of a base and two models: one tensor of ordinary numbers, one with an odd one."""
     made = zip(tensors(1, 2, BF16), tensors(2, 2, BF16), strict=True)
     for at, (plain, odd) in enumerate(made):
         odd[7 * at : 7 * at + len(ODD)] = np.array(ODD, np.float32).astype(BF16)
         write(tmp_path / f"{at}.safetensors", {"plain": plain.reshape(64, -1), "odd": odd})
     models = [f"{name}::{tmp_path / f'{at}.safetensors'}" for at, name in enumerate(("base", "a", "b"))]
-    merge = {"method": "ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.5}, "to": "out"}
+    merge = {**method, "base": "base", "models": ["a", "b"], "to": "out"}
     path = tmp_path / to
     output = {"path": str(path), "alias": "out"}
     bs.run(bs.load({"inputs": models, "transforms": [{"merge": merge}], "output": output}))
     return path.read_bytes()
 
 
-def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_numpy = run(tmp_path, "numpy.safetensors")
+def compile_small_merges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Compile merges of any size; the shapes of the results of those that are."""
     called: list[tuple[int, ...]] = []
     monkeypatch.setattr(compiling, "IN_ALL", SIZE)
     monkeypatch.setattr(compiling, "EACH", SIZE)
@@ -121,11 +125,26 @@ def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
         return found
 
     monkeypatch.setattr(evaluate, "call_ordinary", count)
-    assert run(tmp_path, "compiled.safetensors") == by_numpy
+    return called
+
+
+@pytest.mark.parametrize("method", [TIES, TASK_ARITHMETIC], ids=lambda method: method["method"])
+def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Mapping[str, Any]
+) -> None:
+    by_numpy = run(tmp_path, "numpy.safetensors", method)
+    called = compile_small_merges(monkeypatch)
+    assert run(tmp_path, "compiled.safetensors", method) == by_numpy
     assert called == [(64, SIZE // 64)]
+
+
+def test_a_sum_that_is_divided_by_a_number_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = compile_small_merges(monkeypatch)
+    run(tmp_path, "out.safetensors", {**TASK_ARITHMETIC, "parameters": {"weight": 0.5, "normalize": True}})
+    assert called == []
 
 
 def test_a_small_merge_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "LEAST_COMPILED", 1)
     monkeypatch.setattr(evaluate, "call_ordinary", lambda *given: pytest.fail("compiled"))
-    run(tmp_path, "out.safetensors")
+    run(tmp_path, "out.safetensors", TIES)
