@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brainsurgery_jax._lazy import Array
-from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
 from brainsurgery_jax.merging.method import Merging
 from brainsurgery_jax.merging.tensors import (
+    Params,
     accumulate,
     add_to,
     base_and_deltas,
@@ -16,10 +17,18 @@ from brainsurgery_jax.merging.tensors import (
     scale_widened,
     widened,
 )
+from brainsurgery_jax.op import Avals
 from brainsurgery_jax.protocol import TensorExpr
 
 
-@by_values("combination")
+def _are_alike(avals: Avals, params: Params) -> bool:
+    """That compiled code gives the bits of numpy: of sums that are not divided, like those of task vectors."""
+    tensors = avals[: len(avals) - params["values"]]
+    dtypes = {params["dtype"], *(a.dtype for a in tensors)}
+    return params["exact"] and not params["divided"] and dtypes <= {BFLOAT16, FLOAT32}
+
+
+@by_values("combination", alike=_are_alike)
 def add_multiples(
     xs: Sequence[Array], values: Sequence[Array], *, based: bool, divided: bool, dtype: DType, exact: bool
 ) -> Array:

@@ -180,7 +180,7 @@ def multiply(x: Array, factor: Array) -> Array:
 
 def scale_widened(x: Array, given: Array, factor: Array) -> Array:
     """`x * factor` of what `given` was widened to: in its place if it was made for that."""
-    return x * factor if x is given else multiply(x, factor)
+    return x * factor if x is given and on_host(x) else multiply(x, factor)
 
 
 def magnitude(x: Array) -> Array:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
 from brainsurgery_jax.engine.compute import evaluate
 from brainsurgery_jax.engine.compute.kernels import compiled_and_marked, exact
 from brainsurgery_jax.engine.plan import compiling
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.merging.combine import add_multiples
 from brainsurgery_jax.merging.sparsify import KeepBand, Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
 from brainsurgery_jax.numerics.ordinary import are_ordinary, is_marked, marked
@@ -67,6 +68,23 @@ def test_compiled_code_has_the_bits_of_numpy_where_all_numbers_are_of_ordinary_s
     assert found.dtype == by_numpy.dtype
     assert found.tobytes() == by_numpy.tobytes()
     assert not is_marked(found)
+
+
+@given(
+    st.integers(0, 999), st.integers(2, 4), st.sampled_from(list(DTYPES)), st.sampled_from(list(DTYPES.values())),
+    st.booleans(), st.data(),
+)  # fmt: skip
+def test_compiled_multiples_of_tensors_add_up_to_the_bits_of_numpy(
+    seed: int, count: int, dtype: np.dtype, out: DType, based: bool, data: st.DataObject
+) -> None:
+    xs = tensors(seed, count - 1, dtype)
+    magnitudes = st.floats(2.0**-40, 2.0**20)
+    factors = np.array([data.draw(st.sampled_from([1, -1])) * data.draw(magnitudes) for _ in xs])
+    static = {"values": 1, "based": based, "divided": False, "dtype": out, "exact": True}
+    by_numpy = np.asarray(add_multiples(*xs, factors, **static))
+    with exact():
+        found = np.asarray(compiled_and_marked(add_multiples, tuple(static.items()), len(xs))([*xs, factors], {}))
+    assert found.tobytes() == by_numpy.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
