@@ -38,6 +38,9 @@ else:
 
         def __getattr__(self, attribute: str) -> Any:
             if self.__module is None:
+                # The package first: if another thread imports it, each would wait for a module of the other, and Python
+                # would then give one of them an unfinished one.
+                import_module(self.__name.partition(".")[0])
                 self.__module = import_module(self.__name)
             return getattr(self.__module, attribute)
 

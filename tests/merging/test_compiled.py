@@ -156,6 +156,15 @@ def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
     assert called == [(64, SIZE // 64)]
 
 
+def test_until_jax_is_imported_numpy_makes_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = compile_small_merges(monkeypatch)
+    by_compiled_code = run(tmp_path, "compiled.safetensors", TIES)
+    assert len(called) == 1
+    monkeypatch.setattr(evaluate, "may_compile", lambda: False)
+    assert run(tmp_path, "numpy.safetensors", TIES) == by_compiled_code
+    assert len(called) == 1
+
+
 def test_a_sum_that_is_divided_by_a_number_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = compile_small_merges(monkeypatch)
     run(tmp_path, "out.safetensors", {**TASK_ARITHMETIC, "parameters": {"weight": 0.5, "normalize": True}})

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise, call_in_pieces, call_ordinary
+from brainsurgery_jax.engine.compute.kernels import (
+    call_block,
+    call_elementwise,
+    call_in_pieces,
+    call_ordinary,
+    may_compile,
+)
 from brainsurgery_jax.engine.compute.ladder import Taken, results_of
 from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
@@ -217,7 +223,7 @@ def _call_part(
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
     parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
-    if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled:
+    if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled and may_compile():
         parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
         if (made := call_ordinary(e, flat, whole)) is not None:
             return made.reshape(shape)

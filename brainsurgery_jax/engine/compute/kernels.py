@@ -7,9 +7,12 @@ power of two, so that a checkpoint of any shapes needs a handful of compilations
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
+from importlib import import_module
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jax, np
@@ -84,6 +87,35 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
             else:
                 look_up(table, operands[0][piece].view(f"u{item_bytes(e.srcs[0])}"), out[piece])
     return out
+
+
+@cache
+def _import_of_jax() -> Event:
+    """Set when JAX is imported. That begins here: on a thread of its own, unless it was imported before.
+
+    numpy is imported before: JAX takes modules from within it, and gets unfinished ones if another thread imports it.
+    """
+    done = Event()
+    for name in ("numpy", "ml_dtypes"):
+        import_module(name)
+
+    def load() -> None:
+        try:
+            import_module("jax")
+        finally:
+            done.set()
+
+    if "jax" in sys.modules:
+        load()
+    else:
+        Thread(target=load, name="import").start()
+    return done
+
+
+def may_compile() -> bool:
+    """Whether JAX is imported. Until it is, which the first question begins, numpy computes what compiled code would
+    compute with the same bits: an import takes as long as some hundred million elements."""
+    return _import_of_jax().is_set()
 
 
 def call_ordinary(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray | None:

@@ -7,13 +7,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, zip_longest
-from threading import Thread
 from typing import Any
 
-from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.compute.blas import one_thread
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators, may_be_found
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
+from brainsurgery_jax.engine.compute.kernels import may_compile
 from brainsurgery_jax.engine.events import (
     NEVER,
     Advanced,
@@ -230,7 +229,7 @@ def _compile_more(exprs: Sequence[Expr]) -> Set[Signature]:
     would start accelerators, which nothing here needs, there is no such call."""
     found = frozenset() if may_be_found() else calls_to_compile(exprs)
     if found:
-        Thread(target=lambda: jax.numpy, name="import").start()
+        may_compile()  # which begins the import
     return found
 
 
