@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brainsurgery_jax._lazy import Array
-from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
+from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging
 from brainsurgery_jax.merging.tensors import (
     Params,
     accumulate,
     add_to,
+    are_plain,
     base_and_deltas,
     by_values,
     rounded,
@@ -23,9 +24,7 @@ from brainsurgery_jax.protocol import TensorExpr
 
 def _are_alike(avals: Avals, params: Params) -> bool:
     """That compiled code gives the bits of numpy: of sums that are not divided, like those of task vectors."""
-    tensors = avals[: len(avals) - params["values"]]
-    dtypes = {params["dtype"], *(a.dtype for a in tensors)}
-    return params["exact"] and not params["divided"] and dtypes <= {BFLOAT16, FLOAT32}
+    return are_plain(avals, params) and not params["divided"]
 
 
 @by_values("combination", alike=_are_alike)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
+from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging, ModelTensor
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -19,6 +19,7 @@ from brainsurgery_jax.merging.tensors import (
     Params,
     accumulate,
     add_to,
+    are_plain,
     base_and_deltas,
     by_values,
     constant_of,
@@ -82,9 +83,7 @@ def _are_alike(avals: Avals, params: Params) -> bool:
     numbers = (*summing.weights, summing.scale)
     return (
         (summing.consensus or not summing.normalize)
-        and params["exact"]
-        and all(a.dtype in (BFLOAT16, FLOAT32) for a in avals[: len(avals) - params["values"]])
-        and params["dtype"] in (BFLOAT16, FLOAT32)
+        and are_plain(avals, params)
         and all(type(kept) in (Sparsifier, KeepBand) and not kept.rescaled for kept in summing.kept)
         and all(2**-8 <= number <= 2**8 for number in numbers)
     )

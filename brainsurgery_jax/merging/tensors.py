@@ -112,6 +112,13 @@ def by_values(
     return decorate
 
 
+def are_plain(avals: Avals, params: Params) -> bool:
+    """That a kernel made `by_values` computes in float32, of tensors in bfloat16 or float32: what `numerics.ordinary`
+    is made for."""
+    tensors = avals[: len(avals) - params["values"]]
+    return params["exact"] and {params["dtype"], *(a.dtype for a in tensors)} <= {BFLOAT16, FLOAT32}
+
+
 @kernel(
     "cast", result=result_aval, elementwise=True, host=anywhere, noop=lambda a, params: a[0].dtype == params["dtype"]
 )
