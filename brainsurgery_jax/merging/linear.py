@@ -10,10 +10,13 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
+    Params,
     accumulate,
     add_to,
+    are_plain,
     base_and_deltas,
     by_element,
+    by_values,
     constant_of,
     multiply,
     rounded,
@@ -21,21 +24,32 @@ from brainsurgery_jax.merging.tensors import (
     total,
     widened,
 )
+from brainsurgery_jax.op import Avals
 from brainsurgery_jax.protocol import TensorExpr
 
 
-@by_element("weighted_sum")
-def weighted_sum(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: DType, exact: bool) -> Array:
-    """The weighted sum of tensors, divided by a number."""
-    wide = widened(xs, exact)
-    triples = zip(wide, xs, weights, strict=True)
+def _are_alike(avals: Avals, params: Params) -> bool:
+    """That compiled code gives the bits of numpy: weights are of ordinary size, so that nothing on the way is
+    subnormal."""
+    return are_plain(avals, params) and all(2**-8 <= abs(weight) <= 2**8 for weight in params["weights"])
+
+
+@by_values("weighted_sum", alike=_are_alike)
+def weighted_sum(
+    xs: Sequence[Array], values: Sequence[Array], *, weights: tuple[float, ...], dtype: DType, exact: bool
+) -> Array:
+    """The weighted sum of tensors."""
+    triples = zip(widened(xs, exact), xs, weights, strict=True)
     merged = total([x if w == 1 else scale_widened(x, given, constant_of(w, x)) for x, given, w in triples])
-    return rounded(merged if divisor == 1 else merged / constant_of(divisor, merged), dtype)
+    return rounded(merged, dtype)
 
 
-@by_element("weighted_mean")
-def weighted_mean(*xs: Array, shares: tuple[float, ...], dtype: DType, exact: bool) -> Array:
-    """The weighted mean of tensors, from the one with the largest share on: of equal tensors it is these."""
+@by_values("weighted_mean", alike=_are_alike)
+def weighted_mean(
+    xs: Sequence[Array], values: Sequence[Array], *, weights: tuple[float, ...], dtype: DType, exact: bool
+) -> Array:
+    """The weighted mean of tensors, from the one with the largest weight on: of equal tensors it is these."""
+    shares = [w / sum(weights) for w in weights]
     near = max(range(len(shares)), key=lambda at: abs(shares[at]))
     others = [at for at in range(len(shares)) if at != near]
     merged, parts = base_and_deltas([xs[near], *(xs[at] for at in others)], exact)
@@ -58,7 +72,7 @@ def linear(merging: Merging) -> TensorExpr:
     """`sum(weight * x)`, divided by the sum of the weights if `normalize`. Raises Refusal."""
     weights = merging.numbers("weight")
     if not merging.flag("normalize"):
-        return merging.by_element(weighted_sum, weights=weights, divisor=1.0)
+        return merging.with_values(weighted_sum, weights=weights)
     if merging.compat:
         refuse_no_sum(merging, weights)
         return merging.by_element(fused_mean, weights=weights)
@@ -68,7 +82,7 @@ def linear(merging: Merging) -> TensorExpr:
 def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
     """The mean of the models by weights. Raises Refusal."""
     refuse_no_sum(merging, weights)
-    return merging.by_element(weighted_mean, shares=tuple(w / sum(weights) for w in weights))
+    return merging.with_values(weighted_mean, weights=tuple(weights))
 
 
 def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:

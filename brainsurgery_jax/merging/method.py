@@ -101,7 +101,11 @@ class Merging:
         return self.view.apply(kernel, *self.operands(*more), **static, dtype=self.dtype, exact=exact)
 
     def with_values(
-        self, kernel: Kernel[..., Array], values: Sequence[TensorExpr], more: Sequence[TensorExpr] = (), **static: Any
+        self,
+        kernel: Kernel[..., Array],
+        values: Sequence[TensorExpr] = (),
+        more: Sequence[TensorExpr] = (),
+        **static: Any,
     ) -> TensorExpr:
         """A pass over the operands, and more tensors like them, with small values that are the same everywhere."""
         operands = self.operands() if self.compat else self.expressions

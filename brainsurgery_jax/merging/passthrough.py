@@ -14,7 +14,7 @@ def passthrough(merging: Merging) -> TensorExpr:
     scale = merging.number("scale", model)
     if scale == 1:
         return merging.in_dtype(model.expr, merging.dtype)
-    return merging.by_element(weighted_sum, weights=(scale,), divisor=1.0)
+    return merging.with_values(weighted_sum, weights=(scale,))
 
 
 PASSTHROUGH = MergeMethod(

@@ -10,16 +10,18 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, DType
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval, DType
 from brainsurgery_jax.engine.compute import evaluate
 from brainsurgery_jax.engine.compute.kernels import compiled_and_marked, exact
 from brainsurgery_jax.engine.plan import compiling
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.combine import add_multiples
+from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import KeepBand, Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
 from brainsurgery_jax.numerics.ordinary import are_ordinary, is_marked, marked
@@ -87,6 +89,26 @@ def test_compiled_multiples_of_tensors_add_up_to_the_bits_of_numpy(
     assert found.tobytes() == by_numpy.tobytes()
 
 
+@given(
+    st.sampled_from([weighted_sum, weighted_mean]), st.integers(0, 999), st.integers(1, 4),
+    st.sampled_from(list(DTYPES)), st.sampled_from(list(DTYPES.values())), st.data(),
+)  # fmt: skip
+def test_compiled_weighted_sums_and_means_have_the_bits_of_numpy(
+    kernel: Kernel[..., Any], seed: int, count: int, dtype: np.dtype, out: DType, data: st.DataObject
+) -> None:
+    xs = tensors(seed, count - 1, dtype)
+    magnitudes = st.one_of(st.just(1.0), st.floats(2.0**-8, 2.0**8))
+    weights = tuple(data.draw(st.sampled_from([1, -1])) * data.draw(magnitudes) for _ in xs)
+    assume(sum(weights) != 0)
+    static = {"values": 0, "weights": weights, "dtype": out, "exact": True}
+    assert kernel.alike is not None
+    assert kernel.alike(tuple(Aval(x.shape, DTYPES[x.dtype]) for x in xs), static)
+    by_numpy = np.asarray(kernel(*xs, **static))
+    with exact():
+        found = np.asarray(compiled_and_marked(kernel, tuple(static.items()), len(xs))(xs, {}))
+    assert found.tobytes() == by_numpy.tobytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("out", DTYPES, ids=str)
 def test_a_result_is_marked_where_an_operand_is_not_of_ordinary_size(dtype: np.dtype, out: np.dtype) -> None:
@@ -112,6 +134,7 @@ ODD = (1e-39, -3e-41, 1e38, -3e38, np.inf, -np.inf, np.nan)
 
 TIES = {"method": "ties", "parameters": {"density": 0.5}}
 TASK_ARITHMETIC = {"method": "task_arithmetic", "parameters": {"weight": 0.5}}
+LINEAR = {"method": "linear"}
 
 
 def run(tmp_path: Path, to: str, method: Mapping[str, Any]) -> bytes:
@@ -121,7 +144,8 @@ def run(tmp_path: Path, to: str, method: Mapping[str, Any]) -> bytes:
         odd[7 * at : 7 * at + len(ODD)] = np.array(ODD, np.float32).astype(BF16)
         write(tmp_path / f"{at}.safetensors", {"plain": plain.reshape(64, -1), "odd": odd})
     models = [f"{name}::{tmp_path / f'{at}.safetensors'}" for at, name in enumerate(("base", "a", "b"))]
-    merge = {**method, "base": "base", "models": ["a", "b"], "to": "out"}
+    base = {} if method["method"] == "linear" else {"base": "base"}
+    merge = {**method, **base, "models": ["a", "b"], "to": "out"}
     path = tmp_path / to
     output = {"path": str(path), "alias": "out"}
     bs.run(bs.load({"inputs": models, "transforms": [{"merge": merge}], "output": output}))
@@ -146,7 +170,7 @@ def compile_small_merges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...
     return called
 
 
-@pytest.mark.parametrize("method", [TIES, TASK_ARITHMETIC], ids=lambda method: method["method"])
+@pytest.mark.parametrize("method", [TIES, TASK_ARITHMETIC, LINEAR], ids=lambda method: method["method"])
 def test_a_large_merge_compiles_what_is_ordinary_and_has_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Mapping[str, Any]
 ) -> None:

@@ -158,10 +158,9 @@ def test_merges_do_not_write_to_their_operands(dtype: str, exact: bool):
     factors = np.array([0.2, 0.3, 0.4])
     add_multiples(*xs, factors, values=1, based=False, divided=False, **given)
     add_multiples(*xs, factors, values=1, based=True, divided=True, **given)
-    weighted_mean(*xs, shares=(0.2, 0.3, 0.5), **given)
+    weighted_mean(*xs, values=0, weights=(0.2, 0.3, 0.5), **given)
     for weights in ((1.0, 1.0, 1.0), (0.5, 1.0, 2.0)):
-        weighted_sum(*xs, weights=weights, divisor=1.0, **given)
-    weighted_sum(xs[0], weights=(1.0,), divisor=2.0, **given)
+        weighted_sum(*xs, values=0, weights=weights, **given)
 
 
 @pytest.mark.parametrize("size", [0, 1, 8191, 8192, 100_000])
