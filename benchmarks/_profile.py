@@ -50,6 +50,9 @@ COMPILING = (
 )
 """JAX's own events, which follow one another: tracing, lowering, and compiling or loading what was compiled before."""
 
+EVENTS = "jax.monitoring"
+"""The module that tells of them."""
+
 Function = Callable[..., Any]
 
 
@@ -72,6 +75,12 @@ def profiled(job: Job) -> dict[str, Any]:
         "wall_s": round(run.wall, 3), "busy_thread_s": round(busy, 3), "waiting_thread_s": round(waited, 3),
         "shares": {what: share for what, share in shares.items() if share >= 0.005},
     }  # fmt: skip
+
+
+def is_whole(name: str) -> bool:
+    """Whether a module that is imported has all its names, and so has its package: no thread still executes them."""
+    package = name.partition(".")[0]
+    return not any(getattr(sys.modules[each].__spec__, "_initializing", False) for each in (package, name))
 
 
 class Clock:
@@ -152,7 +161,7 @@ class Wrapper:
         @wraps(function)
         def computing(*arguments: Any, **keywords: Any) -> Any:
             result = function(*arguments, **keywords)
-            return sys.modules["jax"].block_until_ready(result) if "jax" in self._done else result
+            return sys.modules["jax"].block_until_ready(result) if EVENTS in self._done else result
 
         return self._timed(what, computing)
 
@@ -168,20 +177,21 @@ class Wrapper:
             finally:
                 self._import.depth = depth
                 if not depth and len(sys.modules) != self._loaded:
-                    self._loaded = len(sys.modules)
-                    self._wrap_loaded()
+                    self._loaded = len(sys.modules) if self._wrap_loaded() else 0
 
         return importing
 
-    def _wrap_loaded(self) -> None:
-        for module, names in OURS.items():
-            if module in sys.modules and module not in self._done:
-                self._done.add(module)
-                for name, what in names.items():
-                    self._rebind(getattr(sys.modules[module], name), what)
-        if "jax.monitoring" in sys.modules and "jax" not in self._done:
-            self._done.add("jax")
-            sys.modules["jax.monitoring"].register_event_duration_secs_listener(self._compiled)
+    def _wrap_loaded(self) -> bool:
+        """Wrap what is imported, once; whether no module was left because another thread still imports it."""
+        there = [name for name in (*OURS, EVENTS) if name in sys.modules and name not in self._done]
+        whole = [name for name in there if is_whole(name)]
+        self._done.update(whole)
+        for name in whole:
+            if name == EVENTS:
+                sys.modules[name].register_event_duration_secs_listener(self._compiled)
+            for function, what in OURS.get(name, {}).items():
+                self._rebind(getattr(sys.modules[name], function), what)
+        return whole == there
 
     def _rebind(self, function: Function, what: str) -> None:
         """Put a wrapper wherever a module of the package holds the function."""

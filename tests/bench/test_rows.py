@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks._profile import Clock
+from benchmarks._profile import Clock, is_whole
 from tests.checkpoints import write
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,21 @@ def test_time_belongs_to_the_innermost_of_what_a_thread_is_at() -> None:
     clock = Clock(lambda: next(ticks))
     clock.within("planning", lambda: clock.within("imports", int))
     assert clock.seconds() == {"planning": 3.0, "imports": 3.0}
+
+
+def test_a_module_is_left_alone_while_a_thread_executes_it_or_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in_the_making"
+    folder.mkdir()
+    ask = "import sys\nsys.found.append(sys.ask('in_the_making.inner'))\n"
+    (folder / "__init__.py").write_text("import in_the_making.inner\n" + ask)
+    (folder / "inner.py").write_text(ask)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "found", found := [], raising=False)
+    monkeypatch.setattr(sys, "ask", is_whole, raising=False)
+    import_module("in_the_making")
+    assert [*found, is_whole("in_the_making.inner")] == [False, False, True]
 
 
 def test_the_table_takes_its_place_between_the_markers(docs: Path):
