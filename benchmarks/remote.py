@@ -21,7 +21,7 @@ from statistics import median
 
 import numpy as np
 
-ROUNDS, SHARDS, TENSORS, WIDTH = 3, 4, 8, 4096
+ROUNDS, SHARDS, TENSORS, WIDTH = 3, 4, 25, 4096
 
 
 class Ranges(BaseHTTPRequestHandler):
