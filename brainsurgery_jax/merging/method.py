@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax._lazy import Array
-from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.dtypes import FLOAT64, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.settings import MergeParameter, Settings
@@ -107,8 +107,9 @@ class Merging:
         more: Sequence[TensorExpr] = (),
         **static: Any,
     ) -> TensorExpr:
-        """A pass over the operands, and more tensors like them, with small values that are the same everywhere."""
-        operands = self.operands() if self.compat else self.expressions
+        """A pass over the operands, and more tensors like them, with small values that are the same everywhere. Short
+        floats are widened within it; where one operand is in float64, all are before."""
+        operands = self.operands() if self.compat or self.work == FLOAT64 else self.expressions
         static |= {"values": len(values), "dtype": self.dtype, "exact": not self.compat}
         return self.view.apply(kernel, *operands, *more, *values, **static)
 

@@ -87,6 +87,19 @@ def test_float64_stays(name: str, tmp_path: Path):
         np.testing.assert_allclose(made[tensor], x, rtol=1e-12, atol=1e-7 if name == "karcher" else 1e-12)
 
 
+@pytest.mark.parametrize("alias", ["base", "a", "b", "c"])
+@EACH
+def test_where_one_model_is_in_float64_all_are_computed_in_it(case: MergeCase, alias: str, tmp_path: Path):
+    tensors = models(BF16)
+    wide = {name: {key: x.astype(np.float64) for key, x in group.items()} for name, group in tensors.items()}
+    mixed = {**tensors, alias: wide[alias]}
+    keys = {**case.keys, "dtype": "float64"}
+    of_wide, of_mixed = merge(tmp_path, wide, keys), merge(tmp_path, mixed, keys)
+    if alias in case.keys["models"] or alias == case.keys.get("base"):
+        for name, x in of_wide.items():
+            np.testing.assert_array_equal(of_mixed[name], x, err_msg=name)
+
+
 # --- Identities -------------------------------------------------------------------------------------------------------
 
 
