@@ -314,7 +314,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     refuse_links(options)
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     stop = options.stop or NEVER
-    with closing(files), stops_told(heard.published), find_hosts(options.distributed) as hosts:
+    with closing(files), stops_told(heard.published), find_hosts(options.distributed, heard.tell) as hosts:
         files.also_reads(*plan.files)
         share_devices(hosts, options.devices)
         budget = share_machine(hosts, options.budget())

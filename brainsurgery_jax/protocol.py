@@ -171,11 +171,13 @@ class Drop(NamedTuple):
 
 
 class AddAlias(NamedTuple):
-    """Make an empty set of tensors, or one filled from a checkpoint (`path`: where its side files are)."""
+    """Make an empty set of tensors, or one filled from a checkpoint (`path`: where its side files are). `like`: the
+    alias whose config and side files it has, too; without, outputs take those of the first input."""
 
     alias: str
     tensors: Mapping[str, TensorExpr] | None = None
     path: str | None = None
+    like: str | None = None
 
 
 class DropAlias(NamedTuple):

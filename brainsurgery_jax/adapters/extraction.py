@@ -89,7 +89,7 @@ class ExtractStep:
         if not found.ranks:
             raise self._nothing(changes)
         if self.to not in self.view.aliases():
-            yield AddAlias(self.to)
+            yield AddAlias(self.to, like=self.base)
         for name, expr in found.tensors.items():
             yield Bind(self.to, name, expr)
         yield SetConfig(self.to, self._config(found), ADAPTER_CONFIG)

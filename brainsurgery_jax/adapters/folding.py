@@ -19,18 +19,12 @@ from typing import NamedTuple
 
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, read_modules
+from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, refuse_kind, refuse_misspelt
 from brainsurgery_jax.adapters.stacked import StackedBase, StackedFactors, read_stacked
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, value_for
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, Expand, Substep, View
 from brainsurgery_jax.select import Ref
-
-ADAPTER_CONFIG = "adapter_config.json"
-_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to start factors after which an adapter belongs to its base as it is."""
-
-_OTHERS = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens")
-"""Settings under which an adapter is no product that is added to the weights of modules."""
 
 Numbers = Mapping[str, float]
 
@@ -72,12 +66,13 @@ class FoldStep:
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
+        refuse_misspelt(self.config or {})
         steps = [*self._untie(), *self._computations(), *self._reconfigure()]
         if self.to != self.base:
             if self.to in self.view.aliases():
                 raise Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
                               hint="Give another name, or leave `to` out to change the base itself.")  # fmt: skip
-            yield AddAlias(self.to)
+            yield AddAlias(self.to, like=self.base)
             for name in self.view.names(self.base):
                 yield Bind(self.to, name, self.view.fetch(self.base, name, "base"), "new", (self.base, name))
         yield Expand(tuple(steps))
@@ -110,14 +105,15 @@ class FoldStep:
         own = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
         config = dict(own) if isinstance(own, Mapping) else {}
         config |= self.config or {}
-        self._check_kind(alias, config)
+        refuse_kind(alias, config)
         shapes = {name: self._shape(alias, name) for name in names}
         stacked = read_stacked(StackedBase(self.base, self.model, self.finder), alias, shapes, config)
         taken = {name for factors in stacked for name in (factors.a, factors.b)}
         modules = read_modules(alias, [name for name in names if name not in taken])
         adapter = AdapterToMerge(alias, weight, config, modules, stacked)
-        scaled = any("alpha" in own.parts for own in adapter.modules.values())
-        if not config and not scaled and any(name.startswith(HEAD) for name in names):
+        multiplied = bool(stacked) or any(own.factors is not None for own in modules.values())
+        scaled = not multiplied or any("alpha" in own.parts for own in modules.values())
+        if own is None and "lora_alpha" not in config and not scaled and any(name.startswith(HEAD) for name in names):
             hint = "Open the folder that holds it, or write what it says: `config: {lora_alpha: 16}`."
             message = f"'{alias}' came without an {ADAPTER_CONFIG}, so by how much its product counts is not known"
             raise Refusal("adapter-merge", message, key="adapters", hint=hint)
@@ -130,20 +126,6 @@ class FoldStep:
         operands = {f"a{number}": Ref(adapter.alias, own.a), f"b{number}": Ref(adapter.alias, own.b)}
         change = f"{scale} * {own.product(f'a{number}', f'b{number}', rank)}"
         return Term(operands, change=change, weight=adapter.weight)
-
-    def _check_kind(self, alias: str, config: Mapping[str, object]) -> None:
-        """Refuse adapters of which it is not known what they do to a base."""
-        told = f"in {ADAPTER_CONFIG} of '{alias}'"
-        kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights")
-        odd = next((key for key in _OTHERS if config.get(key)), None)
-        if kind != "LORA" or odd is not None:
-            found = f"'peft_type' {told} is {kind}" if odd is None else f"'{odd}' {told} is set"
-            raise Refusal("adapter-merge", f"{found}: that is no LoRA which can be added to a base", key="adapters",
-                          hint="Merge it by `peft`, and start from its result.")  # fmt: skip
-        if not any(start is known or start == known for known in _KEEPS_BASE):
-            message = f"'init_lora_weights' {told} is {start!r}: it changed the base before training"
-            hint = "Convert it by `peft` (`path_initial_model_for_weight_conversion`), or merge it by `peft`."
-            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
 
     # --- which tensors change
 

@@ -64,7 +64,7 @@ class ResizeStep:
             if self.to in self.view.aliases():
                 raise Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
                               hint="Give another name, or leave `to` out to change the adapter itself.")  # fmt: skip
-            yield AddAlias(self.to)
+            yield AddAlias(self.to, like=self.adapter)
         for name in self.view.names(self.adapter):
             expr = results.get(name) or self.view.fetch(self.adapter, name, "adapter")
             if name in results or self.to != self.adapter:

@@ -18,6 +18,7 @@ from brainsurgery_jax.engine.events import (
     Published,
     Said,
     Started,
+    Waiting,
     Wrote,
 )
 from brainsurgery_jax.pace import describe_progress, memory_held
@@ -50,6 +51,8 @@ class Plain:
         match event:
             case Said(document):
                 show.result(as_text(document))
+            case Waiting(coordinator, process, processes):
+                show.remark(f"process {process} waits at {coordinator} for all {processes} processes of the run")
             case Started(nbytes, tasks, sizes, _) if self.verbose:
                 self.sizes, self.left = sizes, dict(sizes)
                 show.remark(f"{counted(tasks, 'task')}, {show_size(nbytes)} to write")
@@ -79,10 +82,10 @@ class Bar:
                 self.bar.update(self.task, label=_end_of(name))
             case Finishing():
                 self.bar.update(self.task, label="completing")
-            case Said() | Published():
+            case Said() | Published() | Waiting():
                 self.bar.stop()  # the bar is on another stream, and must not be torn by text on this one
                 self.plain(event)
-                if isinstance(event, Said):
+                if not isinstance(event, Published):
                     self.bar.start()
 
 
@@ -105,6 +108,8 @@ def _log_event(event: Event) -> None:
 def _event_data(event: Event) -> dict[str, object]:
     """An event as data. Of what a run is going to do the sums are told: there may be a million items."""
     match event:
+        case Waiting(coordinator, process, processes):
+            return {"coordinator": coordinator, "process": process, "processes": processes}
         case Started(nbytes, tasks, sizes, items):
             return {"bytes": nbytes, "tasks": tasks, "tensors": len(sizes), "work_bytes": sum(items.values())}
         case Advanced(item, nbytes):

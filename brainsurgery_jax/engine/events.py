@@ -10,6 +10,14 @@ from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic
 
 
+class Waiting(NamedTuple):
+    """Process `process` of a run over several hosts waits for all `processes` to come to the coordinator."""
+
+    coordinator: str
+    process: int
+    processes: int
+
+
 class Started(NamedTuple):
     """The work is planned: bytes to write, how many tensors need computing or checking, and the bytes of each tensor
     that is written, by name (of all outputs together). `items`: the bytes that each item of the work reads and writes,
@@ -75,7 +83,7 @@ class Published(NamedTuple):
     side_files: tuple[str, ...] = ()
 
 
-Event = Started | Advanced | Wrote | Said | Factorized | Noted | Finishing | Published
+Event = Waiting | Started | Advanced | Wrote | Said | Factorized | Noted | Finishing | Published
 Listener = Callable[[Event], None]
 
 

@@ -56,9 +56,10 @@ class _Mixing(NamedTuple):
         factors = [(source, self.value("weight", source)) for source in self.piece.sources]
         total = math.fsum(factor for _, factor in factors)
         normalize = bool(self.value("normalize", None, 1.0))
-        if normalize and total == 0:
+        if normalize and abs(total) <= 1e-12 * math.fsum(abs(factor) for _, factor in factors):
             where = self.piece.sources[0].span
-            raise refuse("the weights add up to 0, but normalizing divides by their sum", where, code=FORM)
+            hint = "Give weights that do not add up to 0, or `normalize: false` for their sum."
+            raise refuse("the weights add up to 0, but normalizing divides by their sum", where, hint, FORM)
         used = [(source, factor) for source, factor in factors if factor] or factors[:1]
         if normalize and len({factor for _, factor in used}) == 1:
             used, total = [(source, 1.0) for source, _ in used], float(len(used))

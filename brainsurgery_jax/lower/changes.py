@@ -61,8 +61,8 @@ class Changes:
                 if view.plant(alias, name, to_alias, to_name):
                     self._created.append(f"{to_alias}::{to_name}")
                     written.add(to_alias)
-            case AddAlias(alias, tensors, path):
-                view.add_alias(alias, tensors, path)
+            case AddAlias(alias, tensors, path, like):
+                view.add_alias(alias, tensors, path, like)
                 written.add(alias)
                 self._created.extend(f"{alias}::{name}" for name in tensors or ())
             case DropAlias(alias):

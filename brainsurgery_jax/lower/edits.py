@@ -291,12 +291,16 @@ class Drafts:
         key = self._dest_key(alias, target)
         return Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
 
-    def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
-        """Create an alias, empty or with tensors."""
+    def add_alias(
+        self, alias: str, tensors: Mapping[str, Any] | None, path: str | None, like: str | None = None
+    ) -> None:
+        """Create an alias, empty or with tensors, or with the config and the side files of another one."""
         if alias in self.aliases():
             hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
             raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
         extras = Extras(path)
+        if like in self.aliases():
+            extras = replace(self.extras(like), metadata={}, tree=NO_TREE)
         if path is not None and self.world.key(path) not in self.state.images:
             header = self.world.open(path).header
             extras = Extras(path, header.plain_metadata, tree=header.tree)

@@ -81,7 +81,7 @@ class Lines:
                     self._item([name], [to])
             case Plant(name=name, to_name=to):
                 self.items.append(([name], [to]))
-            case AddAlias(alias, _, path):
+            case AddAlias(alias, path=path):
                 self.others.append(f"add {alias}" if path is None else f"{path} -> alias {alias}")
             case DropAlias(alias):
                 self.others.append(f"remove {alias}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import DType
@@ -86,10 +87,12 @@ def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
 
 
 def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:
-    """Refuse weights that add up to 0 where a mean divides by their sum."""
-    if sum(weights) == 0:
+    """Refuse weights that add up to 0, but for what rounding leaves, where a mean divides by their sum."""
+    if abs(fsum(weights)) <= 1e-12 * fsum(map(abs, weights)):
         message = f"the weights for '{merging.name}' add up to 0, and the mean divides by their sum"
-        raise Refusal("merge-parameter", message, key="models", hint="Give weights that do not add up to 0.")
+        switch = next((name for name in ("normalize", "normalize_weights") if name in merging.settings.parameters), "")
+        plain = f", or `parameters: {{{switch}: false}}` for their sum" if switch else ""
+        raise Refusal("merge-parameter", message, key="models", hint=f"Give weights that do not add up to 0{plain}.")
 
 
 LINEAR = MergeMethod(

@@ -72,7 +72,7 @@ class MergeStep:
         self._check()
         fresh = self.to not in self.view.aliases()
         if fresh:
-            yield AddAlias(self.to)
+            yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
         settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
         axes, group = self._layer_axes(rows, settings), list[Merging]()
@@ -81,6 +81,7 @@ class MergeStep:
                 parts[row.name] = part
                 group.extend(part.mergings)
         self._tell_kept([row for row in rows if not row.is_float])
+        self._tell_dtypes([row for row in rows if row.name in parts])
         made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
         for name, expr in made:
             yield Bind(self.to, name, expr, "new" if fresh else "rebind")
@@ -241,8 +242,19 @@ class MergeStep:
         """Say which tensors are taken over that are no floats."""
         if len(self.aliases) + (self.start is not None) > 1 and rows:
             number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
-            message = f"{number} taken over from '{self.primary}': only floats are merged"
+            message = f"{number} taken over from '{self.primary}': only floats with elements are merged"
             self.view.note("merge-kept", message, "models", "To leave them out say `of: {name: '.*', kind: float}`.")
+
+    def _tell_dtypes(self, rows: Sequence[TensorRow]) -> None:
+        """Say which dtype results have where models differ in theirs."""
+        mixed = [row for row in rows if len({e.aval.dtype for e in row.exprs.values()}) > 1]
+        if self.dtype is None and mixed:
+            row = mixed[0]
+            found = ", ".join(f"{e.aval.dtype} in '{alias}'" for alias, e in row.exprs.items())
+            more = f", and so {len(mixed) - 1} more differ" if len(mixed) > 1 else ""
+            message = f"'{row.name}' is {found}{more}: results have the dtype of '{self.primary}'"
+            self.view.note("merge-dtype", message, "models", f"Give `dtype: {row.exprs[self.primary].aval.dtype}`, or "
+                           "another one.")  # fmt: skip
 
 
 def find_method(name: str) -> MergeMethod:

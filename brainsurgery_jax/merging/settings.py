@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
@@ -29,8 +30,15 @@ class MergeParameter(NamedTuple):
     default: Plain | None
     doc: str
     each: bool = False
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float = -inf
+    high: float = inf
+
+    @property
+    def span(self) -> str:
+        """What numbers it takes, in words."""
+        if self.high < inf:
+            return f"a number from {self.low:g} to {self.high:g}"
+        return "a finite number" if self.low == -inf else f"a finite number from {self.low:g} on"
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,9 @@ class Settings:
 
     def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
         known = self.parameters[parameter]
-        if isinstance(value, int | float) and not known.low <= value <= known.high:
-            message = f"'{parameter}' goes from {known.low:g} to {known.high:g}, got {value:g}"
-            raise Refusal("merge-parameter", message, key=key, hint="Correct the number.")
+        if isinstance(value, int | float) and not (known.low <= value <= known.high and isfinite(value)):
+            message = f"'{parameter}' is {known.span}, got {value:g}"
+            raise Refusal("merge-parameter", message, key=key, hint=f"{parameter}: {known.doc}. Give {known.span}.")
         if isinstance(known.default, str) != isinstance(value, str):
             wanted = "a word" if isinstance(known.default, str) else "a number"
             raise Refusal("merge-parameter", f"'{parameter}' is {wanted}, got {value!r}", key=key,

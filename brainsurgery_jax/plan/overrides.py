@@ -17,7 +17,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.declarations import Variable, declare, variables_of
 from brainsurgery_jax.plan.paths import KEYS, PathStep, parse_path, put
-from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe
+from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe, recipe_names
 from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
@@ -198,7 +198,10 @@ def _missing(path: str, span: Span | None) -> Diagnostic:
 
 
 def _nearest(path: str) -> str:
-    """`" Did you mean 'plans/merge.yaml'?"` for the YAML file beside it that is named most like it, or nothing."""
+    """`" Did you mean 'plans/merge.yaml'?"` for the recipe of that name, or for the YAML file beside it that is named
+    most like it, or nothing."""
+    if path in recipe_names():
+        return f" Did you mean '{PREFIX}{path}'?"
     return did_you_mean(path, (str(Path(path).parent / name) for name in _yaml_names(_folder(path))))
 
 

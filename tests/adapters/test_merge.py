@@ -241,6 +241,29 @@ def test_an_adapter_of_peft_without_its_config_needs_what_it_says(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["with a config of its own", "without"])
+@pytest.mark.parametrize(("config", "why"), [
+    ({"lora_alpa": 16}, "the key 'lora_alpa', which PEFT does not know. Did you mean 'lora_alpha'?"),
+    ({"use_rs_lora": True}, "Did you mean 'use_rslora'?"),
+    ({"lora_alpha": "16"}, "'lora_alpha' of 'config' is '16', and PEFT takes a number"),
+])  # fmt: skip
+def test_a_setting_that_would_not_count_is_refused(config: Any, why: str, own: bool, tmp_path: Path):
+    prefix = "" if own else "base_model.model."
+    adapter = {f"{prefix}{name}": x for name, x in {**A, **B}.items()}
+    step = {"lora_merge": {"base": "base", "adapters": "adapter", "config": config}}
+    (found,) = problems(tmp_path, {"base": W, "adapter": adapter}, step)
+    assert found.code == "adapter-config" and why in found.message
+
+
+def test_settings_that_do_not_count_are_taken_but_do_not_stand_for_alpha(tmp_path: Path):
+    adapter = {f"base_model.model.{name}": x for name, x in {**A, **B}.items()}
+    tensors, step = {"base": W, "adapter": adapter}, {"base": "base", "adapters": "adapter"}
+    others = {"r": 2, "lora_dropout": 0.1, "task_type": "CAUSAL_LM"}
+    (found,) = problems(tmp_path, tensors, {"lora_merge": {**step, "config": others}})
+    assert found.code == "adapter-merge" and "without an adapter_config.json" in found.message
+    assert not problems(tmp_path, tensors, {"lora_merge": {**step, "config": {**others, "lora_alpha": 6}}})
+
+
 def test_a_weight_is_a_number() -> None:
     assert read_weights({"a": 0, "b": 1.5}) == {"a": 0.0, "b": 1.5}
     for wrong in (True, False, "1", None):

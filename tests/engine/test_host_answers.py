@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -179,7 +180,7 @@ def test_an_impossible_address_is_refused_before_anything_is_read(address: Proce
 def test_where_the_environment_tells_nothing_the_options_are_named(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
-    with pytest.raises(bs.StoreError, match="Give --coordinator HOST:PORT, --process-id N and --process-count M"):
+    with pytest.raises(bs.StoreError, match=r"Give --coordinator HOST:PORT, --process-id N and --process-count M\."):
         find(ProcessAddress())
 
 
@@ -190,7 +191,33 @@ def test_a_port_in_use_is_refused_and_another_one_works():
         with pytest.raises(bs.StoreError, match=r"(?s)could not start: .*Give --coordinator another port"):
             hosts.start_service(taken.getsockname()[1], 1, 1.0)
         port = taken.getsockname()[1]
-    hosts.start_service(port, 1, 1.0).communicate(b"end\n")
+    service = hosts.start_service(port, 1, 1.0)
+    with pytest.raises(bs.StoreError, match="another process 0 of this one"):
+        hosts.start_service(port, 1, 1.0)
+    service.communicate(b"end\n")
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_says_for_what_it_waits_and_can_be_stopped_then(
+    process: int, stop: signal.Signals, code: int, here: Path
+) -> None:
+    write("m.safetensors", {"a": np.ones(3, np.float32)})
+    Path("plan.yaml").write_text("inputs: [m::m.safetensors]\noutput: out.safetensors\n")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    words = ["--distributed", "--coordinator", address, "--process-id", str(process), "--process-count", "2"]
+    line = [sys.executable, "-m", "brainsurgery_jax", "run", "plan.yaml", *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stderr is not None
+        said = run.stderr.readline()
+        assert said == f"process {process} waits at {address} for all 2 processes of the run\n"
+        run.send_signal(stop)
+        assert "nothing was published" in run.stderr.read()
+        assert run.wait() == code
+    hosts.start_service(int(address.rpartition(":")[2]), 1, 1.0).communicate(b"end\n")  # the coordinator is gone
 
 
 def test_processes_that_do_not_find_each_other_are_told_how_to_be_started(monkeypatch: pytest.MonkeyPatch):

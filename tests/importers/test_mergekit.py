@@ -435,6 +435,19 @@ REFUSED = {
 }
 
 
+def test_weights_without_a_sum_are_added_up_where_the_remedy_is_followed(here: Path):
+    held = put_models(here)
+    config = {**LINEAR, "models": models(a=0.1, b=-0.1)}
+    with pytest.raises(bs.PlanError, match="add up to 0") as told:
+        plan_of(put_config(here, config).name)
+    assert "`normalize: false`" in told.value.diagnostics[0].hint
+    (here / "plan.yaml").write_text(plan_of(put_config(here, {**config, "parameters": {"normalize": False}}).name))
+    bs.load("plan.yaml").run(durable=False)
+    for name, x in read(here / "merged" / "model.safetensors").items():
+        wanted = 0.1 * held["a"][name] - 0.1 * held["b"][name]
+        np.testing.assert_allclose(x, wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str):
     put_models(here)

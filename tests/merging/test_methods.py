@@ -57,10 +57,25 @@ def test_nan_of_any_model_stays_nan(method: str, model: str, tmp_path: Path):
     assert np.isnan(merge(tmp_path, tensors, keys)[name].flat[0])
 
 
-@pytest.mark.parametrize("method", ["linear", "multislerp"])
-def test_weights_that_add_up_to_zero_are_refused(method: str, tmp_path: Path):
-    keys = {"method": method, "models": {"a": 1, "b": -1}, "to": "m"}
-    with pytest.raises(bs.PlanError, match="add up to 0"):
+@pytest.mark.parametrize("weights", [{"a": 1, "b": -1}, {"a": 0.1, "b": 0.2, "c": -0.3}], ids=["exactly", "rounded"])
+@pytest.mark.parametrize(("method", "switch"), [("linear", "normalize"), ("multislerp", "normalize_weights")])
+def test_weights_that_add_up_to_zero_are_refused(
+    method: str, switch: str, weights: Mapping[str, float], tmp_path: Path
+):
+    keys = {"method": method, "models": weights, "to": "m"}
+    with pytest.raises(bs.PlanError, match="add up to 0") as told:
+        merge(tmp_path, models(), keys)
+    assert f"`parameters: {{{switch}: false}}`" in told.value.diagnostics[0].hint
+    merge(tmp_path, models(), {**keys, "parameters": {switch: False}})
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("-inf"), float("nan")], ids=str)
+@pytest.mark.parametrize("method", ["linear", "multislerp", "ties"])
+def test_a_weight_is_finite(method: str, weight: float, tmp_path: Path):
+    keys = {"method": method, "models": {"a": weight, "b": 0.5}, "to": "m", "base": "base"}
+    if method == "linear":
+        del keys["base"]
+    with pytest.raises(bs.PlanError, match="'weight' is a finite number, got"):
         merge(tmp_path, models(), keys)
 
 

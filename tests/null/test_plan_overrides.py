@@ -333,6 +333,10 @@ def test_an_item_that_is_neither_file_nor_override_is_refused() -> None:
     assert "neither a plan file (.yaml or .yml) nor an override (path=value)" in mistake.message
 
 
+def test_the_name_of_a_recipe_alone_gets_the_way_to_call_it() -> None:
+    assert only_mistake("merge-ties").message.endswith("Did you mean 'recipe:merge-ties'?")
+
+
 @given(st.lists(st.text("ab.[]01=- {}'\"yml", max_size=12), max_size=3))
 def test_any_items_make_a_plan_or_a_plan_error(items: list[str]) -> None:
     def nothing(path: str) -> str:

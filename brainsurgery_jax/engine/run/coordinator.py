@@ -9,7 +9,9 @@ wait for connections, and it stays until they have given up.
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import threading
 import time
 from importlib import import_module
 from typing import Any
@@ -19,6 +21,9 @@ CONNECTED, END = "connected\n", "end\n"
 FOUND_WITHIN = 300
 """Seconds in which processes must find each other, as in `jax.distributed`."""
 
+PARTING = 10
+"""Seconds in which the service may end: it waits for processes, and these may be gone."""
+
 
 def runtime() -> Any:
     """JAX's distributed runtime, without JAX: it has no public name of its own."""
@@ -26,7 +31,8 @@ def runtime() -> Any:
 
 
 def serve(port: int, processes: int, linger: float) -> None:
-    """Serve until standard input ends. Prints a line when it is ready."""
+    """Serve until standard input ends. Prints a line when it is ready. Raises OSError for a port that is taken."""
+    refuse_taken(port)
     # A process that dies is no reason to end the others: they end themselves, with an error that says why.
     service = runtime().get_distributed_runtime_service(f"[::]:{port}", processes, recoverable=True)
     os.write(1, b"ready\n")
@@ -37,7 +43,19 @@ def serve(port: int, processes: int, linger: float) -> None:
         linger += FOUND_WITHIN
     if line != END:
         time.sleep(linger)
-    service.shutdown()
+    thread = threading.Thread(target=service.shutdown, daemon=True)
+    thread.start()
+    thread.join(PARTING)
+    os._exit(0)
+
+
+def refuse_taken(port: int) -> None:
+    """Raise OSError where something listens at a port. The service itself would share it with another one, and of the
+    processes of a run some would come to either."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
+        probe.listen()
 
 
 if __name__ == "__main__":

@@ -20,13 +20,17 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.compute.devices import HOST
-from brainsurgery_jax.engine.events import StopSignal
+from brainsurgery_jax.engine.events import Listener, StopSignal, Waiting, ignore
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
 from brainsurgery_jax.engine.run.watching import compute_watched
 from brainsurgery_jax.errors import Stopped, StoreError
+from brainsurgery_jax.wording import few_or_counted
 
 PULSE = 0.5
 """Seconds between two signs of life."""
+
+SOON = 3.0
+"""Seconds in which processes that are started together find each other."""
 
 PIECE = 1 << 20
 """Bytes of a message: the service takes no large ones."""
@@ -314,8 +318,8 @@ class _Either(NamedTuple):
 # --- Finding each other -----------------------------------------------------------------------------------------------
 
 
-def connect(address: ProcessAddress) -> Connected:
-    """Wait for all processes of a run. Raises StoreError if they do not find each other."""
+def connect(address: ProcessAddress, tell: Listener = ignore) -> Connected:
+    """Wait for all processes of a run, and tell so after a while. Raises StoreError if they do not find each other."""
     coordinator, process, processes = find(address)
     port = coordinator.rpartition(":")[2]
     service = None if process else start_service(int(port), processes, address.lost_after)
@@ -324,7 +328,7 @@ def connect(address: ProcessAddress) -> Connected:
             coordinator, process, init_timeout=FOUND_WITHIN, heartbeat_timeout=100, shutdown_timeout=5,
             shutdown_on_destruction=False, use_compression=True,
         )  # fmt: skip
-        client.connect()
+        _meet(client.connect, lambda: tell(Waiting(coordinator, process, processes)))
         if service is not None and service.stdin is not None:
             service.stdin.write(CONNECTED.encode())
             service.stdin.flush()
@@ -338,13 +342,26 @@ def connect(address: ProcessAddress) -> Connected:
     return Connected(client, process, processes, address.lost_after, service)
 
 
+def _meet(connect: Callable[[], None], tell: Callable[[], None]) -> None:
+    """Wait until all are connected; tell once if that takes long."""
+    since = [time.monotonic()]
+
+    def look() -> bool:
+        if since and time.monotonic() - since[0] > SOON:
+            since.clear()
+            tell()
+        return False
+
+    compute_watched(connect, look).result()
+
+
 @contextmanager
-def find_hosts(address: ProcessAddress | None) -> Iterator[Hosts]:
+def find_hosts(address: ProcessAddress | None, tell: Listener = ignore) -> Iterator[Hosts]:
     """The processes of a run, for as long as it lasts; this one alone without an address."""
     if address is None:
         yield ALONE
         return
-    with connect(address) as hosts:
+    with connect(address, tell) as hosts:
         yield hosts
 
 
@@ -360,7 +377,10 @@ def find(address: ProcessAddress) -> tuple[str, int, int]:
         )
         coordinator, processes, process = found[:3]
     if coordinator is None or process is None or processes is None:
-        remedy = "Give --coordinator HOST:PORT, --process-id N and --process-count M."
+        options = "--coordinator HOST:PORT", "--process-id N", "--process-count M"
+        values = coordinator, process, processes
+        missing = [option for option, value in zip(options, values, strict=True) if value is None]
+        remedy = f"Give {few_or_counted(missing, 'option')}."
         raise StoreError("--distributed", "the environment does not tell the processes of this run", remedy=remedy)
     if not coordinator.rpartition(":")[2].isdigit() or not coordinator.rpartition(":")[0]:
         raise StoreError(coordinator, "is no address of a coordinator", remedy="Write HOST:PORT.")
@@ -382,6 +402,6 @@ def start_service(port: int, processes: int, lost_after: float) -> subprocess.Po
         _, said = service.communicate()
         lines = said.decode(errors="replace").strip().splitlines()
         why = lines[-1].rpartition("] ")[2] if lines else "it ended"
-        remedy = "Give --coordinator another port."
+        remedy = "Another run may use it, or another process 0 of this one. Give --coordinator another port."
         raise StoreError(f"port {port}", f"the coordinator could not start: {why}", remedy=remedy)
     return service

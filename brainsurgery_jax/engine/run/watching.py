@@ -19,13 +19,18 @@ T = TypeVar("T")
 
 
 def compute_watched(compute: Callable[[], T], is_lost: Callable[[], bool]) -> Future[T]:
-    """Compute in a thread until it is done, or a process is lost: then the thread is left alone if it does not end."""
+    """Compute in a thread until it is done, or a process is lost: then the thread is left alone if it does not end. So
+    it is at a signal, which could not stop this thread within a call that is not Python's."""
     done: Future[T] = Future()
     thread = Thread(target=_fulfil, args=(done, compute), name="together", daemon=True)
     with _output_as_errors():
         thread.start()
-        while not wait([done], LOOK).done and not is_lost():
-            pass
+        try:
+            while not wait([done], LOOK).done and not is_lost():
+                pass
+        except BaseException:
+            _left.append(thread)
+            raise
     if is_lost():
         thread.join(PARTING)
         _left.append(thread)
