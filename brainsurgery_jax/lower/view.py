@@ -75,9 +75,9 @@ class StepView(Drafts):
         label = "" if self.step.op is None else ".".join(filter(None, (self.step.op.name, key)))
         self.notes[Diagnostic(code, f"{label}: {message}", self.step.place(key), hint, "note")] = None
 
-    def names(self, alias: str) -> Sequence[str]:
+    def names(self, alias: str, key: str = "") -> Sequence[str]:
         """Tensor names of an alias, in state-dict order."""
-        return list(self.space(alias).names)
+        return list(self.space(alias, key).names)
 
     def match(self, ref: Ref, key: str = "") -> list[str]:
         """The names that a pattern matches, sorted."""

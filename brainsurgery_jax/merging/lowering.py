@@ -71,6 +71,8 @@ class MergeStep:
         """What the step does. Raises Refusal."""
         self._check()
         fresh = self.to not in self.view.aliases()
+        for alias in (*self.aliases, *([self.base] if self.base else [])):  # before there is the alias of the result
+            self.view.names(alias, "models" if alias in self.models else "base")
         if fresh:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()

@@ -223,3 +223,19 @@ def test_as_mergekit_has_it_breadcrumbs_without_extremes_keeps_nothing(tmp_path:
     made = merge(tmp_path, tensors, {**keys, "compat": "mergekit"})["w"]
     assert np.array_equal(made, tensors["base"]["w"])
     assert not np.array_equal(merge(tmp_path, tensors, keys)["w"], made)
+
+
+@pytest.mark.parametrize(
+    ("keys", "at"),
+    [
+        ({"method": "task_arithmetic", "base": "bse", "models": ["ones"]}, "base"),
+        ({"method": "linear", "models": ["ones", "m"]}, "models"),
+    ],
+)
+def test_an_alias_that_does_not_exist_is_told_at_its_key_with_those_that_do(
+    keys: dict[str, Any], at: str, tmp_path: Path
+):
+    with pytest.raises(PlanError, match=rf"merge\.{at}: unknown alias") as told:
+        merge(tmp_path, TWO, {**keys, "to": "m"})
+    (found,) = told.value.diagnostics
+    assert found.hint == "Known: zeros, ones."
