@@ -51,8 +51,8 @@ def serve(port: int, processes: int, linger: float) -> None:
 
 def refuse_taken(port: int) -> None:
     """Raise OSError where something listens at a port. The service itself would share it with another one, and of the
-    processes of a run some would come to either."""
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+    processes of a run some would come to either. A service listens for IPv4, too, which every machine has."""
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
         probe.listen()

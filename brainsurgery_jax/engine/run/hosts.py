@@ -344,11 +344,12 @@ def connect(address: ProcessAddress, tell: Listener = ignore) -> Connected:
 
 def _meet(connect: Callable[[], None], tell: Callable[[], None]) -> None:
     """Wait until all are connected; tell once if that takes long."""
-    since = [time.monotonic()]
+    late, told = time.monotonic() + SOON, False
 
     def look() -> bool:
-        if since and time.monotonic() - since[0] > SOON:
-            since.clear()
+        nonlocal told
+        if not told and time.monotonic() > late:
+            told = True
             tell()
         return False
 
