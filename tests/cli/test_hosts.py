@@ -67,5 +67,17 @@ def test_the_number_of_a_process_needs_distributed(plan: str):
     assert (done.exit_code, "needs --distributed" in done.output) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--process-id", "2", "--process-count", "2"), "numbered from 0 to 1, got 2"),
+        (("--coordinator", "localhost"), "'localhost' is no address: write HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_is_wrong_usage(options: tuple[str, ...], told: str, plan: str):
+    done = invoke("run", plan, "--distributed", *options)
+    assert done.exit_code == 2 and told in " ".join(done.output.replace("│", " ").split())
+
+
 def test_a_distributed_run_has_no_prompt(plan: str):
     assert "a prompt has one process" in invoke("run", plan, "--distributed", "-i").output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -101,12 +102,19 @@ class Processes:
     ] = 30.0
 
     def refuse_parts(self, *, interactive: bool) -> None:
-        """Raise BadParameter for options of a run over several processes without it, or with the prompt."""
+        """Raise BadParameter for options of a run over several processes without it, or with the prompt, and for
+        values that cannot be."""
         parts = self.coordinator, self.process_id, self.process_count
         if not self.distributed and any(part is not None for part in parts):
             raise typer.BadParameter("needs --distributed", param_hint="--coordinator, --process-id, --process-count")
         if self.distributed and interactive:
             raise typer.BadParameter("a prompt has one process; leave out --interactive", param_hint="--distributed")
+        if self.coordinator is not None and re.fullmatch(r".+:\d+", self.coordinator) is None:
+            raise typer.BadParameter(f"'{self.coordinator}' is no address: write HOST:PORT", param_hint="--coordinator")
+        number, count = self.process_id, self.process_count
+        if number is not None and count is not None and number >= count:
+            message = f"processes are numbered from 0 to {count - 1}, got {number}"
+            raise typer.BadParameter(message, param_hint="--process-id")
 
     @property
     def own(self) -> tuple[str | None, int | None, int | None, float] | None:
