@@ -11,6 +11,7 @@ from brainsurgery_jax.cli import log, show
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.engine.events import (
     Advanced,
+    Awaiting,
     Event,
     Factorized,
     Finishing,
@@ -18,7 +19,6 @@ from brainsurgery_jax.engine.events import (
     Published,
     Said,
     Started,
-    Waiting,
     Wrote,
 )
 from brainsurgery_jax.pace import describe_progress, memory_held
@@ -51,7 +51,7 @@ class Plain:
         match event:
             case Said(document):
                 show.result(as_text(document))
-            case Waiting(coordinator, process, processes):
+            case Awaiting(coordinator, process, processes):
                 show.remark(f"process {process} waits at {coordinator} for all {processes} processes of the run")
             case Started(nbytes, tasks, sizes, _) if self.verbose:
                 self.sizes, self.left = sizes, dict(sizes)
@@ -82,7 +82,7 @@ class Bar:
                 self.bar.update(self.task, label=_end_of(name))
             case Finishing():
                 self.bar.update(self.task, label="completing")
-            case Said() | Published() | Waiting():
+            case Said() | Published() | Awaiting():
                 self.bar.stop()  # the bar is on another stream, and must not be torn by text on this one
                 self.plain(event)
                 if not isinstance(event, Published):
@@ -108,7 +108,7 @@ def _log_event(event: Event) -> None:
 def _event_data(event: Event) -> dict[str, object]:
     """An event as data. Of what a run is going to do the sums are told: there may be a million items."""
     match event:
-        case Waiting(coordinator, process, processes):
+        case Awaiting(coordinator, process, processes):
             return {"coordinator": coordinator, "process": process, "processes": processes}
         case Started(nbytes, tasks, sizes, items):
             return {"bytes": nbytes, "tasks": tasks, "tensors": len(sizes), "work_bytes": sum(items.values())}

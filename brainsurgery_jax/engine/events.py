@@ -10,7 +10,7 @@ from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic
 
 
-class Waiting(NamedTuple):
+class Awaiting(NamedTuple):
     """Process `process` of a run over several hosts waits for all `processes` to come to the coordinator."""
 
     coordinator: str
@@ -83,7 +83,7 @@ class Published(NamedTuple):
     side_files: tuple[str, ...] = ()
 
 
-Event = Waiting | Started | Advanced | Wrote | Said | Factorized | Noted | Finishing | Published
+Event = Awaiting | Started | Advanced | Wrote | Said | Factorized | Noted | Finishing | Published
 Listener = Callable[[Event], None]
 
 

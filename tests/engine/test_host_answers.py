@@ -180,7 +180,7 @@ def test_an_impossible_address_is_refused_before_anything_is_read(address: Proce
 def test_where_the_environment_tells_nothing_the_options_are_named(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
-    with pytest.raises(bs.StoreError, match=r"Give --coordinator HOST:PORT, --process-id N and --process-count M\."):
+    with pytest.raises(bs.StoreError, match=r"Give --coordinator HOST:PORT, --process-id N, --process-count M\."):
         find(ProcessAddress())
 
 

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.compute.devices import HOST
-from brainsurgery_jax.engine.events import Listener, StopSignal, Waiting, ignore
+from brainsurgery_jax.engine.events import Awaiting, Listener, StopSignal, ignore
 from brainsurgery_jax.engine.run.coordinator import CONNECTED, END, FOUND_WITHIN, runtime
 from brainsurgery_jax.engine.run.watching import compute_watched
 from brainsurgery_jax.errors import Stopped, StoreError
-from brainsurgery_jax.wording import few_or_counted
 
 PULSE = 0.5
 """Seconds between two signs of life."""
@@ -328,7 +327,7 @@ def connect(address: ProcessAddress, tell: Listener = ignore) -> Connected:
             coordinator, process, init_timeout=FOUND_WITHIN, heartbeat_timeout=100, shutdown_timeout=5,
             shutdown_on_destruction=False, use_compression=True,
         )  # fmt: skip
-        _meet(client.connect, lambda: tell(Waiting(coordinator, process, processes)))
+        _meet(client.connect, lambda: tell(Awaiting(coordinator, process, processes)))
         if service is not None and service.stdin is not None:
             service.stdin.write(CONNECTED.encode())
             service.stdin.flush()
@@ -381,7 +380,7 @@ def find(address: ProcessAddress) -> tuple[str, int, int]:
         options = "--coordinator HOST:PORT", "--process-id N", "--process-count M"
         values = coordinator, process, processes
         missing = [option for option, value in zip(options, values, strict=True) if value is None]
-        remedy = f"Give {few_or_counted(missing, 'option')}."
+        remedy = f"Give {', '.join(missing)}."
         raise StoreError("--distributed", "the environment does not tell the processes of this run", remedy=remedy)
     if not coordinator.rpartition(":")[2].isdigit() or not coordinator.rpartition(":")[0]:
         raise StoreError(coordinator, "is no address of a coordinator", remedy="Write HOST:PORT.")
