@@ -23,7 +23,6 @@ from transformers import (
 import brainsurgery_jax as bs
 
 QUIET = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
 """PEFT asks transformers for what newer versions of that call otherwise, and warns of tied embeddings."""

@@ -14,8 +14,6 @@ import pytest
 
 from tests.apply.test_recipes import APPLIED, Trees, flat, given, near
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
 LARGE = {"minilm-forward"}
 """It factorizes 36 matrices as wide as a real model's: minutes for a batch of two. Its ops are in `test_modes.py`."""
 

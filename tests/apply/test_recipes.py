@@ -16,8 +16,6 @@ from brainsurgery_jax.errors import PlanError
 from tests.checkpoints import read
 from tests.plans.recipe_inputs import INPUTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
 NEEDS: Mapping[str, str] = {
     "lora-extract": "the shape of its result depends on values",
     "phlora-delta": "the shape of its result depends on values",

@@ -9,8 +9,6 @@ import pytest
 import brainsurgery_jax as bs
 from tests.auditing.forty_three import ERRORS, load_plan, settings_of, try_error
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_sees_a_planted_error_is_what_the_table_says(name: str, tmp_path: Path):

@@ -44,7 +44,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Case, Mutato
     return [(case, mutator, mutant) for case in found for mutator, mutant in plant(case, 3)]
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_every_mutator_applies_to_one_of_our_plans(planted: list[tuple[Case, Mutator, Mutant]]):
     assert {m.name for m in MUTATORS} - {mutator.name for _, mutator, _ in planted} == set()
 

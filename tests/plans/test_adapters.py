@@ -15,9 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 
-# PEFT asks transformers for what newer versions of that call otherwise, and warns of tied embeddings.
+# PEFT warns of tied embeddings.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
 

@@ -110,11 +110,6 @@ def test_the_rest_of_the_configuration_is_kept(tmp_path: Path) -> None:
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-# PEFT asks transformers for what newer versions of that call otherwise.
-with_peft = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
-
-@with_peft
 def test_a_folded_adapter_gives_the_model_that_peft_merges(tmp_path: Path) -> None:
     base = models.adapted(tmp_path, torch.float32)
     run("lora_fold", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out")
@@ -125,7 +120,6 @@ def test_a_folded_adapter_gives_the_model_that_peft_merges(tmp_path: Path) -> No
     torch.testing.assert_close(logits(found.eval()), logits(peft.eval()), rtol=1e-4, atol=1e-4)
 
 
-@with_peft
 def test_a_fold_is_rounded_once_to_the_dtype_of_the_base(tmp_path: Path) -> None:
     base = models.adapted(tmp_path, torch.bfloat16)
     run("lora_fold", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out")
@@ -140,7 +134,6 @@ def test_a_fold_is_rounded_once_to_the_dtype_of_the_base(tmp_path: Path) -> None
         torch.testing.assert_close(after[name].double(), exact, rtol=2**-8 + 1e-5, atol=1e-5, msg=name)
 
 
-@with_peft
 def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
     base = models.adapted(tmp_path, torch.float32)
     adapter = tmp_path / "adapter/adapter_model.safetensors"

@@ -22,7 +22,6 @@ from tests.checkpoints import normal, read, write
 from tests.plans import recipe_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 INPUTS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = recipe_inputs.INPUTS
 

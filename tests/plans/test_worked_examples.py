@@ -17,7 +17,6 @@ from brainsurgery_jax.errors import PlanError
 from tests.plans import models
 
 # PEFT asks transformers for what newer versions of that call otherwise.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 PLANS = Path(__file__).resolve().parents[2] / "plans"
 Tensors = dict[str, torch.Tensor]

@@ -92,7 +92,6 @@ def test_an_adapter_of_a_base_gets_the_config_of_the_base_only_on_request(
     ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_loads_what_is_written(tmp_path: Path) -> None:
     import peft
 

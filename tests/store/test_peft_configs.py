@@ -21,7 +21,6 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from tests.checkpoints import normal, write
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),
     pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed"),
     pytest.mark.filterwarnings("ignore:Adapter 'default'.*lora_B.bias"),
