@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
 from brainsurgery_jax.adapters.kernels import differing, pooled, rank_above, share_budget, spectrum
+from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
@@ -24,8 +25,6 @@ from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.wording import few
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Extent(NamedTuple):

@@ -12,9 +12,10 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.adapters.extraction import ADAPTER_CONFIG, Extent
+from brainsurgery_jax.adapters.extraction import Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
 from brainsurgery_jax.adapters.reading import AdaptedModule, read_modules
+from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG
 from brainsurgery_jax.adapters.stacked import Factors, Wrapped, cut_factors, join_factors, read_wrapped
 from brainsurgery_jax.dtypes import float_hint
 from brainsurgery_jax.errors import Refusal

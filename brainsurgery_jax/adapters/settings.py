@@ -11,8 +11,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 _READ = ("lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "init_lora_weights")
 """Settings that decide what an adapter does to a base."""
 
-_LIKE_THEM = frozenset({"lora_dropout", "lora_bias", "lora_ga_config", "layers_pattern", "use_qalora", "use_bdlora"})
-"""Others of PEFT with names like these."""
+_LIKE_THEM = ("lora_dropout", "lora_bias", "lora_ga_config", "layers_pattern")
+"""Others of PEFT with names like these, besides those that are refused."""
 
 _KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Ways to start factors after which an adapter belongs to its base as it is."""
@@ -23,7 +23,7 @@ _OTHERS = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_to
 
 def refuse_misspelt(config: Mapping[str, object]) -> None:
     """Refuse a key of a step's `config` that is nearly one which counts, and a `lora_alpha` that is no number."""
-    for key in sorted(config.keys() - {*_READ, *_LIKE_THEM}):
+    for key in sorted(config.keys() - {*_READ, *_LIKE_THEM, *_OTHERS}):
         if near := did_you_mean(key, _READ):
             raise Refusal("adapter-config", f"'config' has the key '{key}', which PEFT does not know.{near}",
                           key="config", hint=f"Keys that count here: {', '.join(_READ)}.")  # fmt: skip

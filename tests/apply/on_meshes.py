@@ -35,8 +35,6 @@ MESHES = {
 }
 CELLS = (("auto", "x32", np.float32), ("explicit", "x32", np.float32), ("explicit", "x64", np.float64))
 """Axes of the mesh, JAX's configuration, and the dtype of floats."""
-GRADIENT_CELLS = (CELLS[0], CELLS[2])
-"""The same for gradients, which compile four times as long: each kind of axes and each configuration once."""
 ROUGH = {"cast", "cast_", "soft_cap_", "compute-new", "dequantize", "quantize"}
 
 
@@ -124,7 +122,7 @@ def main() -> None:
     with plugins.scope():
         bs.register(MY_OPS)
         for mode in sys.argv[1:] or MODES:
-            for kind, config, dtype in CELLS if mode != "grad" else GRADIENT_CELLS:
+            for kind, config, dtype in CELLS:
                 cell = told.setdefault(f"{mode} {kind} {config}", {})
                 for row in TABLE:
                     with jax.enable_x64(config == "x64"):
