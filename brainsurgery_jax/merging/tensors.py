@@ -178,11 +178,18 @@ def _add_up(first: Array, others: Sequence[Array], like: Array) -> Array:
 
 
 def multiply(x: Array, factor: Array) -> Array:
-    """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it."""
+    """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it, which a power of
+    two spares."""
     if not on_host(x):
-        return seal(x * factor)
+        return x * factor if _is_power_of_two(factor) else seal(x * factor)
     x *= factor
     return x
+
+
+def _is_power_of_two(factor: Array) -> bool:
+    """Whether products with it need no rounding, and XLA may take it out of a sum: of `-x - y` it makes `-(x + y)`,
+    where 0 has another sign. A traced array may have any value."""
+    return on_host(factor) and float(np.frexp(factor)[0]) == 0.5
 
 
 def scale_widened(x: Array, given: Array, factor: Array) -> Array:

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval, DType
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.engine.compute import evaluate
 from brainsurgery_jax.engine.compute.kernels import compiled_and_marked, exact
 from brainsurgery_jax.engine.plan import compiling
@@ -45,6 +45,14 @@ def tensors(seed: int, count: int, dtype: np.dtype) -> list[np.ndarray]:
     return found
 
 
+def compiled(kernel: Kernel[..., Any], static: Mapping[str, Any], tensors: Sequence[Any], *values: Any) -> np.ndarray:
+    """The compiled result, rounded to the `dtype` of a kernel behind its sum in float32."""
+    wide = tuple({**static, "dtype": FLOAT32}.items())
+    with exact():
+        function = compiled_and_marked(kernel, wide, len(tensors), to_numpy(static["dtype"]))
+        return np.asarray(function([*tensors, *values], {}))
+
+
 @st.composite
 def sums(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]:
     """Operands, thresholds, and parameters of a sum, with a vote or without."""
@@ -65,8 +73,7 @@ def test_compiled_code_has_the_bits_of_numpy_where_all_numbers_are_of_ordinary_s
     xs, values, static = case
     assert all(map(are_ordinary, xs))
     by_numpy = np.asarray(add_task_vectors(*xs, *values, **static))
-    with exact():
-        found = np.asarray(compiled_and_marked(add_task_vectors, tuple(static.items()), len(xs))([*xs, *values], {}))
+    found = compiled(add_task_vectors, static, xs, *values)
     assert found.dtype == by_numpy.dtype
     assert found.tobytes() == by_numpy.tobytes()
     assert not is_marked(found)
@@ -84,8 +91,7 @@ def test_compiled_multiples_of_tensors_add_up_to_the_bits_of_numpy(
     factors = np.array([data.draw(st.sampled_from([1, -1])) * data.draw(magnitudes) for _ in xs])
     static = {"values": 1, "based": based, "divided": False, "dtype": out, "exact": True}
     by_numpy = np.asarray(add_multiples(*xs, factors, **static))
-    with exact():
-        found = np.asarray(compiled_and_marked(add_multiples, tuple(static.items()), len(xs))([*xs, factors], {}))
+    found = compiled(add_multiples, static, xs, factors)
     assert found.tobytes() == by_numpy.tobytes()
 
 
@@ -104,8 +110,7 @@ def test_compiled_weighted_sums_and_means_have_the_bits_of_numpy(
     assert kernel.alike is not None
     assert kernel.alike(tuple(Aval(x.shape, DTYPES[x.dtype]) for x in xs), static)
     by_numpy = np.asarray(kernel(*xs, **static))
-    with exact():
-        found = np.asarray(compiled_and_marked(kernel, tuple(static.items()), len(xs))(xs, {}))
+    found = compiled(kernel, static, xs)
     assert found.tobytes() == by_numpy.tobytes()
 
 
@@ -113,10 +118,18 @@ def test_compiled_weighted_sums_and_means_have_the_bits_of_numpy(
 @pytest.mark.parametrize("out", DTYPES, ids=str)
 def test_a_result_is_marked_where_an_operand_is_not_of_ordinary_size(dtype: np.dtype, out: np.dtype) -> None:
     xs = [np.ones(len(VALUES), dtype), np.array(VALUES, np.float32).astype(dtype), np.ones(len(VALUES), dtype)]
-    made = np.asarray(jax.jit(lambda xs: marked(jax.numpy.ones(len(VALUES), out), xs))(xs))
+    made = np.asarray(jax.jit(lambda xs: marked(jax.numpy.ones(len(VALUES), np.float32), xs, out))(xs))
     odd = [not are_ordinary(xs[1][at : at + 1]) for at in range(len(VALUES))]
     assert [is_marked(made[at : at + 1]) for at in range(len(VALUES))] == odd
     assert is_marked(made) and not is_marked(made[~np.array(odd)]) and not is_marked(made[:0])
+
+
+def test_a_sum_is_rounded_to_bfloat16_as_numpy_rounds_it() -> None:
+    halves = np.arange(1 << 17, dtype=np.uint32) << 15  # each bfloat16, and what lies half way to the next
+    near = np.concatenate([halves, halves - 1, halves + 1]).view(np.float32)
+    sums = near[np.isfinite(near)]
+    made = np.asarray(jax.jit(lambda xs: marked(xs[0], [jax.numpy.ones(sums.shape, BF16)], BF16))([sums]))
+    assert made.tobytes() == sums.astype(BF16).tobytes()
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, np.dtype(np.float64)], ids=str)

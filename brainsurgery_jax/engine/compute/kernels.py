@@ -125,17 +125,19 @@ def call_ordinary(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.nd
     if not all(map(are_ordinary, values)):
         return None
     with exact():
-        found = np.asarray(compiled_and_marked(e.kernel, e.static, len(tensors))([*tensors, *values], numbers_of(e)))
+        function = compiled_and_marked(e.kernel, _before_rounding(e), len(tensors), to_numpy(e.aval.dtype))
+        found = np.asarray(function([*tensors, *values], numbers_of(e)))
     return None if is_marked(found) else found
 
 
 @lru_cache(maxsize=4096)
-def compiled_and_marked(kernel: Kernel, static: Static, tensors: int) -> Callable[..., Any]:
-    """The same function with a result that is marked where one of so many operands is not ordinary."""
+def compiled_and_marked(kernel: Kernel, static: Static, tensors: int, dtype: np.dtype) -> Callable[..., Any]:
+    """The function of a kernel on ordinary numbers, its result rounded to a dtype, and marked where one of so many
+    operands is not ordinary. `static` are the parameters of the result before it is rounded."""
     function = precise(pure(kernel, static))
 
     def call(operands: Sequence[jax.Array], numbers: Mapping[str, object]) -> jax.Array:
-        return marked(function(operands, numbers), operands[:tensors])
+        return marked(function(operands, numbers), operands[:tensors], dtype)
 
     return jax.jit(call)
 
