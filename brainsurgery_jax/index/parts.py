@@ -3,8 +3,10 @@ one. Index arithmetic, from shapes alone."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.index.boxes import Box, Span1, whole
@@ -32,6 +34,21 @@ Cuts = tuple[AxisCut, ...]
 def parts(shape: Sequence[int], cuts: Cuts) -> Iterator[Box]:
     """The parts that make up a result, in row-major order."""
     yield from _boxes(shape, cuts, [range(0, cut.units, cut.step) for cut in cuts])
+
+
+def part_sizes(shape: Sequence[int], cuts: Cuts) -> Counter[int]:
+    """How many parts have so many elements."""
+    found = Counter({prod(shape): 1})
+    for cut in cuts:
+        full, rest = divmod(cut.units, cut.step)
+        counts = Counter[int]()
+        for size, count in found.items():
+            each = size // cut.units
+            counts[each * cut.step] += full * count
+            if rest:
+                counts[each * rest] += count
+        found = counts
+    return +found
 
 
 def parts_around(shape: Sequence[int], cuts: Cuts, box: Box) -> list[Box]:

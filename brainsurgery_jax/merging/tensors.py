@@ -65,7 +65,7 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     )
 
 
-PART = 1 << 21
+PART = 1 << 20
 """Elements of a part: what is done once for each part takes Python as long as for one of any length."""
 
 

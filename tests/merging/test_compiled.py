@@ -170,11 +170,13 @@ def compile_small_merges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...
     called: list[tuple[int, ...]] = []
     monkeypatch.setattr(compiling, "IN_ALL", SIZE)
     monkeypatch.setattr(compiling, "EACH", SIZE)
-    monkeypatch.setattr(evaluate, "LEAST_COMPILED", SIZE)
+    monkeypatch.setattr(compiling, "LEAST", SIZE)
     call = evaluate.call_ordinary
 
-    def count(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray | None:
-        found = call(e, tensors, values)
+    def count(
+        e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int
+    ) -> np.ndarray | None:
+        found = call(e, tensors, values, length)
         if found is not None:
             called.append(e.aval.shape)
         return found
@@ -209,6 +211,6 @@ def test_a_sum_that_is_divided_by_a_number_is_not_compiled(tmp_path: Path, monke
 
 
 def test_a_small_merge_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "LEAST_COMPILED", 1)
+    monkeypatch.setattr(compiling, "LEAST", 1)
     monkeypatch.setattr(evaluate, "call_ordinary", lambda *given: pytest.fail("compiled"))
     run(tmp_path, "out.safetensors", TIES)

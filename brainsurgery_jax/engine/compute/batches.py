@@ -5,7 +5,7 @@ Which calls, and how many each device gets, is decided in `plan/sites.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from time import perf_counter
 
@@ -18,7 +18,7 @@ from brainsurgery_jax.engine.compute.kernels import single_numbers_of
 from brainsurgery_jax.engine.compute.ladder import Taken, climb, rungs_of, take
 from brainsurgery_jax.engine.compute.operands import Operand, send_batch
 from brainsurgery_jax.engine.compute.placement import call_on_host
-from brainsurgery_jax.engine.plan.compiling import Signature
+from brainsurgery_jax.engine.plan.compiling import Lengths
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.schedule import Task
 from brainsurgery_jax.engine.plan.sites import calls_of
@@ -31,11 +31,11 @@ def call_tasks(
     size: int,
     own: Accelerators,
     known: Values,
-    compiled: Set[Signature],
+    lengths: Lengths,
     meeting: Meeting | None = None,
 ) -> Iterator[tuple[Task, Evaluator]]:
     """The tasks of a batch of `size` calls, each with an evaluator that has computed its call, or will."""
-    evaluators = [Evaluator(own=own, known=known, compiled=compiled, meeting=meeting) for _ in tasks]
+    evaluators = [Evaluator(own=own, known=known, lengths=lengths, meeting=meeting) for _ in tasks]
     if size > 1:
         calls = [calls_of(task)[0] for task in tasks]
         operands = [ev.operands(call) for ev, call in zip(evaluators, calls, strict=True)]

@@ -6,7 +6,7 @@ Pieces are planned (`pieces.py`) and computed without recursion, each at most on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 from time import perf_counter
@@ -30,7 +30,7 @@ from brainsurgery_jax.engine.compute.reading import LateLeaf, read_late
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
-from brainsurgery_jax.engine.plan.compiling import Signature, signature_of
+from brainsurgery_jax.engine.plan.compiling import Lengths, length_for
 from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.segments import has_parts, tiles
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[Expr, Array]
 """Arrays by the nodes of which they are the values."""
-
-LEAST_COMPILED = 1 << 18
-"""Elements of the shortest part that is compiled: each length takes a tenth of a second."""
 
 
 class Meeting(Protocol):
@@ -65,18 +62,18 @@ class Meeting(Protocol):
 
 class Evaluator:
     """Computes pieces. `given`: arrays for leaves that are not in a store. `own`: accelerators. `known`: results
-    that are already computed. `compiled`: calls that are compiled although numpy could compute them. `meeting`: what
-    computes calls together with other processes."""
+    that are already computed. `lengths`: those of parts that are compiled although numpy could compute them. `meeting`:
+    what computes calls together with other processes."""
 
     def __init__(
         self,
         given: Mapping[Expr, Array] | None = None,
         own: Accelerators = NONE,
         known: Values | None = None,
-        compiled: Set[Signature] = frozenset(),
+        lengths: Lengths | None = None,
         meeting: Meeting | None = None,
     ):
-        self.given, self.own, self.compiled, self.meeting = given or {}, own, compiled, meeting
+        self.given, self.own, self.lengths, self.meeting = given or {}, own, lengths or {}, meeting
         self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
@@ -198,7 +195,7 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return _call_part(e, operands, piece.shape, self.compiled)
+            return _call_part(e, operands, piece.shape, self.lengths)
         return _assemble(piece, [np.asarray(x) for x in operands])
 
 
@@ -215,7 +212,7 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
 
 
 def _call_part(
-    e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], compiled: Set[Signature]
+    e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], lengths: Lengths
 ) -> np.ndarray:
     """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
     assert e.kernel is not None
@@ -223,9 +220,9 @@ def _call_part(
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
     parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
-    if prod(shape) >= LEAST_COMPILED and compiled and signature_of(e) in compiled and may_compile():
+    if (length := length_for(e, prod(shape), lengths)) is not None and may_compile():
         parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
-        if (made := call_ordinary(e, flat, whole)) is not None:
+        if (made := call_ordinary(e, flat, whole, length)) is not None:
             return made.reshape(shape)
     return call_in_pieces(e, parts, whole).reshape(shape)
 

@@ -118,15 +118,19 @@ def may_compile() -> bool:
     return _import_of_jax().is_set()
 
 
-def call_ordinary(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Run a kernel on flat tensors of the host, compiled for their length; None if a number is not of ordinary size, of
-    which compiled code may make other bits than numpy. `values` are small operands."""
+def call_ordinary(
+    e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int
+) -> np.ndarray | None:
+    """Run a kernel on flat tensors of the host, compiled for so many elements, to which they are padded; None if a
+    number is not of ordinary size, of which compiled code may make other bits than numpy. `values` are small operands.
+    """
     assert e.kernel is not None
     if not all(map(are_ordinary, values)):
         return None
     with exact():
         function = compiled_and_marked(e.kernel, _before_rounding(e), len(tensors), to_numpy(e.aval.dtype))
-        found = np.asarray(function([*tensors, *values], numbers_of(e)))
+        made = function([*(_pad(x, length) for x in tensors), *values], numbers_of(e))
+        found = np.asarray(made)[: tensors[0].size]
     return None if is_marked(found) else found
 
 

@@ -82,16 +82,25 @@ def _key_of(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
     """What the cost of a block depends on, if that is an elementwise call on leaves, as it is of most tensors of most
     plans; else None."""
     e = exprs[0]
-    if len(exprs) > 1 or e.kernel is None or not e.kernel.elementwise or e.moves is not None:
-        return None
-    if not all(s.is_leaf for s in e.srcs) or len(set(e.srcs)) < len(e.srcs):
+    if e.kernel is None or not e.kernel.elementwise or e.moves is not None or not _is_of_leaves(exprs):
         return None
     return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), start, stop
 
 
-def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ()) -> Cost:
+def _is_of_leaves(exprs: Sequence[Expr]) -> bool:
+    """Whether there is one node alone, and its operands are leaves, each another one."""
+    e = exprs[0]
+    return len(exprs) == 1 and all(s.is_leaf for s in e.srcs) and len(set(e.srcs)) == len(e.srcs)
+
+
+def box_cost(
+    exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = (), known: dict[Hashable, Cost] | None = None
+) -> Cost:
     """The cost of computing a box of each tensor, of copying it into row-major order, where permuted axes are a view
-    that takes no memory, and of answering `questions` about it."""
+    that takes no memory, and of answering `questions` about it. `known`: see `block_cost`."""
+    key = None if questions or known is None else _key_of_part(exprs, box)
+    if known is not None and key in known:
+        return known[key]
     peak = reads = 0
     for e in exprs:
         wanted = Piece(e, 0, 0, box)
@@ -100,7 +109,18 @@ def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ())
         peak += piece_bytes(wanted)
         reads += _bytes_read(p for p, _ in order)
     elements = min(blocks.BLOCK, prod(box_shape(box)))
-    return Cost(peak + max((looking(question, elements) for question in questions), default=0), reads)
+    cost = Cost(peak + max((looking(question, elements) for question in questions), default=0), reads)
+    if known is not None and key is not None:
+        known[key] = cost
+    return cost
+
+
+def _key_of_part(exprs: Sequence[Expr], box: Box) -> Hashable:
+    """What the cost of a box depends on, if that is a part of a call on leaves; else None."""
+    e, cuts = exprs[0], cuts_of(exprs[0])
+    if cuts is None or not _is_of_leaves(exprs) or not is_part(Piece(e, 0, 0, box), cuts):
+        return None
+    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), box_shape(box)
 
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:

@@ -133,14 +133,14 @@ def _light_items(parts: Sequence[Transfer | Passage | Portion]) -> Iterator[Work
         elif sink not in swept:
             streamed.append(p)
     tiled, asking = _ask_while_writing(tiled, [part for part in parts if isinstance(part, Portion)])
-    yield from (_box_item([p]) for p in asking)
     joined, costs = join(streamed), dict[Hashable, Cost]()
+    yield from (_box_item([p], costs) for p in asking)
     for writes in (False, True):
         found = (p for p in joined if any(isinstance(sink, Put) for sink in p.sinks) is writes)
         yield from (_stream_item(together, costs) for together in _pack(found, lambda p: p.size, blocks.BLOCK))
     for sweep in together:
         yield from _sweep_items(sweep)
-    yield from map(_box_item, _pack(tiled, lambda p: p.size, blocks.BLOCK))
+    yield from (_box_item(together, costs) for together in _pack(tiled, lambda p: p.size, blocks.BLOCK))
 
 
 def join(passages: Sequence[Passage]) -> list[Passage]:
@@ -179,9 +179,9 @@ def _stream_item(passages: Sequence[Passage], known: dict[Hashable, Cost]) -> Wo
     return item_of(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs))
 
 
-def _box_item(portions: Sequence[Portion]) -> WorkItem:
-    """The item of a box, or of several small boxes."""
-    costs = [box_cost(p.exprs, p.box, p.questions) for p in portions]
+def _box_item(portions: Sequence[Portion], known: dict[Hashable, Cost]) -> WorkItem:
+    """The item of a box, or of several small boxes. `known`: see `block_cost`."""
+    costs = [box_cost(p.exprs, p.box, p.questions, known) for p in portions]
     return item_of(Boxes(None, tuple(portions)), max(c.peak for c in costs), sum(c.reads for c in costs))
 
 

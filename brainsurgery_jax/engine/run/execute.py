@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from brainsurgery_jax.engine.events import (
     ignore,
 )
 from brainsurgery_jax.engine.plan.assign import cut_long
-from brainsurgery_jax.engine.plan.compiling import Signature, calls_to_compile
+from brainsurgery_jax.engine.plan.compiling import Lengths, lengths_to_compile
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
 from brainsurgery_jax.engine.plan.schedule import Root, asked, exprs_of, is_empty, question_of, roots_of
@@ -224,10 +224,10 @@ def _compiles(exprs: Iterable[Expr], *, accelerated: bool) -> bool:
     return any(not runs_on_numpy(e) or (accelerated and runs_on_devices(e)) for e in calls)
 
 
-def _compile_more(exprs: Sequence[Expr]) -> Set[Signature]:
+def _compile_more(exprs: Sequence[Expr]) -> Lengths:
     """What is compiled although numpy could compute it. JAX is imported while the first tensors are read. Where it
     would start accelerators, which nothing here needs, there is no such call."""
-    found = frozenset() if may_be_found() else calls_to_compile(exprs)
+    found = {} if may_be_found() else lengths_to_compile(exprs)
     if found:
         may_compile()  # which begins the import
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
@@ -15,7 +15,7 @@ from brainsurgery_jax.engine.compute.folds import Values, place_of
 from brainsurgery_jax.engine.compute.kernels import exact
 from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
 from brainsurgery_jax.engine.plan.blocks import cuts
-from brainsurgery_jax.engine.plan.compiling import Signature
+from brainsurgery_jax.engine.plan.compiling import Lengths
 from brainsurgery_jax.engine.plan.pieces import Piece
 from brainsurgery_jax.engine.plan.sweeps import span_of
 from brainsurgery_jax.engine.plan.work import (
@@ -42,7 +42,7 @@ from brainsurgery_jax.store.journal import WrittenPart
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
     whether anything is compiled, the signal that stops it, what keeps its journal, the processes of the run, and the
-    calls that are compiled although numpy could compute them."""
+    lengths of parts that are compiled although numpy could compute them."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -53,7 +53,7 @@ class Bench:
     stop: StopSignal = NEVER
     resumption: Resumption | None = None
     hosts: Hosts = ALONE
-    compiled: Set[Signature] = frozenset()
+    lengths: Lengths = field(default_factory=dict)
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -77,7 +77,7 @@ def perform(work: Light | Whole, bench: Bench, meeting: Meeting | None = None, *
         if isinstance(work, Whole):
             told, results = _call(work, bench, meeting, passing=passing)
         else:
-            evaluator = Evaluator(own=bench.own, known=bench.known, compiled=bench.compiled)
+            evaluator = Evaluator(own=bench.own, known=bench.known, lengths=bench.lengths)
             told, results = [], list(_pass(work, bench, evaluator))
     return Done(told, results, written)
 
@@ -112,7 +112,7 @@ def _call(
     """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
     told: list[Factorized | Noted] = []
     results: list[Result] = []
-    called = call_tasks(work.tasks, work.size, bench.own, bench.known, bench.compiled, meeting)
+    called = call_tasks(work.tasks, work.size, bench.own, bench.known, bench.lengths, meeting)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
         for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
             results += (result for w in light if passing for result in _pass(w, bench, evaluator))
