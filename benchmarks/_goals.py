@@ -152,7 +152,11 @@ GOALS: Mapping[str, list[Goal]] = {
         Seconds("help", 0.2),
     ],
     "merge": [
-        *(Faster(job, f"mergekit, {job}", times) for job, times in _MERGES.items()),
+        *(
+            Faster(job + more, f"mergekit, {job}", times)
+            for job, times in _MERGES.items()
+            for more in ("", ", no fsync")
+        ),
         *(Memory(job, 700) for job in _MERGES),
     ],
     "phlora": [Faster("ours", "torch script", 6), Faster("ours, first run", "torch script", 3)],

@@ -1,8 +1,9 @@
 """How long do merges of 1B models take, and in how much memory, beside mergekit in the same run?
 
 Three bfloat16 models with the shapes of Llama 3.2 1B. mergekit is looked for in `.venv-mergekit`, where `make mergekit`
-installs it, or at BENCH_MERGEKIT. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN. The floor
-is what reading the models and writing the bytes of one takes.
+installs it, or at BENCH_MERGEKIT. It leaves what it writes to the system, as we do with `--no-fsync`. Its ties takes
+minutes: that is measured once, and anew with BENCH_AGAIN. The floor is what reading the models and writing the bytes of
+one takes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from _answer import answer
@@ -46,10 +47,10 @@ def models() -> dict[str, Path]:
     }
 
 
-def ours(method: str, given: Mapping[str, Path]) -> Job:
+def ours(method: str, given: Mapping[str, Path], options: Sequence[str] = ()) -> Job:
     """The same merge as a plan."""
     used = {"base": given["base"], "a": given["a"]} if method in ALONE else given
-    return plan_job(f"merge_{method}", **used)
+    return plan_job(f"merge_{method}", options, **used)
 
 
 def theirs(method: str, given: Mapping[str, Path]) -> Job:
@@ -96,5 +97,6 @@ if __name__ == "__main__":
     }
     for each in METHODS:
         jobs[each] = ours(each, given)
+        jobs[f"{each}, no fsync"] = ours(each, given, ["--no-fsync"])
         jobs[f"mergekit, {each}"] = theirs(each, given)
     answer("merge", f"merges of 1B models, {shown(nbytes(given['base']))} each", jobs)

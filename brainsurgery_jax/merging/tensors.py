@@ -178,8 +178,8 @@ def _add_up(first: Array, others: Sequence[Array], like: Array) -> Array:
 
 
 def multiply(x: Array, factor: Array) -> Array:
-    """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it, which a power of
-    two spares."""
+    """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it, if it is not
+    exact."""
     if not on_host(x):
         return x * factor if _is_power_of_two(factor) else seal(x * factor)
     x *= factor

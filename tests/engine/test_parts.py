@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.engine.plan.footprint import Cost, box_cost
+from brainsurgery_jax.engine.plan.segments import tiles
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.expression import partition
 from brainsurgery_jax.expression.parse import parse_expression
 from brainsurgery_jax.graph.expr import cuts_of, is_whole, walk
-from brainsurgery_jax.index.parts import AxisCut, operand_box, parts, parts_around
+from brainsurgery_jax.index.boxes import box_shape
+from brainsurgery_jax.index.parts import AxisCut, operand_box, part_sizes, parts, parts_around
 from brainsurgery_jax.ops import compute
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, run_plan, same
@@ -73,6 +80,15 @@ def test_parts_give_the_bits_of_the_whole(expr: str, tmp_path: Path, monkeypatch
     np.testing.assert_allclose(
         jax.jit(bs.load({"transforms": [formula(expr)]}).apply)(TENSORS)["out"], wanted, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("expr", EXPRESSIONS)
+def test_parts_that_are_alike_are_priced_once_and_no_other_way(expr: str, tmp_path: Path) -> None:
+    (out,) = bs.load(plan_of(tmp_path, TENSORS, [formula(expr)])).explain().program.publications
+    e, known = out.tensors["out"], dict[Any, Cost]()
+    boxes = list(tiles(e)) or [tuple((0, n, 1) for n in e.aval.shape)]
+    assert [box_cost([e], box, (), known) for box in boxes] == [box_cost([e], box) for box in boxes]
+    assert len(known) <= len({box_shape(box) for box in boxes})
 
 
 FOLLOWED: dict[str, tuple[list[dict[str, Any]], Any]] = {
@@ -172,3 +188,11 @@ def test_a_part_takes_the_same_units_of_each_operand() -> None:
 def test_the_parts_around_a_box_are_those_that_it_has_elements_of() -> None:
     around = parts_around((4, 10), CUTS, ((1, 2, 1), (1, 9, 7)))
     assert around == [((0, 2, 1), (0, 4, 1)), ((0, 2, 1), (4, 8, 1)), ((0, 2, 1), (8, 10, 1))]
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3))
+def test_the_sizes_of_parts_are_counted_without_making_them(axes: list[tuple[int, int, int]]) -> None:
+    shape = tuple(each * units for each, units, _ in axes)
+    cuts = tuple(AxisCut(axis, units, min(step, units), ()) for axis, (_, units, step) in enumerate(axes))
+    assert part_sizes(shape, cuts) == Counter(prod(box_shape(box)) for box in parts(shape, cuts))
+    assert part_sizes(shape, ()) == {prod(shape): 1}

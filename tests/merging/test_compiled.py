@@ -18,8 +18,9 @@ from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.engine.compute import evaluate
 from brainsurgery_jax.engine.compute.kernels import compiled_and_marked, exact
 from brainsurgery_jax.engine.plan import compiling
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.kernel import Kernel
+from brainsurgery_jax.merging import tensors as merged
 from brainsurgery_jax.merging.combine import add_multiples
 from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import KeepBand, Sparsifier
@@ -173,9 +174,7 @@ def compile_small_merges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...
     monkeypatch.setattr(compiling, "LEAST", SIZE)
     call = evaluate.call_ordinary
 
-    def count(
-        e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int
-    ) -> np.ndarray | None:
+    def count(e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int) -> np.ndarray | None:
         found = call(e, tensors, values, length)
         if found is not None:
             called.append(e.aval.shape)
@@ -214,3 +213,56 @@ def test_a_small_merge_compiles_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(compiling, "LEAST", 1)
     monkeypatch.setattr(evaluate, "call_ordinary", lambda *given: pytest.fail("compiled"))
     run(tmp_path, "out.safetensors", TIES)
+
+
+def test_one_length_is_compiled_for_all_parts_and_others_have_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged, "PART", SIZE)
+    shapes = {"long": (5, SIZE // 2), "rest": (3, SIZE // 2), "third": (SIZE // 3,), "short": (SIZE // 8,)}
+    for at, name in enumerate(("base", "a", "b")):
+        whole = tensors(at, 0, BF16)[0]
+        made = {key: np.resize(whole, shape) for key, shape in shapes.items()}
+        write(tmp_path / f"{name}.safetensors", made)
+    inputs = [f"{name}::{tmp_path / name}.safetensors" for name in ("base", "a", "b")]
+    step = {**TASK_ARITHMETIC, "base": "base", "models": ["a", "b"], "to": "out"}
+
+    def run_to(to: str) -> bytes:
+        output = {"path": str(tmp_path / to), "alias": "out"}
+        bs.run(bs.load({"inputs": inputs, "transforms": [{"merge": step}], "output": output}))
+        return (tmp_path / to).read_bytes()
+
+    by_numpy = run_to("numpy.safetensors")
+    called, asked = compile_small_merges(monkeypatch), list[tuple[int, int]]()
+    monkeypatch.setattr(compiling, "LEAST", SIZE // 4)
+    monkeypatch.setattr(compiling, "EACH", 2 * SIZE)
+    call = evaluate.call_ordinary
+
+    def count(e: Expr, xs: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int) -> np.ndarray | None:
+        asked.append((xs[0].size, length))
+        return call(e, xs, values, length)
+
+    monkeypatch.setattr(evaluate, "call_ordinary", count)
+    assert run_to("compiled.safetensors") == by_numpy
+    assert sorted(asked) == [(SIZE // 3, SIZE), *[(SIZE // 2, SIZE)] * 2, *[(SIZE, SIZE)] * 3]
+    assert len(called) == 6  # the short one is left to numpy
+
+
+def test_a_second_length_is_compiled_where_there_are_many_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "IN_ALL", 1000)
+    monkeypatch.setattr(compiling, "EACH", 100)
+    monkeypatch.setattr(compiling, "LEAST", 10)
+    monkeypatch.setattr(merged, "PART", 40)
+    graph, static = Graph(), tuple({"values": 0, "weights": (1.0, 1.0), "dtype": BFLOAT16, "exact": True}.items())
+
+    def one(name: str, *shape: int) -> Expr:
+        sources = [graph.placeholder(model, name, Aval(shape, BFLOAT16)) for model in ("a", "b")]
+        return graph.call(weighted_sum, tuple(sources), dict(static))
+
+    calls = [one("long", 2000), *(one(f"half{at}", 20) for at in range(6)), one("rare", 30), one("tiny", 5)]
+    lengths = compiling.lengths_to_compile(calls)
+    assert list(lengths.values()) == [[20, 40]]
+    assert [compiling.length_for(calls[0], size, lengths) for size in (40, 30, 21, 20, 12, 9)] == [
+        40, 40, 40, 20, 20, None,
+    ]  # fmt: skip
+    assert compiling.lengths_to_compile(calls[1:]) == {}

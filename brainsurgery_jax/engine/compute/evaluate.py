@@ -211,9 +211,7 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _call_part(
-    e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], lengths: Lengths
-) -> np.ndarray:
+def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], lengths: Lengths) -> np.ndarray:
     """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
     assert e.kernel is not None
     if e.kernel.needs_whole is None or not runs_on_numpy(e):

@@ -1,5 +1,5 @@
-"""Which calls that numpy could compute are compiled all the same, and for which lengths of their parts: those on so many
-elements that it pays."""
+"""Which calls that numpy could compute are compiled all the same, those on so many elements that it pays, and for which
+lengths of their parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def lengths_to_compile(exprs: Iterable[Expr]) -> Lengths:
 
 
 def length_for(e: Expr, size: int, lengths: Lengths) -> int | None:
-    """The length for which a part of so many elements is compiled: its own, or a longer one. None: numpy computes it."""
+    """The length for which a part of so many elements is compiled, its own or a longer one; None: numpy computes it."""
     if size < LEAST or not lengths:
         return None
     found = next((length for length in lengths.get(signature_of(e), ()) if length >= size), None)
