@@ -32,7 +32,7 @@ Places = Callable[[int, Any, Mapping[str, Any], int], tuple[Any, ...]]
 """`(elements, those that are not zero, static parameters, number of the tensor) -> places in the sorted order`."""
 
 
-SLAB = 1 << 17
+SLAB = 1 << 18
 """Elements that are derived and looked at together, so that what is made on the way stays in the cache."""
 
 

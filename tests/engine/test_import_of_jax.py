@@ -21,15 +21,37 @@ class Seen(threading.Thread):
         super().start()
 
 kernels.Thread = Seen
-kernels.may_compile()
-kernels._import_of_jax().wait()
+kernels.PATIENCE = 600
+kernels.begin_import_of_jax()
 print(kernels.may_compile(), "jax" in sys.modules)
+"""
+
+SLOW = """
+import sys, threading
+from brainsurgery_jax.engine.compute import kernels
+
+class Slow(threading.Thread):
+    def run(self):
+        assert go_on.wait(60)
+        super().run()
+
+go_on = threading.Event()
+kernels.Thread, kernels.PATIENCE = Slow, 0.01
+print(kernels.may_compile(), "jax" in sys.modules)
+go_on.set()
+kernels.begin_import_of_jax().done.wait()
+print(kernels.may_compile())
 """
 
 
 def test_numpy_is_imported_before_another_thread_imports_jax() -> None:
     done = subprocess.run([sys.executable, "-c", BEGIN], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.split() == ["True", "True", "False", "True", "True"]
+
+
+def test_an_import_that_takes_long_is_not_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.split() == ["False", "False", "True"]
 
 
 def test_a_module_is_not_imported_while_another_thread_imports_its_package(

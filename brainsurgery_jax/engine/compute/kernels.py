@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from functools import cache, lru_cache, wraps
 from importlib import import_module
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import BFLOAT16, to_numpy
@@ -89,9 +90,19 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
     return out
 
 
+PATIENCE = 2.0
+"""Seconds from the begin of JAX's import for which it is waited for: it takes a third of one, and longer if numpy
+computes beside it and wants the interpreter. One that reads its files from a slow disk takes more, and leaves time."""
+
+
+class _Import(NamedTuple):
+    done: Event
+    awaited_until: float
+
+
 @cache
-def _import_of_jax() -> Event:
-    """Set when JAX is imported. That begins here: on a thread of its own, unless it was imported before.
+def begin_import_of_jax() -> _Import:
+    """The import of JAX, on a thread of its own, unless it was imported before.
 
     numpy is imported before: JAX takes modules from within it, and gets unfinished ones if another thread imports it.
     """
@@ -109,13 +120,14 @@ def _import_of_jax() -> Event:
         load()
     else:
         Thread(target=load, name="import").start()
-    return done
+    return _Import(done, monotonic() + PATIENCE)
 
 
 def may_compile() -> bool:
-    """Whether JAX is imported. Until it is, which the first question begins, numpy computes what compiled code would
-    compute with the same bits: an import takes as long as some hundred million elements."""
-    return _import_of_jax().is_set()
+    """Whether JAX is imported, or is so soon. If not, numpy computes what compiled code would compute with the same
+    bits."""
+    done, until = begin_import_of_jax()
+    return done.wait(max(0.0, until - monotonic()))
 
 
 def call_ordinary(

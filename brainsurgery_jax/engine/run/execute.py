@@ -12,7 +12,7 @@ from typing import Any
 from brainsurgery_jax.engine.compute.blas import one_thread
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators, may_be_found
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
-from brainsurgery_jax.engine.compute.kernels import may_compile
+from brainsurgery_jax.engine.compute.kernels import begin_import_of_jax
 from brainsurgery_jax.engine.events import (
     NEVER,
     Advanced,
@@ -229,7 +229,7 @@ def _compile_more(exprs: Sequence[Expr]) -> Lengths:
     would start accelerators, which nothing here needs, there is no such call."""
     found = {} if may_be_found() else lengths_to_compile(exprs)
     if found:
-        may_compile()  # which begins the import
+        begin_import_of_jax()
     return found
 
 
