@@ -1,9 +1,9 @@
 """How long do merges of 1B models take, and in how much memory, beside mergekit in the same run?
 
 Three bfloat16 models with the shapes of Llama 3.2 1B. mergekit is looked for in `.venv-mergekit`, where `make mergekit`
-installs it, or at BENCH_MERGEKIT. It leaves what it writes to the system, as we do with `--no-fsync`. Its ties takes
-minutes: that is measured once, and anew with BENCH_AGAIN. The floor is what reading the models and writing the bytes of
-one takes.
+installs it, or at BENCH_MERGEKIT. It does not wait until its files are on the disk, and we do not with
+`--no-fsync`. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN. The floor is what reading the
+models and writing the bytes of one takes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from _answer import answer
 from _checkpoints import DATA, SMALL, checkpoint, files, nbytes, shown
@@ -49,7 +50,7 @@ def models() -> dict[str, Path]:
 
 def ours(method: str, given: Mapping[str, Path], options: Sequence[str] = ()) -> Job:
     """The same merge as a plan."""
-    used = {"base": given["base"], "a": given["a"]} if method in ALONE else given
+    used: Mapping[str, Any] = {"base": given["base"], "a": given["a"]} if method in ALONE else given
     return plan_job(f"merge_{method}", options, **used)
 
 

@@ -92,7 +92,9 @@ class Kernel(Generic[P, R]):
     - `before_rounding`: (avals, params) -> a wider dtype which, as its key `dtype`, gives the result before its last
       step, that rounds it as `astype` does; None if there is no such step.
     - `alike`: (avals, params) -> whether compiled code gives the bits that numpy gives, and is faster, where all
-      operands are of ordinary size (`numerics.ordinary`). Then parts of large results are compiled.
+      operands are of ordinary size (`numerics.ordinary`). Then parts of large results are compiled, padded with zeros:
+      each element of the result depends on the same element of the tensors alone. All are bfloat16 or float32, the
+      result is no NaN, and `before_rounding` gives it in float32.
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
       the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.

@@ -66,7 +66,8 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
 
 
 PART = 1 << 20
-"""Elements of a part: what is done once for each part takes Python as long as for one of any length."""
+"""Elements of a part. Python takes as long for a part of any length; of twice as many, the tensors of three models that
+two threads compute do not fit into a third cache of 32 MB."""
 
 
 def _parts(avals: Avals, params: Params) -> Cuts:
@@ -181,14 +182,14 @@ def multiply(x: Array, factor: Array) -> Array:
     """`x * factor`, in the place of `x`, which was made for it. Rounded before anything is added to it, if it is not
     exact."""
     if not on_host(x):
-        return x * factor if _is_power_of_two(factor) else seal(x * factor)
+        return x * factor if _is_exact(factor) and x.dtype.itemsize >= 4 else seal(x * factor)
     x *= factor
     return x
 
 
-def _is_power_of_two(factor: Array) -> bool:
-    """Whether products with it need no rounding, and XLA may take it out of a sum: of `-x - y` it makes `-(x + y)`,
-    where 0 has another sign. A traced array may have any value."""
+def _is_exact(factor: Array) -> bool:
+    """Whether a factor is known to be a positive power of two: products with it need no rounding. With a negative one
+    XLA makes `-(x + y)` of `-x - y`, and 0 gets another sign."""
     return on_host(factor) and float(np.frexp(factor)[0]) == 0.5
 
 

@@ -33,7 +33,8 @@ Places = Callable[[int, Any, Mapping[str, Any], int], tuple[Any, ...]]
 
 
 SLAB = 1 << 18
-"""Elements that are derived and looked at together, so that what is made on the way stays in the cache."""
+"""Elements that are derived and looked at together: what is made on the way stays in the cache, and threads that call
+numpy seldom wait for the interpreter."""
 
 
 class Sought(NamedTuple):

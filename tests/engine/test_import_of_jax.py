@@ -1,4 +1,4 @@
-"""JAX is imported beside other work: no thread gets an unfinished module, and numpy computes until it is there."""
+"""JAX is imported beside other work: no thread gets an unfinished module, and numpy computes if it takes long."""
 
 from __future__ import annotations
 

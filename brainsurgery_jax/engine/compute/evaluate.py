@@ -218,9 +218,9 @@ def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, 
         return call_part(e, [np.asarray(x) for x in operands])
     count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
     parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
-    if (length := length_for(e, prod(shape), lengths)) is not None and may_compile():
+    if (length := length_for(e, prod(shape), lengths)) is not None:
         parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
-        if (made := call_ordinary(e, flat, whole, length)) is not None:
+        if may_compile() and (made := call_ordinary(e, flat, whole, length)) is not None:
             return made.reshape(shape)
     return call_in_pieces(e, parts, whole).reshape(shape)
 

@@ -1,8 +1,9 @@
 """Running kernels: by numpy where that is as fast, else compiled, one function per op and static parameters.
 
 Numbers are passed as values and never compiled in. Elementwise kernels run on flat blocks; compiled ones padded to a
-power of two, so that a checkpoint of any shapes needs a handful of compilations. One kernel is one step: XLA contracts
-`a * b + c` inside one function, which would change bits.
+power of two, so that a checkpoint of any shapes needs a handful of compilations, and those that numpy could run to the
+lengths of `plan.compiling`. One kernel is one step: XLA contracts `a * b + c` inside one function, which would change
+bits.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def call_in_pieces(e: Expr, operands: Sequence[Array | LateLeaf], values: Sequen
 
 
 PATIENCE = 2.0
-"""Seconds from the begin of JAX's import for which it is waited for: it takes a third of one, and longer if numpy
-computes beside it and wants the interpreter. One that reads its files from a slow disk takes more, and leaves time."""
+"""Seconds to wait for JAX, from the start of its import. It takes 0.3 s, and more if numpy computes meanwhile; from a
+slow disk it takes longer, and then numpy begins."""
 
 
 class _Import(NamedTuple):
@@ -124,8 +125,7 @@ def begin_import_of_jax() -> _Import:
 
 
 def may_compile() -> bool:
-    """Whether JAX is imported, or is so soon. If not, numpy computes what compiled code would compute with the same
-    bits."""
+    """Whether JAX is imported, or soon is. If not, numpy computes the same bits as compiled code would."""
     done, until = begin_import_of_jax()
     return done.wait(max(0.0, until - monotonic()))
 
@@ -133,9 +133,8 @@ def may_compile() -> bool:
 def call_ordinary(
     e: Expr, tensors: Sequence[np.ndarray], values: Sequence[np.ndarray], length: int
 ) -> np.ndarray | None:
-    """Run a kernel on flat tensors of the host, compiled for so many elements, to which they are padded; None if a
-    number is not of ordinary size, of which compiled code may make other bits than numpy. `values` are small operands.
-    """
+    """Run a kernel on flat tensors of the host, compiled for a `length` to which they are padded; None if a number is
+    not of ordinary size, of which compiled code may make other bits than numpy. `values` are small operands."""
     assert e.kernel is not None
     if not all(map(are_ordinary, values)):
         return None

@@ -21,13 +21,13 @@ IN_ALL = 1 << 28
 """Elements that are computed in all: of as many, compiled code saves twice the time that it takes to import JAX."""
 
 EACH = 1 << 26
-"""The same for the code of one signature and length, which takes a tenth of a second to compile."""
+"""The same of one signature, or of one length of it more: each takes a tenth of a second to compile."""
 
 LEAST = 1 << 18
-"""Elements of the shortest part for which anything is compiled: shorter ones take compiled code no less time."""
+"""Elements of the shortest part that is compiled: numpy computes a shorter one as fast."""
 
-LONGER = 4
-"""A part is computed by code for one so many times as long: that takes less time than numpy."""
+LONGER = 2
+"""A part is padded to at most so many times its length: that takes less time than numpy, and little memory."""
 
 
 def signature_of(e: Expr) -> Signature:
@@ -37,18 +37,24 @@ def signature_of(e: Expr) -> Signature:
 
 
 def lengths_to_compile(exprs: Iterable[Expr]) -> Lengths:
-    """The calls, among those of which compiled code has the same bits, that are worth it, and the lengths: the longest,
-    for which shorter parts are padded, and others of which there are many."""
+    """The calls that are worth it, among those of which compiled code has the same bits, each with the lengths of its
+    parts that are: the longest, to which others are padded, and those of which there are many."""
     elements: dict[Signature, Counter[int]] = defaultdict(Counter)
     for e in walk(exprs):
         alike = None if e.kernel is None else e.kernel.alike
         if alike is not None and alike(tuple(s.aval for s in e.srcs), dict(e.static)):
-            for length, count in part_sizes(e.aval.shape, cuts_of(e) or ()).items():
-                elements[signature_of(e)][length] += length * count
-    found = {signature: of for signature, of in elements.items() if of.total() >= EACH and max(of) >= LEAST}
-    if sum(of.total() for of in found.values()) < IN_ALL:
+            sizes = part_sizes(e.aval.shape, cuts_of(e) or ())
+            elements[signature_of(e)] += Counter({n: n * count for n, count in sizes.items() if n >= LEAST})
+    many = {signature: by_length for signature, by_length in elements.items() if by_length.total() >= EACH}
+    if sum(by_length.total() for by_length in many.values()) < IN_ALL:
         return {}
-    return {s: sorted(length for length in of if of[length] >= EACH or length == max(of)) for s, of in found.items()}
+    return {signature: _worth_it(by_length) for signature, by_length in many.items()}
+
+
+def _worth_it(elements: Counter[int]) -> Sequence[int]:
+    """The lengths to compile, in ascending order, by how many elements are in parts of each."""
+    longest = max(elements)
+    return sorted(length for length, count in elements.items() if count >= EACH or length == longest)
 
 
 def length_for(e: Expr, size: int, lengths: Lengths) -> int | None:
@@ -56,4 +62,4 @@ def length_for(e: Expr, size: int, lengths: Lengths) -> int | None:
     if size < LEAST or not lengths:
         return None
     found = next((length for length in lengths.get(signature_of(e), ()) if length >= size), None)
-    return found if found is not None and found <= LONGER * size else None
+    return None if found is None or found > LONGER * size else found

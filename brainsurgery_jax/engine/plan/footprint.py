@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts, pad_length
+from brainsurgery_jax.engine.plan.compiling import LONGER
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces, reshaped_box
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
@@ -82,15 +83,11 @@ def _key_of(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
     """What the cost of a block depends on, if that is an elementwise call on leaves, as it is of most tensors of most
     plans; else None."""
     e = exprs[0]
-    if e.kernel is None or not e.kernel.elementwise or e.moves is not None or not _is_of_leaves(exprs):
+    if len(exprs) > 1 or e.kernel is None or not e.kernel.elementwise or e.moves is not None:
+        return None
+    if not all(s.is_leaf for s in e.srcs) or len(set(e.srcs)) < len(e.srcs):
         return None
     return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), start, stop
-
-
-def _is_of_leaves(exprs: Sequence[Expr]) -> bool:
-    """Whether there is one node alone, and its operands are leaves, each another one."""
-    e = exprs[0]
-    return len(exprs) == 1 and all(s.is_leaf for s in e.srcs) and len(set(e.srcs)) == len(e.srcs)
 
 
 def box_cost(
@@ -116,11 +113,15 @@ def box_cost(
 
 
 def _key_of_part(exprs: Sequence[Expr], box: Box) -> Hashable:
-    """What the cost of a box depends on, if that is a part of a call on leaves; else None."""
+    """What the cost of a box depends on, if that is a part of a call on leaves and on what every part needs whole; else
+    None."""
     e, cuts = exprs[0], cuts_of(exprs[0])
-    if cuts is None or not _is_of_leaves(exprs) or not is_part(Piece(e, 0, 0, box), cuts):
+    if len(exprs) > 1 or cuts is None or len(set(e.srcs)) < len(e.srcs) or not is_part(Piece(e, 0, 0, box), cuts):
         return None
-    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), box_shape(box)
+    whole = [s for at, s in enumerate(e.srcs) if all(cut.operands[at] is None for cut in cuts)]
+    if not all(s.is_leaf for s in e.srcs if s not in whole):
+        return None
+    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), (*whole,), box_shape(box)
 
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:
@@ -157,6 +158,8 @@ def _making(piece: Piece) -> int:
             assert e.kernel is not None and e.kernel.workspace is not None
             avals = tuple(Aval(need.shape, need.expr.aval.dtype) for need in needs_of(piece))
             made = e.kernel.workspace(avals, dict(e.static))
+            if e.kernel.alike is not None:  # it may be compiled, and padded
+                made = max(made, LONGER * sum(a.nbytes for a in avals))
         return held + made + (held + made) // HOLES
     gaps = e.is_leaf and piece.box is not None and flat_range(e.aval.shape, piece.box) is None
     return making_block(e, prod(piece.shape)) + (reading_gaps(e) if gaps else 0)

@@ -140,7 +140,7 @@ def _light_items(parts: Sequence[Transfer | Passage | Portion]) -> Iterator[Work
         yield from (_stream_item(together, costs) for together in _pack(found, lambda p: p.size, blocks.BLOCK))
     for sweep in together:
         yield from _sweep_items(sweep)
-    yield from (_box_item(together, costs) for together in _pack(tiled, lambda p: p.size, blocks.BLOCK))
+    yield from (_box_item(packed, costs) for packed in _pack(tiled, lambda p: p.size, blocks.BLOCK))
 
 
 def join(passages: Sequence[Passage]) -> list[Passage]:
