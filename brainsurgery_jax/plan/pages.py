@@ -11,6 +11,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import ASSERTS, OPS, ControlOp, Field, Op, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.parse import nearest_op, ops_hint
 from brainsurgery_jax.plan.schema import Schema, field_schema
+from brainsurgery_jax.plan.searching import search_names
 
 Fold = Callable[[str, str], list[str]]
 """(head, text) -> lines: how a text that follows a head is folded to the width there is."""
@@ -54,14 +55,10 @@ def overview(fold: Fold = unfolded) -> list[str]:
 
 
 def search(word: str) -> dict[str, Op]:
-    """The ops, and the operators of assert as `assert.NAME`, with all parts of a text in their names or descriptions,
-    in any case; those first that have it in the name."""
+    """The ops, and the operators of assert as `assert.NAME`, that a search finds."""
     plugins.look_up()
     known = {**OPS, **{f"assert.{name}": op for name, op in ASSERTS.items()}}
-    parts = word.lower().split()
-    found = [n for n, op in known.items() if all(part in f"{n} {op.doc}".lower() for part in parts)]
-    first = [name for name in found if all(part in name.lower() for part in parts)]
-    return {name: known[name] for name in dict.fromkeys((*first, *found))} if parts else {}
+    return {name: known[name] for name in search_names(word, {name: op.doc for name, op in known.items()})}
 
 
 def search_table(found: Mapping[str, Op], fold: Fold = unfolded) -> list[str]:

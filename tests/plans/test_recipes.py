@@ -141,6 +141,17 @@ def test_the_list_and_the_page_name_what_is_needed(capsys: pytest.CaptureFixture
     assert "density  number, default 0.5: share" in capsys.readouterr().out
 
 
+def test_a_word_that_is_no_name_lists_the_recipes_that_mention_it(capsys: pytest.CaptureFixture[str]):
+    print_recipes("Pruning heads", json=True)
+    listed = json.loads(capsys.readouterr().out)["recipes"]
+    assert [each["name"] for each in listed] == ["head-pruning"]
+    print_recipes("merge_ties", json=False)  # a name is no word
+    assert "density  number" in capsys.readouterr().out
+    for unknown in ("no-such-word", "recipe:Pruning"):
+        with pytest.raises(PlanError, match="there is no recipe"):
+            print_recipes(unknown, json=False)
+
+
 # --- Packages ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,11 @@ from brainsurgery_jax.cli.options import Json, completing
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="A recipe.", autocompletion=completing("recipe")),
+        typer.Argument(
+            metavar="[NAME]",
+            help="A recipe, or a word to search for.",
+            autocompletion=completing("recipe"),
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
