@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, has_recipe, is_recipe, recipe_names
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, recipe_names
 from brainsurgery_jax.plan.searching import search_names
 from brainsurgery_jax.rendering.data import record_data
 from brainsurgery_jax.reports.recipes import report_recipe, report_recipes
@@ -12,15 +13,16 @@ from brainsurgery_jax.reports.recipes import report_recipe, report_recipes
 def recipes(name: str | None, *, json: bool) -> None:
     """Print the table of all recipes, the page of one, or the table of those that a search finds. Raises PlanError if
     there is none."""
-    found: list[str] = []
     if name is None:
-        found = list(recipe_names())
-    elif not is_recipe(name) and not has_recipe(name):
-        found = search_names(name, {each: "\n".join(find_recipe(each).about) for each in recipe_names()})
-    if name is None or found:
-        report = report_recipes([find_recipe(each) for each in found])
+        report = report_recipes([find_recipe(each) for each in recipe_names()])
     else:
-        report = report_recipe(find_recipe(name.removeprefix(PREFIX)))
+        try:
+            report = report_recipe(find_recipe(name.removeprefix(PREFIX)))
+        except PlanError:
+            found = search_names(name, {each: "\n".join(find_recipe(each).about) for each in recipe_names()})
+            if not found:
+                raise
+            report = report_recipes([find_recipe(each) for each in found])
     if json:
         show.json(**record_data(report))
     else:

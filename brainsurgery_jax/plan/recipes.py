@@ -46,11 +46,6 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(_files())
 
 
-def has_recipe(name: str) -> bool:
-    """Whether there is a recipe of that name, with dashes or underscores."""
-    return name.replace("_", "-") in _files()
-
-
 def is_recipe(item: str) -> bool:
     """Whether an item of a command line names a recipe."""
     return item.startswith(PREFIX)
@@ -59,7 +54,7 @@ def is_recipe(item: str) -> bool:
 def find_recipe(name: str, span: Span | None = None) -> PlanRecipe:
     """The recipe of that name, with dashes or underscores. Raises PlanError; `span` is where a plan names it."""
     found = name.replace("_", "-")
-    if not has_recipe(name):
+    if found not in _files():
         raise PlanError([_unknown(found, span)])
     return _read(found)
 

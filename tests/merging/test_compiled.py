@@ -31,6 +31,7 @@ from tests.checkpoints import write
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {BF16: BFLOAT16, np.dtype(np.float32): FLOAT32}
 SIZE = 1 << 12
+MODELS = ("base", "a", "b")
 VALUES = (0.0, -0.0, 1e-39, -3e-41, 1e-45, 1e-38, 1e38, -3e38, np.inf, -np.inf, np.nan, 2.0**-40, -(2.0**59), 2.0**60)
 
 
@@ -163,15 +164,20 @@ LINEAR = {"method": "linear"}
 def run(tmp_path: Path, to: str, method: Mapping[str, Any]) -> bytes:
     """The file that a merge makes of a base and two models: one tensor of ordinary numbers, one with an odd one."""
     made = zip(tensors(1, 2, BF16), tensors(2, 2, BF16), strict=True)
-    for at, (plain, odd) in enumerate(made):
+    for at, (name, (plain, odd)) in enumerate(zip(MODELS, made, strict=True)):
         odd[7 * at : 7 * at + len(ODD)] = np.array(ODD, np.float32).astype(BF16)
-        write(tmp_path / f"{at}.safetensors", {"plain": plain.reshape(64, -1), "odd": odd})
-    models = [f"{name}::{tmp_path / f'{at}.safetensors'}" for at, name in enumerate(("base", "a", "b"))]
+        write(tmp_path / f"{name}.safetensors", {"plain": plain.reshape(64, -1), "odd": odd})
+    return merge(tmp_path, to, method)
+
+
+def merge(tmp_path: Path, to: str, method: Mapping[str, Any]) -> bytes:
+    """The file that a merge makes of the models of these names."""
+    inputs = [f"{name}::{tmp_path / name}.safetensors" for name in MODELS]
     base = {} if method["method"] == "linear" else {"base": "base"}
-    merge = {**method, **base, "models": ["a", "b"], "to": "out"}
+    step = {**method, **base, "models": ["a", "b"], "to": "out"}
     path = tmp_path / to
     output = {"path": str(path), "alias": "out"}
-    bs.run(bs.load({"inputs": models, "transforms": [{"merge": merge}], "output": output}))
+    bs.run(bs.load({"inputs": inputs, "transforms": [{"merge": step}], "output": output}))
     return path.read_bytes()
 
 
@@ -229,19 +235,10 @@ def test_one_length_is_compiled_for_all_parts_and_others_have_the_same_bits(
 ) -> None:
     monkeypatch.setattr(merged, "PART", SIZE)
     shapes = {"long": (5, SIZE // 2), "rest": (3, SIZE // 2), "third": (SIZE // 3,), "eighth": (SIZE // 8,)}
-    for at, name in enumerate(("base", "a", "b")):
+    for at, name in enumerate(MODELS):
         whole = tensors(at, 0, BF16)[0]
-        made = {key: np.resize(whole, shape) for key, shape in shapes.items()}
-        write(tmp_path / f"{name}.safetensors", made)
-    inputs = [f"{name}::{tmp_path / name}.safetensors" for name in ("base", "a", "b")]
-    step = {**TASK_ARITHMETIC, "base": "base", "models": ["a", "b"], "to": "out"}
-
-    def run_to(to: str) -> bytes:
-        output = {"path": str(tmp_path / to), "alias": "out"}
-        bs.run(bs.load({"inputs": inputs, "transforms": [{"merge": step}], "output": output}))
-        return (tmp_path / to).read_bytes()
-
-    by_numpy = run_to("numpy.safetensors")
+        write(tmp_path / f"{name}.safetensors", {key: np.resize(whole, shape) for key, shape in shapes.items()})
+    by_numpy = merge(tmp_path, "numpy.safetensors", TASK_ARITHMETIC)
     called, asked = compile_small_merges(monkeypatch), list[tuple[int, int]]()
     monkeypatch.setattr(compiling, "LEAST", SIZE // 4)
     monkeypatch.setattr(compiling, "EACH", 2 * SIZE)
@@ -252,7 +249,7 @@ def test_one_length_is_compiled_for_all_parts_and_others_have_the_same_bits(
         return call(e, xs, values, length)
 
     monkeypatch.setattr(evaluate, "call_ordinary", count)
-    assert run_to("compiled.safetensors") == by_numpy
+    assert merge(tmp_path, "compiled.safetensors", TASK_ARITHMETIC) == by_numpy
     assert sorted(asked) == [*[(SIZE // 2, SIZE)] * 2, *[(SIZE, SIZE)] * 3]
     assert len(called) == 5  # the short ones are left to numpy
 

@@ -158,7 +158,7 @@ MAY_IMPORT = {
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address preview session api world completion "
     "cli",
-    "cli.recipes": "rendering reports.recipes plan.recipes plan.searching cli.show",
+    "cli.recipes": "rendering errors reports.recipes plan.recipes plan.searching cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "json_text reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
     "looking.spectra rendering.notebook regular_files store.base store.failures store.io.files store.key_tree "

@@ -13,9 +13,7 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
-            help="A recipe, or a word to search for.",
-            autocompletion=completing("recipe"),
+            metavar="[NAME]", help="A recipe, or a word to search for.", autocompletion=completing("recipe")
         ),
     ] = None,
     json: Json = False,

@@ -90,14 +90,9 @@ def _key_of(exprs: Sequence[Expr], start: int, stop: int) -> Hashable:
     return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), start, stop
 
 
-def box_cost(
-    exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = (), known: dict[Hashable, Cost] | None = None
-) -> Cost:
+def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ()) -> Cost:
     """The cost of computing a box of each tensor, of copying it into row-major order, where permuted axes are a view
-    that takes no memory, and of answering `questions` about it. `known`: see `block_cost`."""
-    key = None if questions or known is None else _key_of_part(exprs, box)
-    if known is not None and key in known:
-        return known[key]
+    that takes no memory, and of answering `questions` about it."""
     peak = reads = 0
     for e in exprs:
         wanted = Piece(e, 0, 0, box)
@@ -106,10 +101,17 @@ def box_cost(
         peak += piece_bytes(wanted)
         reads += _bytes_read(p for p, _ in order)
     elements = min(blocks.BLOCK, prod(box_shape(box)))
-    cost = Cost(peak + max((looking(question, elements) for question in questions), default=0), reads)
-    if known is not None and key is not None:
-        known[key] = cost
-    return cost
+    return Cost(peak + max((looking(question, elements) for question in questions), default=0), reads)
+
+
+def box_cost_once(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending], known: dict[Hashable, Cost]) -> Cost:
+    """The same, computed once for parts that are alike. `known`: see `block_cost`."""
+    key = None if questions else _key_of_part(exprs, box)
+    if key is None:
+        return box_cost(exprs, box, questions)
+    if key not in known:
+        known[key] = box_cost(exprs, box)
+    return known[key]
 
 
 def _key_of_part(exprs: Sequence[Expr], box: Box) -> Hashable:

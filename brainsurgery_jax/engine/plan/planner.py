@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 from brainsurgery_jax.engine.plan import blocks
-from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, Cost, block_cost, box_cost
+from brainsurgery_jax.engine.plan.footprint import BOOKKEEPING, HEAP, Cost, block_cost, box_cost_once
 from brainsurgery_jax.engine.plan.schedule import (
     Root,
     Task,
@@ -181,7 +181,7 @@ def _stream_item(passages: Sequence[Passage], known: dict[Hashable, Cost]) -> Wo
 
 def _box_item(portions: Sequence[Portion], known: dict[Hashable, Cost]) -> WorkItem:
     """The item of a box, or of several small boxes. `known`: see `block_cost`."""
-    costs = [box_cost(p.exprs, p.box, p.questions, known) for p in portions]
+    costs = [box_cost_once(p.exprs, p.box, p.questions, known) for p in portions]
     return item_of(Boxes(None, tuple(portions)), max(c.peak for c in costs), sum(c.reads for c in costs))
 
 
