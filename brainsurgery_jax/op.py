@@ -9,8 +9,10 @@ validation, help, JSON Schema and lowering are all derived from these records.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
 from typing import Annotated, NamedTuple, TypeVar, Unpack
 
@@ -136,8 +138,54 @@ class NameTaken(Exception):
         super().__init__(f"two ops are called '{second.name}'")
 
 
-OPS: dict[str, Op] = {}
-ASSERTS: dict[str, SinkOp] = {}
+class Registry(MutableMapping[str, AnOp]):
+    """Ops by name. Names can be announced with the module that registers them: it is imported when one is looked up.
+    In the order of announcements, then of registration."""
+
+    def __init__(self) -> None:
+        self._announced: dict[str, str] = {}
+        self._registered: dict[str, AnOp] = {}
+
+    def announce(self, module: str, names: Iterable[str]) -> None:
+        """Say which names a module registers."""
+        self._announced.update(dict.fromkeys(names, module))
+
+    def add(self, record: AnOp) -> None:
+        """Register an op. Raises NameTaken."""
+        module = self._announced.get(record.name)
+        if module is not None and module not in sys.modules:
+            import_module(module)
+        if record.name in self._registered:
+            raise NameTaken(self._registered[record.name], record)
+        self._registered[record.name] = record
+
+    def restore(self, before: Mapping[str, AnOp]) -> None:
+        """Make it what `dict` of it was before."""
+        self._registered = dict(before)
+
+    def __getitem__(self, name: str) -> AnOp:
+        if name not in self._registered and name in self._announced:
+            import_module(self._announced[name])
+        return self._registered[name]
+
+    def __setitem__(self, name: str, record: AnOp) -> None:
+        self._registered[name] = record
+
+    def __delitem__(self, name: str) -> None:
+        del self._registered[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registered or name in self._announced
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._announced, **self._registered})
+
+    def __len__(self) -> int:
+        return len({**self._announced, **self._registered})
+
+
+OPS = Registry[Op]()
+ASSERTS = Registry[SinkOp]()
 
 
 def kernel(name: str = "", **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
@@ -169,7 +217,7 @@ def build(*forms: Form) -> Callable[[BuildFn], BuildFn]:
 def _add_forms(forms: Iterable[Form], maker: Kernel | Builder) -> None:
     for form in forms:
         doc = _doc_of(form, maker.fn)
-        _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(maker, f), doc, maker=maker, form=form))
+        OPS.add(TensorOp(form.name, lambda f=form: _form_fields(maker, f), doc, maker=maker, form=form))
 
 
 def control(
@@ -186,7 +234,7 @@ def control(
     def register(fn: ControlFn) -> ControlFn:
         own, fields = _name(name, fn), lambda: _fields(fn, keys or {})
         facts = {"makes": makes, "checkpoint": checkpoint, "configures": configures}
-        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, **facts))
+        OPS.add(ControlOp(own, fields, _doc(fn), shorthand, fn=fn, **facts))
         return fn
 
     return register
@@ -196,7 +244,7 @@ def sink(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[SinkF
     """Register a function `(view, *, keys...) -> Verdict | Report` as an op that changes nothing."""
 
     def register(fn: SinkFn) -> SinkFn:
-        _add(OPS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
+        OPS.add(SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
         return fn
 
     return register
@@ -206,7 +254,7 @@ def assertion(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[
     """Register a function `(view, *, keys...) -> Verdict` as an operator of `assert`."""
 
     def register(fn: AssertFn) -> AssertFn:
-        _add(ASSERTS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
+        ASSERTS.add(SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
         return fn
 
     return register
@@ -225,12 +273,6 @@ def _doc_of(form: Form, fn: Callable) -> str:
     lines = _doc(fn).splitlines()
     own = [line for line in lines if line.startswith(f"Example: `{form.name}:")]
     return "\n".join(line for line in lines if not own or line in own or not line.startswith("Example: `"))
-
-
-def _add(registry: dict[str, AnOp], record: AnOp) -> None:
-    if record.name in registry:
-        raise NameTaken(registry[record.name], record)
-    registry[record.name] = record
 
 
 def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tuple[Field, ...]:
@@ -305,6 +347,7 @@ __all__ = [
     "Passes",
     "Pattern",
     "Real",
+    "Registry",
     "Role",
     "Rung",
     "SinkOp",

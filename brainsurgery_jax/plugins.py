@@ -109,10 +109,8 @@ def _registry() -> tuple[dict[str, Op], dict[str, SinkOp]]:
 
 def _restore(before: tuple[dict[str, Op], dict[str, SinkOp]]) -> None:
     ops, asserts = before
-    OPS.clear()
-    OPS.update(ops)
-    ASSERTS.clear()
-    ASSERTS.update(asserts)
+    OPS.restore(ops)
+    ASSERTS.restore(asserts)
 
 
 def _read(path: str) -> bytes:

@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+from copy import copy
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -257,6 +258,15 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
     return stop.exit_code if isinstance(stop, Terminated) else int(ExitCode.INTERRUPTED)
 
 
+def _app_for(first: str) -> typer.Typer:
+    """The app. Where the first word is a command or a plan, it has that command only: to make the options of all takes
+    as long as to read a plan."""
+    name = "run" if not first.startswith("-") and _may_be_of_a_plan(first) else first
+    alone = copy(app)
+    alone.registered_commands = [command for command in app.registered_commands if command.name == name]
+    return alone if alone.registered_commands and _COMPLETES not in os.environ else app
+
+
 def main() -> None:
     """Run the command line of this process."""
     with log.log_scope(), guard_streams():
@@ -287,7 +297,7 @@ def _run_command() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         with stopping():
-            app(prog_name="brainsurgery-jax")
+            _app_for("".join(sys.argv[1:2]))(prog_name="brainsurgery-jax")
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPTED))
     except Exception as defect:

@@ -110,7 +110,7 @@ def _inside(value: ValueSlot, part: str | int, path: Path) -> Slot | None:
         return ValueSlot(field._replace(role=element, annotation=Ref), value.op, value.beside)
     match role.kind if role else "":
         case "assert":
-            return payload(ASSERTS[part], path) if part in ASSERTS else None
+            return payload(ASSERTS[part], path) if isinstance(part, str) and part in ASSERTS else None
         case "asserts" if isinstance(part, int):
             return ValueSlot(field._replace(role=Role("assert")), value.op, value.beside)
         case "steps" if isinstance(part, int):

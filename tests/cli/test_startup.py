@@ -48,3 +48,13 @@ def test_checking_a_plan_that_computes_starts_no_backend(loaded: Loaded, place: 
     steps = "[{matmul: {from_a: 'h.0.w::[:, :2]', from_b: h.0.w, to: p}}, {phlora_: {target: p, rank: 1}}]"
     (place / "plan.yaml").write_text(f"inputs: [base.safetensors]\ntransforms: {steps}\noutput: out.safetensors\n")
     assert "backend" not in loaded("check", "plan.yaml")
+
+
+def test_a_plan_loads_only_the_ops_that_it_names(place: Path):
+    code = "import sys; from brainsurgery_jax.cli.app import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    (place / "plan.yaml").write_text("inputs: [base.safetensors]\ntransforms: [{scale_: {target: bias, by: 2}}]\n")
+    words = [sys.executable, "-c", code, "check", "plan.yaml"]
+    out = subprocess.run(words, capture_output=True, text=True, cwd=place).stdout
+    assert {"elementwise", "merge", "adapters"} & {
+        name.rpartition(".")[2] for name in out.splitlines()[-1].split() if name.startswith("brainsurgery_jax.ops.")
+    } == {"elementwise"}
