@@ -47,13 +47,19 @@ def contiguous_from(shape: Sequence[int], box: Box) -> int:
 
 def flat_range(shape: Sequence[int], box: Box) -> tuple[int, int] | None:
     """The flat range that `box` is in a row-major array of `shape`, or None if it has gaps; (0, 0) if it is empty."""
-    counts = box_shape(box)
-    if 0 in counts:
+    first, count, stride = 0, 1, 1
+    may_grow, has_gaps = True, False  # from the last axis on: whole dimensions, then one range, then single indices
+    for size, (start, stop, step) in zip(reversed(shape), reversed(box), strict=True):
+        picked = stop - start if step == 1 else len(range(start, stop, step))
+        if picked != 1:
+            has_gaps |= not may_grow or (step != 1 and picked != 0)
+        may_grow = may_grow and picked == size
+        first += start * stride
+        count *= picked
+        stride *= size
+    if not count:
         return 0, 0
-    if contiguous_from(shape, box):
-        return None
-    start = sum(first * stride for (first, _, _), stride in zip(box, strides(shape), strict=True))
-    return start, start + prod(counts)
+    return None if has_gaps else (first, first + count)
 
 
 def cover(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:

@@ -62,6 +62,18 @@ def parts_around(shape: Sequence[int], cuts: Cuts, box: Box) -> list[Box]:
     return list(_boxes(shape, cuts, starts))
 
 
+def is_part(shape: Sequence[int], cuts: Cuts, box: Box) -> bool:
+    """Whether a box is one of the parts."""
+    steps = {cut.axis: shape[cut.axis] // cut.units * cut.step for cut in cuts}
+    for axis, (size, span) in enumerate(zip(shape, box, strict=True)):
+        width, start = steps.get(axis), span[0]
+        if width is None and span != (0, size, 1):
+            return False
+        if width is not None and (start not in range(0, size, width) or span != (start, min(start + width, size), 1)):
+            return False
+    return True
+
+
 def _boxes(shape: Sequence[int], cuts: Cuts, starts: Sequence[range]) -> Iterator[Box]:
     for first in product(*starts):
         box = list(whole(shape))

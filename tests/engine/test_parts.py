@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.engine.plan import footprint
 from brainsurgery_jax.engine.plan.footprint import Cost, box_cost, box_cost_once
 from brainsurgery_jax.engine.plan.segments import tiles
 from brainsurgery_jax.errors import PlanError
@@ -22,7 +23,7 @@ from brainsurgery_jax.expression import partition
 from brainsurgery_jax.expression.parse import parse_expression
 from brainsurgery_jax.graph.expr import cuts_of, is_whole, walk
 from brainsurgery_jax.index.boxes import box_shape
-from brainsurgery_jax.index.parts import AxisCut, operand_box, part_sizes, parts, parts_around
+from brainsurgery_jax.index.parts import AxisCut, is_part, operand_box, part_sizes, parts, parts_around
 from brainsurgery_jax.ops import compute
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, run_plan, same
@@ -83,12 +84,17 @@ def test_parts_give_the_bits_of_the_whole(expr: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
-def test_parts_that_are_alike_are_priced_once_and_no_other_way(expr: str, tmp_path: Path) -> None:
+def test_parts_that_are_alike_are_priced_once_and_no_other_way(
+    expr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (out,) = bs.load(plan_of(tmp_path, TENSORS, [formula(expr)])).explain().program.publications
     e, known = out.tensors["out"], dict[Any, Cost]()
     boxes = list(tiles(e)) or [tuple((0, n, 1) for n in e.aval.shape)]
-    assert [box_cost_once([e], box, (), known) for box in boxes] == [box_cost([e], box) for box in boxes]
-    assert len(known) <= len({box_shape(box) for box in boxes})
+    each = [box_cost([e], box) for box in boxes]
+    priced: list[Cost] = []
+    monkeypatch.setattr(footprint, "box_cost", lambda *given: priced.append(box_cost(*given)) or priced[-1])
+    assert [box_cost_once([e], box, (), known) for box in boxes] == each
+    assert not known or len(priced) == len({box_shape(box) for box in boxes})
 
 
 FOLLOWED: dict[str, tuple[list[dict[str, Any]], Any]] = {
@@ -188,6 +194,17 @@ def test_a_part_takes_the_same_units_of_each_operand() -> None:
 def test_the_parts_around_a_box_are_those_that_it_has_elements_of() -> None:
     around = parts_around((4, 10), CUTS, ((1, 2, 1), (1, 9, 7)))
     assert around == [((0, 2, 1), (0, 4, 1)), ((0, 2, 1), (4, 8, 1)), ((0, 2, 1), (8, 10, 1))]
+
+
+@given(st.data())
+def test_a_box_is_a_part_if_it_is_one_of_those_that_make_up_the_result(data: st.DataObject) -> None:
+    axes = data.draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), max_size=3))
+    shape = tuple(each * units for each, units, _ in axes)
+    cuts = tuple(AxisCut(axis, units, min(step, units), ()) for axis, (_, units, step) in enumerate(axes) if step > 1)
+    made = list(parts(shape, cuts))
+    spans = st.tuples(*(st.tuples(st.integers(0, n), st.integers(0, n), st.integers(1, 2)) for n in shape))
+    box = data.draw(st.sampled_from(made) | spans)
+    assert is_part(shape, cuts, box) == (box in made)
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3))

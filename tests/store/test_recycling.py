@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -11,7 +12,7 @@ import pytest
 
 from brainsurgery_jax.store.io import recycling
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, empty_aligned
-from brainsurgery_jax.store.io.recycling import Recycler
+from brainsurgery_jax.store.io.recycling import Recycler, Scratch, Scratches
 
 BYTE = np.dtype(np.uint8)
 
@@ -77,3 +78,47 @@ def test_nothing_is_kept_outside_of_a_task() -> None:
         pass
     empty_aligned((1000,), BYTE)
     assert not recycler._idle[1000 + ALIGNMENT]
+
+
+# --- What is read for one part of a tensor ----------------------------------------------------------------------------
+
+
+def read_part(scratch: Scratch, *sizes: int) -> list[np.ndarray]:
+    with scratch.serve():
+        return [empty_aligned((n,), BYTE) for n in sizes]
+
+
+def test_the_operands_of_a_part_lie_where_those_of_the_last_one_lay_although_these_are_still_referred_to() -> None:
+    scratch = Scratch()
+    first = read_part(scratch, 1000, 600)
+    assert list(map(address, read_part(scratch, 1000, 600))) == list(map(address, first))
+
+
+def test_the_operands_of_one_part_never_overlap() -> None:
+    scratch = Scratch()
+    for sizes in ((1000, 1000, 1000), (900, 1000, 500)):
+        arrays = read_part(scratch, *sizes)
+        for number, array in enumerate(arrays):
+            array[:] = number
+        assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}]
+
+
+def test_scratch_keeps_no_more_than_twice_what_the_last_part_needed() -> None:
+    scratch = Scratch()
+    (large, _) = map(weakref.ref, read_part(scratch, 1000, 1000))
+    assert large() is None  # the views are gone, the memory is not
+    kept = weakref.ref(scratch._kept[0])
+    read_part(scratch, 200)
+    gc.collect()
+    assert kept() is None and sum(m.nbytes for m in scratch._kept) <= 2 * (200 + ALIGNMENT)
+
+
+def test_jobs_leave_their_scratch_to_the_next_until_there_are_others_that_need_all_memory() -> None:
+    scratches = Scratches()
+    with scratches.take() as first, scratches.take() as beside:
+        assert first is not beside
+    with scratches.take() as again:
+        assert again in (first, beside)
+        scratches.close()
+    with scratches.take() as fresh:
+        assert fresh not in (first, beside)

@@ -38,7 +38,7 @@ from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, runs_o
 from brainsurgery_jax.index.boxes import Box, box_shape, strides
 from brainsurgery_jax.index.parts import parts_around
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
-from brainsurgery_jax.store.io.recycling import Recycler
+from brainsurgery_jax.store.io.recycling import Recycler, Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Meeting(Protocol):
 class Evaluator:
     """Computes pieces. `given`: arrays for leaves that are not in a store. `own`: accelerators. `known`: results
     that are already computed. `lengths`: those of parts that are compiled although numpy could compute them. `meeting`:
-    what computes calls together with other processes."""
+    what computes calls together with other processes. `scratch`: memory for operands, which outlives the evaluator."""
 
     def __init__(
         self,
@@ -72,12 +72,13 @@ class Evaluator:
         known: Values | None = None,
         lengths: Lengths | None = None,
         meeting: Meeting | None = None,
+        scratch: Scratch | None = None,
     ):
         self.given, self.own, self.lengths, self.meeting = given or {}, own, lengths or {}, meeting
         self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
-        self._recycler = Recycler()
+        self._recycler, self._scratch = Recycler(), scratch or Scratch()
 
     def hold(self, leaf: Expr, span: ElementRange) -> None:
         """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
@@ -195,8 +196,22 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return _call_part(e, operands, piece.shape, self.lengths)
+            return self._call_part(e, operands, piece.shape)
         return _assemble(piece, [np.asarray(x) for x in operands])
+
+    def _call_part(self, e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...]) -> np.ndarray:
+        """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
+        assert e.kernel is not None
+        if e.kernel.needs_whole is None or not runs_on_numpy(e):
+            return call_part(e, [np.asarray(x) for x in operands])
+        count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
+        parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
+        if (length := length_for(e, prod(shape), self.lengths)) is not None:
+            with self._scratch.serve():
+                parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
+            if may_compile() and (made := call_ordinary(e, flat, whole, length)) is not None:
+                return made.reshape(shape)
+        return call_in_pieces(e, parts, whole).reshape(shape)
 
 
 def _sizes_read(call: Expr) -> list[int]:
@@ -209,20 +224,6 @@ def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
-
-
-def _call_part(e: Expr, operands: Sequence[Array | LateLeaf], shape: tuple[int, ...], lengths: Lengths) -> np.ndarray:
-    """Compute a part of the result of a call from parts of its operands, in pieces if the kernel takes any."""
-    assert e.kernel is not None
-    if e.kernel.needs_whole is None or not runs_on_numpy(e):
-        return call_part(e, [np.asarray(x) for x in operands])
-    count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
-    parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
-    if (length := length_for(e, prod(shape), lengths)) is not None:
-        parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
-        if may_compile() and (made := call_ordinary(e, flat, whole, length)) is not None:
-            return made.reshape(shape)
-    return call_in_pieces(e, parts, whole).reshape(shape)
 
 
 def _in_blocks(e: Expr, operands: Sequence[Array | LateLeaf]) -> Array:

@@ -19,7 +19,7 @@ from brainsurgery_jax.engine.plan.compiling import LONGER
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces, reshaped_box
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals, runs_on_numpy
 from brainsurgery_jax.index.boxes import Box, box_shape, flat_range
-from brainsurgery_jax.index.parts import PIECE
+from brainsurgery_jax.index.parts import PIECE, Cuts
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import GROUP, elements_read
 
@@ -106,24 +106,24 @@ def box_cost(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending] = ())
 
 def box_cost_once(exprs: Sequence[Expr], box: Box, questions: Sequence[Pending], known: dict[Hashable, Cost]) -> Cost:
     """The same, computed once for parts that are alike. `known`: see `block_cost`."""
-    key = None if questions else _key_of_part(exprs, box)
-    if key is None:
+    e, shape = exprs[0], box_shape(box)
+    cuts = None if questions or len(exprs) > 1 else cuts_of(e)
+    if cuts is None or not is_part(Piece(e, 0, 0, box), cuts):
         return box_cost(exprs, box, questions)
-    if key not in known:
-        known[key] = box_cost(exprs, box)
-    return known[key]
+    if (e, shape) not in known:
+        if (key := _key_of_part(e, cuts, shape)) is None:
+            return box_cost(exprs, box)
+        known[e, shape] = known[key] = known.get(key) or box_cost(exprs, box)
+    return known[e, shape]
 
 
-def _key_of_part(exprs: Sequence[Expr], box: Box) -> Hashable:
-    """What the cost of a box depends on, if that is a part of a call on leaves and on what every part needs whole; else
-    None."""
-    e, cuts = exprs[0], cuts_of(exprs[0])
-    if len(exprs) > 1 or cuts is None or len(set(e.srcs)) < len(e.srcs) or not is_part(Piece(e, 0, 0, box), cuts):
-        return None
+def _key_of_part(e: Expr, cuts: Cuts, shape: tuple[int, ...]) -> Hashable:
+    """What the cost of a part of that shape depends on, if it is one of a call on leaves and on what every part needs
+    whole; else None."""
     whole = [s for at, s in enumerate(e.srcs) if all(cut.operands[at] is None for cut in cuts)]
-    if not all(s.is_leaf for s in e.srcs if s not in whole):
+    if len(set(e.srcs)) < len(e.srcs) or not all(s.is_leaf for s in e.srcs if s not in whole):
         return None
-    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), (*whole,), box_shape(box)
+    return e.kernel, e.static, e.numbers, e.avals, operand_avals(e), (*whole,), shape
 
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals
+from brainsurgery_jax.index import parts
 from brainsurgery_jax.index.boxes import Box, box_shape, cover, flat_range, strides
-from brainsurgery_jax.index.parts import Cuts, operand_box, parts_around
+from brainsurgery_jax.index.parts import Cuts
 
 
 class Piece(NamedTuple):
@@ -94,16 +95,15 @@ def _needs_of_part(piece: Piece, cuts: Cuts) -> list[Piece]:
     e, box = piece.expr, piece.box
     if box is None:
         return [Piece(e, 0, 0, part) for part in cover(e.aval.shape, piece.start, piece.stop)]
-    around = parts_around(e.aval.shape, cuts, box)
-    if around != [box]:
-        return [Piece(e, 0, 0, part) for part in around]
-    boxes = [operand_box(e.aval.shape, cuts, box, at, s.aval.shape) for at, s in enumerate(e.srcs)]
+    if not parts.is_part(e.aval.shape, cuts, box):
+        return [Piece(e, 0, 0, part) for part in parts.parts_around(e.aval.shape, cuts, box)]
+    boxes = [parts.operand_box(e.aval.shape, cuts, box, at, s.aval.shape) for at, s in enumerate(e.srcs)]
     return [Piece(s, 0, 0, part) for s, part in zip(e.srcs, boxes, strict=True)]
 
 
 def is_part(piece: Piece, cuts: Cuts) -> bool:
     """Whether a piece is one of the parts in which its tensor is computed."""
-    return piece.box is not None and parts_around(piece.expr.aval.shape, cuts, piece.box) == [piece.box]
+    return piece.box is not None and parts.is_part(piece.expr.aval.shape, cuts, piece.box)
 
 
 def _flat_needs(piece: Piece) -> list[Piece]:

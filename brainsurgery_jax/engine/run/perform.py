@@ -35,14 +35,15 @@ from brainsurgery_jax.engine.run.resume import Resumption, outputs_of, row_start
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.store.base import Writer
+from brainsurgery_jax.store.io.recycling import Scratches
 from brainsurgery_jax.store.journal import WrittenPart
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
-    whether anything is compiled, the signal that stops it, what keeps its journal, the processes of the run, and the
-    lengths of parts that are compiled although numpy could compute them."""
+    whether anything is compiled, the signal that stops it, what keeps its journal, the processes of the run, the
+    lengths of parts that are compiled although numpy could compute them, and memory for operands."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -54,6 +55,7 @@ class Bench:
     resumption: Resumption | None = None
     hosts: Hosts = ALONE
     lengths: Lengths = field(default_factory=dict)
+    scratches: Scratches = field(default_factory=Scratches)
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -75,10 +77,12 @@ def perform(work: Light | Whole, bench: Bench, meeting: Meeting | None = None, *
     journal = nullcontext([]) if bench.resumption is None else bench.resumption.part()
     with exact() if bench.compiles else nullcontext(), journal as written:
         if isinstance(work, Whole):
+            bench.scratches.close()
             told, results = _call(work, bench, meeting, passing=passing)
         else:
-            evaluator = Evaluator(own=bench.own, known=bench.known, lengths=bench.lengths)
-            told, results = [], list(_pass(work, bench, evaluator))
+            with bench.scratches.take() as scratch:
+                evaluator = Evaluator(own=bench.own, known=bench.known, lengths=bench.lengths, scratch=scratch)
+                told, results = [], list(_pass(work, bench, evaluator))
     return Done(told, results, written)
 
 

@@ -59,7 +59,8 @@ class Pool:
         with self._changed:
             self._free += nbytes
             self._under_way -= 1
-            self._changed.notify()
+            if self._under_way <= self._most // 2:  # to submit the next job takes the interpreter from those at work
+                self._changed.notify()
 
     def drain(self) -> None:
         """Wait for all jobs, and deliver their results."""

@@ -73,12 +73,65 @@ class Recycler:
             alike.append(memory)
 
 
-_serving: ContextVar[Recycler | None] = ContextVar("serving", default=None)
+class Scratch:
+    """Memory for what is read for one part of a tensor, used again for the next part: it is in the cache still. It does
+    not wait until the arrays are gone, since JAX lets go of its operands only when it is called again."""
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+        self._used = 0
+
+    @contextmanager
+    def serve(self) -> Iterator[None]:
+        """Let arrays of this thread lie here, until this is called again: then nobody may use them any more."""
+        self._used = 0
+        token = _serving.set(self)
+        try:
+            yield
+        finally:
+            _serving.reset(token)
+            del self._kept[self._used :]
+
+    def borrow(self, nbytes: int) -> np.ndarray:
+        """Bytes that no other array since the last `serve` has. At most twice as many are kept for it."""
+        import numpy as np
+
+        at, self._used = self._used, self._used + 1
+        if at == len(self._kept) or not nbytes <= self._kept[at].nbytes <= 2 * nbytes:
+            self._kept[at : at + 1] = [np.empty(nbytes, np.uint8)]
+        return self._kept[at][:nbytes]
+
+
+class Scratches:
+    """Scratch memory that jobs leave to the next: as much as jobs have had at the same time."""
+
+    def __init__(self) -> None:
+        self._idle: list[Scratch] = []
+        self._keeps = True
+
+    @contextmanager
+    def take(self) -> Iterator[Scratch]:
+        """Some for one job."""
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            scratch = Scratch()
+        yield scratch
+        if self._keeps:
+            self._idle.append(scratch)
+
+    def close(self) -> None:
+        """Keep none any more: from now on there are jobs that need all memory."""
+        self._keeps = False
+        self._idle.clear()
+
+
+_serving: ContextVar[Recycler | Scratch | None] = ContextVar("serving", default=None)
 
 
 def empty_bytes(nbytes: int) -> np.ndarray:
     """Uninitialised bytes: of what is kept on this thread, or fresh."""
     import numpy as np
 
-    recycler = _serving.get() if nbytes >= LEAST else None
-    return np.empty(nbytes, np.uint8) if recycler is None else recycler.borrow(nbytes)
+    lender = _serving.get() if nbytes >= LEAST else None
+    return np.empty(nbytes, np.uint8) if lender is None else lender.borrow(nbytes)
