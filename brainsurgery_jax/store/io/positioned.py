@@ -13,9 +13,10 @@ from brainsurgery_jax.store.io.files import CHUNK, truncation_error
 EARLY = 1 << 20
 """Bytes; shorter runs are not sent to the disk before the end."""
 
-WRITTEN = 1 << 19
-"""Bytes that are written at a time. 2.5 GB took 1.9 s of the system's time so, and 5.7 s by 4 MB at a time: for longer
-runs it takes longer pages, which a virtual machine may have to get from its host."""
+WRITTEN = 1 << 18
+"""Bytes that are written at a time. For longer runs the system takes longer pages, which a virtual machine may have
+given back to its host: 2.5 GB took 0.2 s so, and by 512 KB at a time 0.2 s too, or 0.5 to 2 s where the machine had
+been idle for a second."""
 
 _FICLONE = 0x40049409  # linux/fs.h
 _SYNC_FILE_RANGE_WRITE = 2
