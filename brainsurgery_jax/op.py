@@ -154,7 +154,7 @@ class Registry(MutableMapping[str, AnOp]):
         """Register an op. Raises NameTaken."""
         module = self._announced.get(record.name)
         if module is not None and module not in sys.modules:
-            import_module(module)
+            _import(module)
         if record.name in self._registered:
             raise NameTaken(self._registered[record.name], record)
         self._registered[record.name] = record
@@ -163,9 +163,14 @@ class Registry(MutableMapping[str, AnOp]):
         """Make it what `dict` of it was before."""
         self._registered = dict(before)
 
+    def forget_unfinished(self) -> None:
+        """Forget what modules registered whose import failed: it is imported anew."""
+        unfinished = {name for name, module in self._announced.items() if module not in sys.modules}
+        self._registered = {name: op for name, op in self._registered.items() if name not in unfinished}
+
     def __getitem__(self, name: str) -> AnOp:
         if name not in self._registered and name in self._announced:
-            import_module(self._announced[name])
+            _import(self._announced[name])
         return self._registered[name]
 
     def __setitem__(self, name: str, record: AnOp) -> None:
@@ -186,6 +191,15 @@ class Registry(MutableMapping[str, AnOp]):
 
 OPS = Registry[Op]()
 ASSERTS = Registry[SinkOp]()
+
+
+def _import(module: str) -> None:
+    try:
+        import_module(module)
+    except BaseException:  # an interruption, for one
+        OPS.forget_unfinished()
+        ASSERTS.forget_unfinished()
+        raise
 
 
 def kernel(name: str = "", **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:

@@ -297,7 +297,7 @@ def _run_command() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         with stopping():
-            _app_for("".join(sys.argv[1:2]))(prog_name="brainsurgery-jax")
+            _app_for(sys.argv[1] if len(sys.argv) > 1 else "")(prog_name="brainsurgery-jax")
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPTED))
     except Exception as defect:

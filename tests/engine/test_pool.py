@@ -8,6 +8,7 @@ import time
 import pytest
 
 from brainsurgery_jax.engine.run.pool import Pool
+from brainsurgery_jax.errors import Stopped
 
 
 def test_results_are_handed_over_in_the_order_of_the_jobs():
@@ -53,3 +54,24 @@ def test_the_error_of_the_earliest_job_is_the_one_that_is_raised():
         pool.submit(1, second, lambda _: None)
         with pytest.raises(ValueError, match="first"):
             pool.drain()
+
+
+def test_results_are_handed_over_while_the_next_job_waits_for_room():
+    seen = threading.Event()
+    with Pool(2, 10) as pool:
+        pool.submit(1, lambda: None, lambda _: seen.set())
+        pool.submit(9, seen.wait, lambda _: None)
+        pool.submit(9, lambda: None, lambda _: None)  # has room when the second job is done, which waits for the first
+        pool.drain()
+
+
+def test_a_stop_is_noticed_while_the_next_job_waits_for_room():
+    stop, may_end = threading.Event(), threading.Event()
+    with Pool(1, 10, stop) as pool:
+        pool.submit(9, may_end.wait, lambda _: None)
+        threading.Timer(0.05, stop.set).start()
+        try:
+            with pytest.raises(Stopped):
+                pool.submit(9, lambda: None, lambda _: None)
+        finally:
+            may_end.set()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
@@ -58,3 +60,19 @@ def test_a_second_op_of_one_name_is_refused_and_the_first_stays():
     with pytest.raises(NameTaken, match="two ops are called 'norm'"):
         registry.add(second)
     assert dict(registry) == {"norm": first}
+
+
+def test_a_module_of_ops_whose_import_was_interrupted_is_imported_anew(tmp_path: Path):
+    """As by Ctrl-C at a prompt, after it registered some of its ops."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\nfrom brainsurgery_jax.op import sink\nsink('look')(lambda view: None)\n"
+        "if not hasattr(sys, 'tried'):\n    sys.tried = True\n    raise KeyboardInterrupt\n"
+        "sink('see')(lambda view: None)\n"
+    )
+    code = (
+        "from brainsurgery_jax.op import OPS\nOPS.announce('interrupted', ['look', 'see'])\n"
+        "try: OPS['see']\nexcept KeyboardInterrupt: print(OPS['look'].name, OPS['see'].name)"
+    )
+    words = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    assert subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout == "look see\n"

@@ -17,6 +17,9 @@ T = TypeVar("T")
 AHEAD = 4
 """Jobs per thread that may be waiting or running."""
 
+PACE = 0.1
+"""Seconds after which a result is handed over, at the latest, although the next job waits for room."""
+
 
 class _Begun(NamedTuple, Generic[T]):
     future: Future[T]
@@ -41,16 +44,24 @@ class Pool:
 
     def submit(self, nbytes: int, job: Callable[[], T], then: Callable[[T], None]) -> None:
         """Start a job that needs `nbytes`, once they are free. Raises what an earlier job raised, and Stopped."""
-        self._hand_over_done()
-        if self._stop.is_set():
-            raise Stopped
-        with self._changed:
-            self._changed.wait_for(lambda: not self._under_way or self._fits(nbytes))
-            self._free -= nbytes
-            self._under_way += 1
+        while True:
+            self._hand_over_done()
+            if self._stop.is_set():
+                raise Stopped
+            if self._reserve(nbytes):
+                break
         future = self._executor.submit(job)
         self._begun.append(_Begun(future, then))
         future.add_done_callback(lambda _: self._give_back(nbytes))
+
+    def _reserve(self, nbytes: int) -> bool:
+        """Wait for room for a job, but no longer than what is done may wait to be handed over."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: not self._under_way or self._fits(nbytes), PACE)
+            if found:
+                self._free -= nbytes
+                self._under_way += 1
+        return found
 
     def _fits(self, nbytes: int) -> bool:
         return nbytes <= self._free and self._under_way < self._most
