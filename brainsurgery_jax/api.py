@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
 from brainsurgery_jax import plugins
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError

@@ -6,7 +6,7 @@ import json as jsonlib
 
 import typer
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import Refusal

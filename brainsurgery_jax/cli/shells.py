@@ -193,7 +193,7 @@ def _cut(word: str, start: int) -> str:
 
 
 def _ops(params: Mapping[str, Any], incomplete: str) -> Words:
-    import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+    import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
     from brainsurgery_jax import plugins
     from brainsurgery_jax.op import ASSERTS, OPS
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry, by which plans are checked)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are, by which plans are checked)
 from brainsurgery_jax.errors import PlanError, Span
 from brainsurgery_jax.plan.build import node_of
 from brainsurgery_jax.plan.parse import parse
