@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -139,38 +139,37 @@ class NameTaken(Exception):
 
 
 class Registry(MutableMapping[str, AnOp]):
-    """Ops by name. Names can be announced with the module that registers them: it is imported when one is looked up.
-    In the order of announcements, then of registration."""
+    """Ops by name, in the order of announcements, then of registration. A name can be announced with the module that
+    registers it, which is imported when the op is looked up: `values`, `items` and `dict` import all modules."""
 
     def __init__(self) -> None:
         self._announced: dict[str, str] = {}
         self._registered: dict[str, AnOp] = {}
 
-    def announce(self, module: str, names: Iterable[str]) -> None:
-        """Say which names a module registers."""
+    def announce(self, module: str, names: Sequence[str]) -> None:
+        """Say which names a module registers. Raises NameTaken."""
         self._announced.update(dict.fromkeys(names, module))
+        if not self._registered.keys().isdisjoint(names):
+            import_module(module)  # which meets the other op of that name
 
     def add(self, record: AnOp) -> None:
-        """Register an op. Raises NameTaken."""
-        module = self._announced.get(record.name)
-        if module is not None and module not in sys.modules:
-            _import(module)
-        if record.name in self._registered:
-            raise NameTaken(self._registered[record.name], record)
+        """Register an op. Raises NameTaken. A module that is imported anew, since its import was interrupted, registers
+        its ops anew."""
+        announced = self._announced.get(record.name)
+        if announced is not None and announced not in sys.modules:
+            import_module(announced)
+        known = self._registered.get(record.name)
+        if known is not None and (announced is None or _origin(known) != _origin(record)):
+            raise NameTaken(known, record)
         self._registered[record.name] = record
 
     def restore(self, before: Mapping[str, AnOp]) -> None:
         """Make it what `dict` of it was before."""
         self._registered = dict(before)
 
-    def forget_unfinished(self) -> None:
-        """Forget what modules registered whose import failed: it is imported anew."""
-        unfinished = {name for name, module in self._announced.items() if module not in sys.modules}
-        self._registered = {name: op for name, op in self._registered.items() if name not in unfinished}
-
     def __getitem__(self, name: str) -> AnOp:
-        if name not in self._registered and name in self._announced:
-            _import(self._announced[name])
+        if name in self._announced:
+            import_module(self._announced[name])  # or wait until another thread has imported it
         return self._registered[name]
 
     def __setitem__(self, name: str, record: AnOp) -> None:
@@ -193,13 +192,10 @@ OPS = Registry[Op]()
 ASSERTS = Registry[SinkOp]()
 
 
-def _import(module: str) -> None:
-    try:
-        import_module(module)
-    except BaseException:  # an interruption, for one
-        OPS.forget_unfinished()
-        ASSERTS.forget_unfinished()
-        raise
+def _origin(op: Op) -> tuple[str, str]:
+    """The module and the name of the function of an op."""
+    fn = op.maker.fn if isinstance(op, TensorOp) else op.fn if isinstance(op, ControlOp | SinkOp) else op.fields
+    return fn.__module__, fn.__qualname__
 
 
 def kernel(name: str = "", **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:

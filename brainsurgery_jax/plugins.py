@@ -104,6 +104,8 @@ def _forget_all_of(known: _File, key: str) -> tuple[Op, ...]:
 
 
 def _registry() -> tuple[dict[str, Op], dict[str, SinkOp]]:
+    import brainsurgery_jax.ops  # noqa: F401  (they stay, and their names are taken)
+
     return dict(OPS), dict(ASSERTS)
 
 
@@ -138,8 +140,6 @@ def _ops_added_by(path: str, run: Callable[[], object], *, known: bool = False) 
 
     `known`: it has been run before, so that it may add nothing.
     """
-    import brainsurgery_jax.ops  # noqa: F401  (their names are taken)
-
     before = _registry()
     try:
         run()
@@ -292,8 +292,6 @@ def _look_up() -> Iterator[Diagnostic]:
 @contextmanager
 def scope() -> Iterator[None]:
     """Within it ops may be registered, and installed packages are looked up anew; after it all that is forgotten."""
-    import brainsurgery_jax.ops  # noqa: F401  (they stay)
-
     global _loaded
     before, loaded = _registry(), _loaded
     _loaded = _Loaded(dict(loaded.files))

@@ -7,7 +7,7 @@ import types
 from random import Random
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
 from brainsurgery_jax.op import ASSERTS, OPS, Op, Role, element_role
 from brainsurgery_jax.plan.source import dump_yaml
 

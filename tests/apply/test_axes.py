@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import brainsurgery_jax as bs
-import brainsurgery_jax.ops  # fills the registry
+import brainsurgery_jax.ops  # says which ops there are
 from brainsurgery_jax.apply.axes import Spec, specs_of_results
 from brainsurgery_jax.apply.lowering import Trees, lower_onto
 from brainsurgery_jax.apply.names import name_leaves

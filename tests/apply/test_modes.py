@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-import brainsurgery_jax.ops  # fills the registry
+import brainsurgery_jax.ops  # says which ops there are
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS

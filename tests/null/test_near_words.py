@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
 from brainsurgery_jax.api import load
 from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
 from brainsurgery_jax.expression.functions import FUNCTIONS

@@ -54,6 +54,26 @@ def test_the_name_of_an_op_whose_module_is_not_imported_is_taken():
     assert out == "two ops are called 'dump'\n"
 
 
+def test_an_op_that_was_registered_before_ours_has_no_name_of_ours():
+    """As in a notebook, before the first plan is loaded."""
+    code = (
+        "from brainsurgery_jax.op import NameTaken, sink\nsink('dump')(lambda view: None)\n"
+        "try: import brainsurgery_jax.ops\nexcept NameTaken as taken: print(taken)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out == "two ops are called 'dump'\n"
+
+
+def test_a_file_of_ops_that_fails_takes_none_of_ours_with_it(tmp_path: Path):
+    (tmp_path / "bad.py").write_text("1 / 0")
+    code = (
+        "import brainsurgery_jax as bs\nfrom brainsurgery_jax.op import OPS\n"
+        f"try: bs.register({str(tmp_path / 'bad.py')!r})\nexcept bs.PlanError: print(len(dict(OPS)) == len(OPS) > 90)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out == "True\n"
+
+
 def test_a_second_op_of_one_name_is_refused_and_the_first_stays():
     registry, first, second = Registry[SinkOp](), ASSERTS["norm"], ASSERTS["norm"]
     registry.add(first)
@@ -62,7 +82,8 @@ def test_a_second_op_of_one_name_is_refused_and_the_first_stays():
     assert dict(registry) == {"norm": first}
 
 
-def test_a_module_of_ops_whose_import_was_interrupted_is_imported_anew(tmp_path: Path):
+@pytest.mark.parametrize("how", ["import interrupted", "OPS['see']"])
+def test_a_module_of_ops_whose_import_was_interrupted_is_imported_anew(how: str, tmp_path: Path):
     """As by Ctrl-C at a prompt, after it registered some of its ops."""
     (tmp_path / "interrupted.py").write_text(
         "import sys\nfrom brainsurgery_jax.op import sink\nsink('look')(lambda view: None)\n"
@@ -71,7 +92,7 @@ def test_a_module_of_ops_whose_import_was_interrupted_is_imported_anew(tmp_path:
     )
     code = (
         "from brainsurgery_jax.op import OPS\nOPS.announce('interrupted', ['look', 'see'])\n"
-        "try: OPS['see']\nexcept KeyboardInterrupt: print(OPS['look'].name, OPS['see'].name)"
+        f"try: {how}\nexcept KeyboardInterrupt: print(OPS['look'].name, OPS['see'].name)"
     )
     words = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+import brainsurgery_jax.ops  # noqa: F401  (says which ops there are)
 from brainsurgery_jax import api
 from brainsurgery_jax.op import ASSERTS, OPS, Op
 from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS

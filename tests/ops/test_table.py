@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import brainsurgery_jax as bs
-import brainsurgery_jax.ops  # fills the registry
+import brainsurgery_jax.ops  # says which ops there are
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.engine.compute.kernels import compiled, numbers_of
 from brainsurgery_jax.errors import PlanError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -83,9 +83,9 @@ def test_nothing_is_kept_outside_of_a_task() -> None:
 # --- What is read for one part of a tensor ----------------------------------------------------------------------------
 
 
-def read_part(scratch: Scratch, *sizes: int) -> list[np.ndarray]:
-    with scratch.serve():
-        return [empty_aligned((n,), BYTE) for n in sizes]
+def read_part(scratch: Scratch, *sizes: int, others: Sequence[int] = ()) -> list[np.ndarray]:
+    with scratch.serve([size + ALIGNMENT for size in sizes]):
+        return [empty_aligned((n,), BYTE) for n in (*others, *sizes)]
 
 
 def test_the_operands_of_a_part_lie_where_those_of_the_last_one_lay_although_these_are_still_referred_to() -> None:
@@ -94,31 +94,34 @@ def test_the_operands_of_a_part_lie_where_those_of_the_last_one_lay_although_the
     assert list(map(address, read_part(scratch, 1000, 600))) == list(map(address, first))
 
 
-def test_the_operands_of_one_part_never_overlap() -> None:
+@pytest.mark.parametrize("others", [[], [500], [1000], [1000, 1000, 1000]])
+def test_what_is_made_for_one_part_never_overlaps(others: Sequence[int]) -> None:
+    """A source that unpacks or joins makes arrays on the way to an operand, maybe of its size."""
     scratch = Scratch()
-    for sizes in ((1000, 1000, 1000), (900, 1000, 500)):
-        arrays = read_part(scratch, *sizes)
+    for sizes in ((1000, 1000, 1000), (1000, 900, 500)):
+        arrays = read_part(scratch, *sizes, others=others)
         for number, array in enumerate(arrays):
             array[:] = number
-        assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}]
+        assert [set(array.tolist()) for array in arrays] == [{number} for number in range(len(arrays))]
 
 
-def test_scratch_keeps_no_more_than_twice_what_the_last_part_needed() -> None:
+def test_scratch_keeps_what_one_part_needs_and_nothing_that_is_made_on_the_way() -> None:
     scratch = Scratch()
-    (large, _) = map(weakref.ref, read_part(scratch, 1000, 1000))
-    assert large() is None  # the views are gone, the memory is not
-    kept = weakref.ref(scratch._kept[0])
+    read_part(scratch, 1000, 1000, others=[1000, 700])
+    assert sum(memory.nbytes for memory in scratch._kept) == 2 * (1000 + ALIGNMENT)
+    before = list(map(weakref.ref, scratch._kept))
     read_part(scratch, 200)
     gc.collect()
-    assert kept() is None and sum(m.nbytes for m in scratch._kept) <= 2 * (200 + ALIGNMENT)
+    assert [kept() for kept in before] == [None, None]
+    assert [memory.nbytes for memory in scratch._kept] == [200 + ALIGNMENT]
 
 
-def test_jobs_leave_their_scratch_to_the_next_until_there_are_others_that_need_all_memory() -> None:
+def test_jobs_leave_their_scratch_to_the_next_until_one_of_another_kind_begins() -> None:
     scratches = Scratches()
     with scratches.take() as first, scratches.take() as beside:
         assert first is not beside
     with scratches.take() as again:
         assert again in (first, beside)
-        scratches.close()
+    scratches.drop()
     with scratches.take() as fresh:
         assert fresh not in (first, beside)

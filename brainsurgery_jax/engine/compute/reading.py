@@ -28,6 +28,11 @@ class LateLeaf:
         """How many they are."""
         return self.stop - self.start
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they are."""
+        return self.size * self.leaf.aval.dtype.bits // 8
+
     def __getitem__(self, part: slice) -> np.ndarray:
         first, last, _ = part.indices(self.size)
         return self.leaf.source.read_range(self.leaf.name, self.start + first, self.start + last)

@@ -76,8 +76,9 @@ def perform(work: Light | Whole, bench: Bench, meeting: Meeting | None = None, *
     that, and leaves it to another to write the results and to answer questions."""
     journal = nullcontext([]) if bench.resumption is None else bench.resumption.part()
     with exact() if bench.compiles else nullcontext(), journal as written:
+        if not isinstance(work, Boxes):
+            bench.scratches.drop()
         if isinstance(work, Whole):
-            bench.scratches.close()
             told, results = _call(work, bench, meeting, passing=passing)
         else:
             with bench.scratches.take() as scratch:

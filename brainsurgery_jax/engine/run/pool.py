@@ -18,7 +18,7 @@ AHEAD = 4
 """Jobs per thread that may be waiting or running."""
 
 PACE = 0.1
-"""Seconds after which a result is handed over, at the latest, although the next job waits for room."""
+"""Seconds after which `submit` looks at results and at the stop signal, although the next job still waits for room."""
 
 
 class _Begun(NamedTuple, Generic[T]):
@@ -55,7 +55,7 @@ class Pool:
         future.add_done_callback(lambda _: self._give_back(nbytes))
 
     def _reserve(self, nbytes: int) -> bool:
-        """Wait for room for a job, but no longer than what is done may wait to be handed over."""
+        """Whether there is room for a job, if need be after waiting a little."""
         with self._changed:
             found = self._changed.wait_for(lambda: not self._under_way or self._fits(nbytes), PACE)
             if found:
@@ -70,7 +70,8 @@ class Pool:
         with self._changed:
             self._free += nbytes
             self._under_way -= 1
-            if self._under_way <= self._most // 2:  # to submit the next job takes the interpreter from those at work
+            # To submit the next job takes the interpreter from those at work: more at a time, or after PACE.
+            if self._under_way <= self._most // 2:
                 self._changed.notify()
 
     def drain(self) -> None:

@@ -15,8 +15,8 @@ EARLY = 1 << 20
 
 WRITTEN = 1 << 18
 """Bytes that are written at a time. For longer runs the system takes longer pages, which a virtual machine may have
-given back to its host: 2.5 GB took 0.2 s so, and by 512 KB at a time 0.2 s too, or 0.5 to 2 s where the machine had
-been idle for a second."""
+given back to its host: a bare loop of writes, 2.5 GB in all, took 0.2 s so; by 512 KB at a time it took 0.2 s too, or
+0.5 to 2 s if the machine had been idle for a second."""
 
 _FICLONE = 0x40049409  # linux/fs.h
 _SYNC_FILE_RANGE_WRITE = 2

@@ -1,4 +1,4 @@
-"""Memory of large arrays that are gone, used again for arrays of the same size.
+"""Memory of large arrays, used again for arrays of the same size.
 
 The system clears every page of fresh memory, which takes longer than to read a file from its cache into it. Layers of a
 model have operands of the same sizes, one after the other.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -79,50 +79,50 @@ class Scratch:
 
     def __init__(self) -> None:
         self._kept: list[np.ndarray] = []
-        self._used = 0
+        self._unused: list[np.ndarray] = []
 
     @contextmanager
-    def serve(self) -> Iterator[None]:
-        """Let arrays of this thread lie here, until this is called again: then nobody may use them any more."""
-        self._used = 0
+    def serve(self, sizes: Sequence[int]) -> Iterator[None]:
+        """Let arrays of these sizes, in bytes, that this thread makes lie here until this is called again: then nobody
+        may use them any more. Arrays of other sizes, and more of one size, are made as usual."""
+        import numpy as np
+
+        if [memory.nbytes for memory in self._kept] != sizes:
+            self._kept.clear()  # before there is other memory
+            self._kept = [np.empty(size, np.uint8) for size in sizes]
+        self._unused = list(self._kept)
         token = _serving.set(self)
         try:
             yield
         finally:
             _serving.reset(token)
-            del self._kept[self._used :]
 
     def borrow(self, nbytes: int) -> np.ndarray:
-        """Bytes that no other array since the last `serve` has. At most twice as many are kept for it."""
+        """Bytes that no other array since the last `serve` has."""
         import numpy as np
 
-        at, self._used = self._used, self._used + 1
-        if at == len(self._kept) or not nbytes <= self._kept[at].nbytes <= 2 * nbytes:
-            self._kept[at : at + 1] = [np.empty(nbytes, np.uint8)]
-        return self._kept[at][:nbytes]
+        at = next((at for at, memory in enumerate(self._unused) if memory.nbytes == nbytes), None)
+        return np.empty(nbytes, np.uint8) if at is None else self._unused.pop(at)
 
 
 class Scratches:
-    """Scratch memory that jobs leave to the next: as much as jobs have had at the same time."""
+    """Scratch memory that jobs leave to the next of their kind."""
 
     def __init__(self) -> None:
         self._idle: list[Scratch] = []
-        self._keeps = True
 
     @contextmanager
     def take(self) -> Iterator[Scratch]:
-        """Some for one job."""
+        """Some for one job, what another left if there is any."""
         try:
             scratch = self._idle.pop()
         except IndexError:
             scratch = Scratch()
         yield scratch
-        if self._keeps:
-            self._idle.append(scratch)
+        self._idle.append(scratch)
 
-    def close(self) -> None:
-        """Keep none any more: from now on there are jobs that need all memory."""
-        self._keeps = False
+    def drop(self) -> None:
+        """Keep nothing for later: a job of another kind begins, which may need all memory."""
         self._idle.clear()
 
 
