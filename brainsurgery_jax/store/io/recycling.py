@@ -44,11 +44,8 @@ class Recycler:
         self._idle = {size: self._idle.get(size, [])[:count] for size, count in wanted.items()}
         self._wanted = wanted
         self._other = None
-        token = _serving.set(self)
-        try:
+        with _serve(self):
             yield
-        finally:
-            _serving.reset(token)
 
     def borrow(self, nbytes: int) -> np.ndarray:
         """Bytes that are given back when the last view of them is gone."""
@@ -91,11 +88,8 @@ class Scratch:
             self._kept.clear()  # before there is other memory
             self._kept = [np.empty(size, np.uint8) for size in sizes]
         self._unused = list(self._kept)
-        token = _serving.set(self)
-        try:
+        with _serve(self):
             yield
-        finally:
-            _serving.reset(token)
 
     def borrow(self, nbytes: int) -> np.ndarray:
         """Bytes that no other array since the last `serve` has."""
@@ -127,6 +121,15 @@ class Scratches:
 
 
 _serving: ContextVar[Recycler | Scratch | None] = ContextVar("serving", default=None)
+
+
+@contextmanager
+def _serve(lender: Recycler | Scratch) -> Iterator[None]:
+    token = _serving.set(lender)
+    try:
+        yield
+    finally:
+        _serving.reset(token)
 
 
 def empty_bytes(nbytes: int) -> np.ndarray:
