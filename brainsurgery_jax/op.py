@@ -192,9 +192,20 @@ OPS = Registry[Op]()
 ASSERTS = Registry[SinkOp]()
 
 
+def function_of(op: Op) -> Callable[..., object]:
+    """The function that an op was made of."""
+    match op:
+        case TensorOp(maker=maker):
+            return maker.fn
+        case ControlOp(fn=fn) | SinkOp(fn=fn):
+            return fn
+        case _:
+            raise AssertionError(op)
+
+
 def _origin(op: Op) -> tuple[str, str]:
     """The module and the name of the function of an op."""
-    fn = op.maker.fn if isinstance(op, TensorOp) else op.fn if isinstance(op, ControlOp | SinkOp) else op.fields
+    fn = function_of(op)
     return fn.__module__, fn.__qualname__
 
 
@@ -371,6 +382,7 @@ __all__ = [
     "control",
     "element_role",
     "fewest",
+    "function_of",
     "gather_groups",
     "kernel",
     "op",

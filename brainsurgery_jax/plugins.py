@@ -19,7 +19,18 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.op import ASSERTS, OPS, AnOp, Builder, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import (
+    ASSERTS,
+    OPS,
+    AnOp,
+    Builder,
+    NameTaken,
+    Op,
+    SinkOp,
+    TensorOp,
+    element_role,
+    function_of,
+)
 from brainsurgery_jax.protocol import Dest
 from brainsurgery_jax.regular_files import read_regular
 
@@ -188,14 +199,7 @@ def _diagnose(path: str, error: BaseException) -> Diagnostic:
 
 def _place(record: Op) -> tuple[str, int]:
     """The file and line of an op's function."""
-    match record:
-        case TensorOp(maker=maker):
-            fn: object = maker.fn
-        case ControlOp(fn=fn) | SinkOp(fn=fn):
-            pass
-        case _:
-            raise AssertionError(record)
-    code = unwrap(fn).__code__
+    code = unwrap(function_of(record)).__code__
     return code.co_filename, code.co_firstlineno
 
 

@@ -57,12 +57,13 @@ def test_the_error_of_the_earliest_job_is_the_one_that_is_raised():
 
 
 def test_results_are_handed_over_while_the_next_job_waits_for_room():
-    seen = threading.Event()
+    seen, found = threading.Event(), list[bool]()
     with Pool(2, 10) as pool:
         pool.submit(1, lambda: None, lambda _: seen.set())
-        pool.submit(9, seen.wait, lambda _: None)
+        pool.submit(9, lambda: seen.wait(60), found.append)
         pool.submit(9, lambda: None, lambda _: None)  # has room when the second job is done, which waits for the first
         pool.drain()
+    assert found == [True]
 
 
 def test_a_stop_is_noticed_while_the_next_job_waits_for_room():

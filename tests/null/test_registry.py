@@ -13,12 +13,11 @@ from pkgutil import iter_modules
 import pytest
 
 import brainsurgery_jax.ops
-from brainsurgery_jax.op import ASSERTS, OPS, NameTaken, Op, Registry, SinkOp, TensorOp
+from brainsurgery_jax.op import ASSERTS, OPS, NameTaken, Op, Registry, SinkOp, function_of
 
 
 def module_of(op: Op) -> str:
-    fn = op.maker.fn if isinstance(op, TensorOp) else op.fn  # type: ignore[attr-defined]
-    return inspect.unwrap(fn).__module__
+    return inspect.unwrap(function_of(op)).__module__
 
 
 def test_each_op_is_registered_by_the_module_that_is_announced_for_it():

@@ -207,7 +207,7 @@ class Evaluator:
         count = len(operands) - e.kernel.needs_whole(tuple(s.aval for s in e.srcs), dict(e.static))
         parts, whole = operands[:count], [np.asarray(x) for x in operands[count:]]
         if (length := length_for(e, prod(shape), self.lengths)) is not None:
-            with self._scratch.serve([x.nbytes + ALIGNMENT for x in parts if isinstance(x, LateLeaf)]):
+            with self._scratch.serve(x.nbytes + ALIGNMENT for x in parts if isinstance(x, LateLeaf)):
                 parts = flat = [x[:] if isinstance(x, LateLeaf) else np.asarray(x).reshape(-1) for x in parts]
             if may_compile() and (made := call_ordinary(e, flat, whole, length)) is not None:
                 return made.reshape(shape)

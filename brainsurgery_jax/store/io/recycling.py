@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -79,14 +79,15 @@ class Scratch:
         self._unused: list[np.ndarray] = []
 
     @contextmanager
-    def serve(self, sizes: Sequence[int]) -> Iterator[None]:
+    def serve(self, sizes: Iterable[int]) -> Iterator[None]:
         """Let arrays of these sizes, in bytes, that this thread makes lie here until this is called again: then nobody
         may use them any more. Arrays of other sizes, and more of one size, are made as usual."""
         import numpy as np
 
-        if [memory.nbytes for memory in self._kept] != sizes:
-            self._kept.clear()  # before there is other memory
-            self._kept = [np.empty(size, np.uint8) for size in sizes]
+        large = [size for size in sizes if size >= LEAST]
+        if [memory.nbytes for memory in self._kept] != large:
+            self._kept = self._unused = []  # what was kept goes before there is other memory
+            self._kept = [np.empty(size, np.uint8) for size in large]
         self._unused = list(self._kept)
         with _serve(self):
             yield
