@@ -103,10 +103,12 @@ class Refusal(Exception):
     """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key` in the payload).
 
     `kinds`: of a tensor whose dtype does not do, the kinds of dtypes (`select.KINDS`) that would. `at`: which part
-    of the payload the key is in, where several conditions of an assert have keys of that name.
+    of the payload the key is in, where several conditions of an assert have keys of that name. `others`: what else is
+    wrong in the same payload.
     """
 
     at: tuple[str | int, ...] = ()
+    others: tuple[Refusal, ...] = ()
 
     def __init__(self, code: str, message: str, *, key: str = "", hint: str = "", kinds: tuple[str, ...] = ()):
         self.code, self.message, self.key, self.hint, self.kinds = code, message, key, hint, kinds
@@ -115,6 +117,14 @@ class Refusal(Exception):
     def about(self, more: str) -> Refusal:
         """The same refusal, with more at the end of its message."""
         return Refusal(self.code, self.message + more, key=self.key, hint=self.hint, kinds=self.kinds)
+
+
+def refuse(mistakes: Iterable[Refusal]) -> None:
+    """Raise the first of several mistakes, and the others with it, each once. Does nothing if there are none."""
+    found = list({(bad.key, bad.message): bad for bad in mistakes}.values())
+    if found:
+        found[0].others = tuple(found[1:])
+        raise found[0]
 
 
 class Stopped(Exception):

@@ -72,7 +72,8 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             bad.hint = kinds.remedy(view, bad) or bad.hint
-            told = state.complain(_diagnose(step, bad, provisional=view.provisional))
+            mistakes = (_diagnose(step, each, provisional=view.provisional) for each in (bad, *bad.others))
+            told = state.complain(*mistakes)
             after = mark_failed(told, step, world, slow=bad.code == "regex-timeout")
     if view.notes:
         after = after.complain(*view.notes)

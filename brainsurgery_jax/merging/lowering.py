@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple, cast
 
 from brainsurgery_jax.dtypes import DType
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.errors import Refusal, refuse
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import (
@@ -17,7 +17,6 @@ from brainsurgery_jax.merging.settings import (
     depths_of,
     has_layers,
     layer_axis_of,
-    refuse_unknown,
     stack_of,
 )
 from brainsurgery_jax.merging.table import METHODS
@@ -69,13 +68,14 @@ class MergeStep:
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
-        self._check()
+        refuse(self._mistakes())
         fresh = self.to not in self.view.aliases()
         for alias in (*self.aliases, *([self.base] if self.base else [])):  # before there is the alias of the result
             self.view.names(alias, "models" if alias in self.models else "base")
         if fresh:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
+        self._refuse_mismatch(rows)
         settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
         axes, group = self._layer_axes(rows, settings), list[Merging]()
         for row in rows:
@@ -106,31 +106,33 @@ class MergeStep:
         """The alias whose names and dtypes the result has."""
         return self.start or self.aliases[0]
 
-    def _check(self) -> None:
-        """Refuse what does not go with the method."""
+    def _mistakes(self) -> Iterator[Refusal]:
+        """What does not go with the method."""
         method, count = self.method, len(self.aliases)
         if method.base == "needed" and self.base is None:
-            raise Refusal("merge-models", f"{method.name} merges what models differ by from a base, and none is given",
+            yield Refusal("merge-models", f"{method.name} merges what models differ by from a base, and none is given",
                           key="method", hint="Add `base: ALIAS`, the model that the others were made of.")  # fmt: skip
         if method.base == "none" and self.base is not None:
-            raise Refusal("merge-models", f"{method.name} has no base", key="base",
+            yield Refusal("merge-models", f"{method.name} has no base", key="base",
                           hint="Leave `base` out. To merge that model as well, name it under `models`.")  # fmt: skip
         if not method.fewest <= count <= method.most:
             exact, high = method.fewest == method.most, count > method.most
             wanted = f"{method.fewest}" if exact else f"at most {method.most}" if high else f"at least {method.fewest}"
             besides = " besides the base" if self.start else ""
             message = f"{method.name} takes {wanted} model{'s' * (wanted[-1] != '1')}{besides}, got {count}"
-            raise Refusal("merge-models", message, key="models", hint="Name as many under `models`.")
-        refuse_unknown(method.name, method.parameters, self.parameters or {}, "parameters")
-        each = {name: p for name, p in method.parameters.items() if p.each}
-        for own in self.models.values():
-            refuse_unknown(f"a model of {method.name}", each, own, "models")
+            yield Refusal("merge-models", message, key="models", hint="Name as many under `models`.")
+        yield from self._plain_settings.mistakes()
 
-    def _settings(self, names: Sequence[str]) -> Settings:
+    @property
+    def _plain_settings(self) -> Settings:
+        """What the step says of parameters, without what the names of tensors say of layers."""
         general = cast("Mapping[str, Given]", self.parameters or {})
         own = cast("Mapping[str, Mapping[str, Given]]", self.models)
+        return Settings(self.method.name, self.method.parameters, general, own)
+
+    def _settings(self, names: Sequence[str]) -> Settings:
         layered = has_layers(self.view.names(self.primary))
-        return Settings(self.method.name, self.method.parameters, general, own, depths_of(names), layered)
+        return replace(self._plain_settings, depths=depths_of(names), has_layers=layered)
 
     # --- tensors
 
@@ -214,17 +216,26 @@ class MergeStep:
         return wide[0] if len(wide) == 1 else self.view.apply(concatenate, *wide, axis=place)
 
     def _settle_mismatch(self, row: TensorRow) -> dict[str, TensorExpr]:
-        """The tensors of a row that are merged although shapes differ. Raises Refusal."""
+        """The tensors of a row that are merged although shapes differ."""
+        if self.on_mismatch == "common":
+            return dict(row.exprs)
+        own = row.exprs[self.primary].aval
+        return {alias: e for alias, e in row.exprs.items() if e.aval.shape == own.shape}
+
+    def _refuse_mismatch(self, rows: Sequence[TensorRow]) -> None:
+        """Refuse tensors whose shapes differ, if the step does not say what becomes of them."""
+        differing = [row for row in rows if row.is_float and len({e.aval.shape for e in row.exprs.values()}) > 1]
+        ranks_too = [row for row in differing if len({len(e.aval.shape) for e in row.exprs.values()}) > 1]
+        refused = {"error": differing, "skip": [], "common": ranks_too}[self.on_mismatch]
+        if not refused:
+            return
+        row, count = refused[0], len(refused) - 1
         own = row.exprs[self.primary].aval
         alias, other = next((a, e.aval) for a, e in row.exprs.items() if e.aval.shape != own.shape)
-        ranks = {len(e.aval.shape) for e in row.exprs.values()}
-        if self.on_mismatch == "common" and len(ranks) == 1:
-            return dict(row.exprs)
-        if self.on_mismatch == "skip":
-            return {alias: e for alias, e in row.exprs.items() if e.aval.shape == own.shape}
-        message = f"'{row.name}' is {own} in '{self.primary}' and {other} in '{alias}'"
+        more = "" if not count else f", and {count} more tensor{'s differ' if count > 1 else ' differs'}"
+        message = f"'{row.name}' is {own} in '{self.primary}' and {other} in '{alias}'{more}"
         hint = "`on_mismatch: skip` leaves out models whose shape is another, tensor by tensor."
-        if len(ranks) == 1:
+        if not ranks_too:
             hint = f"{hint} `on_mismatch: common` merges the first entries along each axis, which all have."
         raise Refusal("shapes-differ", message, key="models", hint=hint)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import NamedTuple
@@ -67,7 +67,14 @@ class Settings:
             message = f"{self.method} needs a {parameter}{of} for '{name}': {known.doc}"
             raise Refusal("merge-parameter", message, key="models" if known.each else "method",
                           hint=f"Add `parameters: {{{parameter}: 0.5}}`, with a value of your own.")  # fmt: skip
-        return self._checked(found, parameter, key)
+        return found
+
+    def mistakes(self) -> Iterator[Refusal]:
+        """What is wrong in the step, whatever the tensors are."""
+        each = {name: known for name, known in self.parameters.items() if known.each}
+        yield from _mistakes_in(self.general, self.parameters, self.method, "parameters")
+        for own in self.own.values():
+            yield from _mistakes_in(own, each, f"a model of {self.method}", "models")
 
     def is_by_layer(self, name: str) -> bool:
         """Whether any parameter of a tensor is a list with several values."""
@@ -83,34 +90,53 @@ class Settings:
         given = _of_name(given, name)
         if given is None or isinstance(given, str | bool | int | float):
             return given
-        if not given or not all(isinstance(v, int | float) for v in given):
-            raise Refusal("merge-parameter", f"'{parameter}' is a number, a list of numbers, or a mapping of patterns",
-                          key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
         if len(set(given)) > 1 and not self.has_layers:
             message = f"'{parameter}' is a list by layer, and no name has the number of a layer"
             raise Refusal("merge-parameter", message, key=key, hint="Give one number; or `unstack` the layers of each "
                           "model before.")  # fmt: skip
         return _between(given, self.depths.get(name, 0.0))
 
-    def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
-        known = self.parameters[parameter]
-        if isinstance(value, int | float) and not (known.low <= value <= known.high and isfinite(value)):
-            message = f"'{parameter}' is {known.span}, got {value:g}"
-            raise Refusal("merge-parameter", message, key=key, hint=f"{parameter}: {known.doc}. Give {known.span}.")
-        if isinstance(known.default, str) != isinstance(value, str):
-            wanted = "a word" if isinstance(known.default, str) else "a number"
-            raise Refusal("merge-parameter", f"'{parameter}' is {wanted}, got {value!r}", key=key,
-                          hint=f"{parameter}: {known.doc}.")  # fmt: skip
-        return value
 
-
-def refuse_unknown(method: str, parameters: Mapping[str, MergeParameter], given: Iterable[str], key: str) -> None:
-    """Refuse parameters that a method does not have."""
-    for name in given:
-        if name not in parameters:
+def _mistakes_in(
+    given: Mapping[str, object], parameters: Mapping[str, MergeParameter], method: str, key: str
+) -> Iterator[Refusal]:
+    """Parameters that a method does not have, and values that a parameter does not take."""
+    for name, value in given.items():
+        if name in parameters:
+            yield from _mistakes_of(name, value, parameters[name], key)
+        else:
             known = ", ".join(parameters) or "none"
-            raise Refusal("merge-parameter", f"{method} has no parameter '{name}'.{did_you_mean(name, parameters)}",
+            yield Refusal("merge-parameter", f"{method} has no parameter '{name}'.{did_you_mean(name, parameters)}",
                           key=key, hint=f"Its parameters: {known}.")  # fmt: skip
+
+
+def _mistakes_of(name: str, value: object, known: MergeParameter, key: str) -> Iterator[Refusal]:
+    """What is wrong with a value, or with those of a list or a mapping."""
+    match value:
+        case None:
+            pass
+        case str() | bool() | int() | float():
+            if (bad := _mistake_of_one(name, value, known, key)) is not None:
+                yield bad
+        case Mapping():
+            for one in value.values():
+                yield from _mistakes_of(name, one, known, key)
+        case list() | tuple() if value and all(isinstance(one, int | float) for one in value):
+            found = (_mistake_of_one(name, one, known, key) for one in value)
+            yield from filter(None, found)
+        case _:
+            yield Refusal("merge-parameter", f"'{name}' is a number, a list of numbers, or a mapping of patterns",
+                          key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
+
+
+def _mistake_of_one(name: str, value: Plain, known: MergeParameter, key: str) -> Refusal | None:
+    if isinstance(known.default, str) != isinstance(value, str):
+        wanted = "a word" if isinstance(known.default, str) else "a number"
+        return Refusal("merge-parameter", f"'{name}' is {wanted}, got {value!r}", key=key, hint=f"{name}: {known.doc}.")
+    if isinstance(value, int | float) and not (known.low <= value <= known.high and isfinite(value)):
+        message, hint = f"'{name}' is {known.span}, got {value:g}", f"{name}: {known.doc}. Give {known.span}."
+        return Refusal("merge-parameter", message, key=key, hint=hint)
+    return None
 
 
 def depths_of(names: Sequence[str]) -> dict[str, float]:

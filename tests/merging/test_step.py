@@ -175,6 +175,30 @@ def test_a_tensor_of_another_shape_is_refused_left_out_or_merged_in_part(tmp_pat
     assert merge(tmp_path, tensors, {**keys, "on_mismatch": "common"})["w"].tolist() == [[3, 3, 3], [0, 0, 0]]
 
 
+def test_a_refusal_of_other_shapes_counts_the_tensors(tmp_path: Path):
+    tensors = {"a": {f"h.{i}": np.ones(2, np.float32) for i in range(4)},
+               "b": {f"h.{i}": np.ones(2 + (i > 0), np.float32) for i in range(4)}}  # fmt: skip
+    (problem,) = problems(tmp_path, tensors, {"merge": {"method": "linear", "models": ["a", "b"], "to": "m"}})
+    assert problem.message == "merge.models: 'h.1' is f32[2] in 'a' and f32[3] in 'b', and 2 more tensors differ"
+
+
+def test_all_mistakes_in_the_parameters_of_a_step_are_told_at_once(tmp_path: Path):
+    keys = {
+        "method": "ties", "base": "zeros", "to": "m",
+        "models": {"ones": {"weigt": 1, "density": {"h": [0.5, 2]}}}, "parameters": {"density": -1, "lamda": 1},
+    }  # fmt: skip
+    found = problems(tmp_path, TWO, {"merge": keys})
+    assert [d.code for d in found] == ["merge-parameter"] * 4
+    told = "\n".join(d.message for d in found)
+    for part in ("got -1", "no parameter 'lamda'", "no parameter 'weigt'", "from 0 to 1, got 2"):
+        assert part in told
+
+
+def test_one_mistake_in_the_parameters_of_several_models_is_told_once(tmp_path: Path):
+    keys = {"method": "linear", "models": {"ones": {"weight": "much"}, "zeros": {"weight": "much"}}, "to": "m"}
+    assert len(problems(tmp_path, TWO, {"merge": keys})) == 1
+
+
 def test_scalars_are_merged_and_whole_numbers_taken_over(tmp_path: Path):
     tensors = {alias: {"s": np.asarray(x, np.float32), "ids": np.arange(3)} for alias, x in (("a", 1), ("b", 3))}
     made = merge(tmp_path, tensors, {"method": "karcher", "models": ["a", "b"], "to": "m"})
