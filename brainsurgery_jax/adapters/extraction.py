@@ -86,7 +86,7 @@ class ExtractStep:
         ranks = self._ranks(changes)
         found = self._collect(changed, changes, ranks)
         if not found.ranks:
-            raise self._nothing(changes)
+            raise self._nothing(changed, changes)
         if self.to not in self.view.aliases():
             yield AddAlias(self.to, like=self.base)
         for name, expr in found.tensors.items():
@@ -200,6 +200,7 @@ class ExtractStep:
         """The rank of each change: 0 where it is left out, all of it where factors take more than the tensor."""
         extent = self.extent
         if extent.rank is not None and extent.least is None:
+            self._tell_cut(changes, extent.rank)
             return {name: min(extent.rank, change.full) for name, change in changes.items()}
         if self.view.provisional:  # which tensors differ is not known yet
             return {name: change.full for name, change in changes.items()}
@@ -209,6 +210,16 @@ class ExtractStep:
             found = {name: self._largest(c, rank_above, least=extent.least) for name, c in changes.items()}
             return {name: min(extent.rank, rank) for name, rank in found.items()}
         return self._share(changes)
+
+    def _tell_cut(self, changes: Mapping[str, WeightChange], rank: int) -> None:
+        """Say which matrices have fewer rows or columns than the rank that the plan names."""
+        small = {name: change.full for name, change in changes.items() if change.full < rank}
+        if not small or self.view.provisional:  # which tensors differ is not known yet
+            return
+        name, full = next(iter(small.items()))
+        others = f" (and {len(small) - 1} more)" if len(small) > 1 else ""
+        message = f"rank {rank} is more than '{name}'{others} can have: all of it is kept, at rank {full}"
+        self.view.note("adapter-extract", message, "rank")
 
     def _largest(self, change: WeightChange, rank_of: Kernel[..., Any], **keys: object) -> int:
         """The rank that the data ask for, of stacked experts the largest."""
@@ -300,8 +311,8 @@ class ExtractStep:
             found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = theirs[name]
         found.whole.append(own)
 
-    def _nothing(self, changes: Mapping[str, WeightChange]) -> Refusal:
-        """That there is nothing to factorize. `changes`: of matrices."""
+    def _nothing(self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange]) -> Refusal:
+        """That there is nothing to factorize. `changed`: all that differs; `changes`: of what LoRA may factorize."""
         if changes and self.extent.least is not None:
             message = f"no singular value of a matrix that differs is above {self.extent.least:g}"
             return Refusal("adapter-extract", message, key="least", hint="Give a lower bound, or none.")
@@ -309,8 +320,16 @@ class ExtractStep:
             message = f"of every matrix that differs, factors with {self.extent} take more than the matrix itself"
             hint = "Ask for less, or name a rank: `rank: 16`."
             return Refusal("adapter-extract", message, key="energy", hint=hint)
-        hint = "An adapter of LoRA needs one. Is `tuned` the model that is meant? If it is, use the models as they are."
         message = f"no matrix of '{self.tuned}' differs from that of '{self.base}'"
+        hint = "An adapter of LoRA needs one. Is `tuned` the model that is meant? If it is, use the models as they are."
+        if matrices := [pair for pair in changed if len(pair.tuned.aval.shape) == 2]:
+            message = f"LoRA adds factors to none of the matrices that differ: {few([pair.name for pair in matrices])}"
+            hint = (
+                "A router, a table of positions, a table that is the head as well, and what `whole` names have none: "
+                "use the models as they are."
+            )
+            if any(pair.parameter != "weight" for pair in matrices):
+                hint = "It does to parameters called `weight`: rename others in both models before, by `move`."
         return Refusal("adapter-extract", message, key="tuned", hint=hint)
 
     # --- its config

@@ -214,6 +214,17 @@ def test_what_only_data_tell_is_refused_before_anything_is_written(other: Any, w
     assert not (tmp_path / "lora").exists()
 
 
+def test_a_rank_beyond_that_of_a_matrix_is_told_and_the_matrix_kept_whole(tmp_path: Path):
+    other = {**W, "h.0.w.weight": normal((4, 3), seed=5)}
+    done = bs.load(plan(tmp_path, other, rank=16)).run(durable=False)
+    assert "rank 16 is more than 'h.0.w.weight' can have: all of it is kept, at rank 3" in str(done.notes)
+    assert config_of(tmp_path / "lora")["r"] == 3
+    found = {name.rpartition("lora_")[2]: x.numpy() for name, x in
+             load_file(tmp_path / "lora/adapter_model.safetensors").items()}  # fmt: skip
+    made = found["B.weight"] @ found["A.weight"]
+    np.testing.assert_allclose(made, other["h.0.w.weight"] - W["h.0.w.weight"], atol=1e-5)
+
+
 def test_an_energy_for_which_no_matrix_is_of_low_rank_is_refused(tmp_path: Path):
     other = {**W, "h.0.w.weight": normal((4, 3), seed=5)}
     step = {key: value for key, value in STEP.items() if key != "rank"} | {"energy": 1}

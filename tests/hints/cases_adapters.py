@@ -77,6 +77,10 @@ def use_models(plan: Plan) -> None:
     plan["transforms"], plan["output"]["alias"] = [], "b"
 
 
+def call_weight(plan: Plan) -> None:
+    plan["transforms"][:0] = [{"move": {"from": f"{alias}::h.w", "to": f"{alias}::h.w.weight"}} for alias in "ab"]
+
+
 def set_budget(plan: Plan, hint: str) -> Plan:
     assert "give at least as many" in hint
     step(plan)[1]["budget"] = range_of(hint)[0]
@@ -101,6 +105,11 @@ ADAPTERS = [
               b={**TUNED, "h.scale": np.zeros(2, F32)}, at_run=True),
     extracted("models that are the same", "adapter-extract", changed(use_models, says="use the models as they are"),
               b=BASE, made={}, at_run=True),
+    extracted("matrices that are no weights", "adapter-extract", changed(call_weight, says="rename others in both models"),
+              a={"h.w": BASE["h.w.weight"]}, b={"h.w": TUNED["h.w.weight"]}, made={"h.w": None, **MADE}, at_run=True),
+    extracted("matrices that LoRA leaves alone", "adapter-extract",
+              changed(use_models, says="use the models as they are"), a={"h.wpe.weight": BASE["h.w.weight"]},
+              b={"h.wpe.weight": TUNED["h.w.weight"]}, made={"h.wpe.weight": TUNED["h.w.weight"]}, at_run=True),
     extracted("an energy for which nothing is of low rank", "adapter-extract",
               put("name a rank: `rank: 16`", rank=16, energy=None), rank=None, energy=1,
               b={**BASE, "h.w.weight": FULL}, a={**BASE, "h.w.weight": np.zeros((3, 3), F32)},
