@@ -194,9 +194,8 @@ _WIDTHS = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
 
 def _deepseek(experts: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Names, dtypes and shapes of a DeepSeek-V3."""
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {
-        f"{name}.weight": ("BF16", (129280, 7168)) for name in ("model.embed_tokens", "lm_head")
-    } | {"model.norm.weight": ("BF16", (7168,))}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {"model.norm.weight": ("BF16", (7168,))}
+    tensors |= {f"{name}.weight": ("BF16", (129280, 7168)) for name in ("model.embed_tokens", "lm_head")}
     for i in range(62):
         p = f"model.layers.{i}"
         norms = {"input_layernorm": 7168, "post_attention_layernorm": 7168}

@@ -71,7 +71,7 @@ def main() -> None:
 
 def timed(function: Callable[[], Any], wait: Callable[[Any], None]) -> tuple[float, Any]:
     """The median of some runs after a first one, and the last result."""
-    spent = []
+    spent, result = [], None
     for _ in range(REPETITIONS + 1):
         begun = time.perf_counter()
         result = function()
@@ -133,7 +133,8 @@ def _climbed(rungs: Sequence[Rung], arrays: list[np.ndarray], numbers: dict[str,
 
 def worst_excess(stacked: np.ndarray, best: np.ndarray, b: Any, a: Any) -> float:
     """The largest relative excess error of the first two matrices."""
-    errors = [np.linalg.norm(x - np.float64(bi) @ np.float64(ai)) for x, bi, ai in zip(stacked[:2], b, a, strict=False)]
+    pairs = zip(stacked[:2], b, a, strict=False)
+    errors = [np.linalg.norm(x - np.asarray(bi, np.float64) @ np.asarray(ai, np.float64)) for x, bi, ai in pairs]
     return float(max(error / least - 1 for error, least in zip(errors, best, strict=True)))
 
 
