@@ -287,7 +287,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     only folders carry one, without digests, and with `lock=False` none), `locked` names those that the run must
     agree with; `resume` keeps a journal, and goes on with a run that was interrupted; `hard_links` lets files of
     outputs that are as an input has them be hard links to these; `distributed` tells which process of a run
-    over several this is (`engine.run.hosts.ProcessAddress`); `stop` is a `threading.Event` that stops
+    over several this is (`engine.run.joining.ProcessAddress`); `stop` is a `threading.Event` that stops
     the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
@@ -306,7 +306,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.events import NEVER
     from brainsurgery_jax.engine.run.agreement import agree, share_machine
     from brainsurgery_jax.engine.run.execute import execute
-    from brainsurgery_jax.engine.run.hosts import find_hosts
+    from brainsurgery_jax.engine.run.joining import find_hosts
     from brainsurgery_jax.engine.run.staging import Handling, refuse_to_share
     from brainsurgery_jax.engine.run.visible import share_devices
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.compute.devices import Devices
     from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
-    from brainsurgery_jax.engine.run.hosts import ProcessAddress
+    from brainsurgery_jax.engine.run.joining import ProcessAddress
     from brainsurgery_jax.lower.program import Publication
     from brainsurgery_jax.store.io.files import StagedOutput
 

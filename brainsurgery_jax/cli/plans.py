@@ -130,7 +130,7 @@ def publications_as_json(report: api.Report) -> list[dict[str, object]]:
 
 def options_of(choices: Choices) -> RunOptions:
     """How to run, by the options of a command. Raises BadParameter."""
-    from brainsurgery_jax.engine.run.hosts import ProcessAddress
+    from brainsurgery_jax.engine.run.joining import ProcessAddress
 
     return RunOptions(
         memory=size_of(choices.memory, "--memory"),

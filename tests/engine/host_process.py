@@ -19,7 +19,8 @@ from typing import Any
 import brainsurgery_jax as bs
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.engine.events import Factorized
-from brainsurgery_jax.engine.run.hosts import Connected, ProcessAddress
+from brainsurgery_jax.engine.run.hosts import Connected
+from brainsurgery_jax.engine.run.joining import ProcessAddress
 from brainsurgery_jax.engine.run.watching import is_left_computing
 from brainsurgery_jax.store.io import positioned
 from brainsurgery_jax.store.io.byte_sink import ByteSink

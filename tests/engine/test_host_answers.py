@@ -20,11 +20,11 @@ from brainsurgery_jax import api
 from brainsurgery_jax.engine.plan.planner import plan_work
 from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
 from brainsurgery_jax.engine.plan.work import Machine
-from brainsurgery_jax.engine.run import hosts
+from brainsurgery_jax.engine.run import joining
 from brainsurgery_jax.engine.run.agreement import agree, share_machine
 from brainsurgery_jax.engine.run.answers import pack, unpack
 from brainsurgery_jax.engine.run.budget import Budget, machine_identity
-from brainsurgery_jax.engine.run.hosts import ProcessAddress, find
+from brainsurgery_jax.engine.run.joining import ProcessAddress, find
 from brainsurgery_jax.engine.run.staging import refuse_to_share
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.numerics.agreement import Gap
@@ -189,11 +189,11 @@ def test_a_port_in_use_is_refused_and_another_one_works():
         taken.bind(("", 0))
         taken.listen()
         with pytest.raises(bs.StoreError, match=r"(?s)could not start: .*Give --coordinator another port"):
-            hosts.start_service(taken.getsockname()[1], 1, 1.0)
+            joining.start_service(taken.getsockname()[1], 1, 1.0)
         port = taken.getsockname()[1]
-    service = hosts.start_service(port, 1, 1.0)
+    service = joining.start_service(port, 1, 1.0)
     with pytest.raises(bs.StoreError, match="another process 0 of this one"):
-        hosts.start_service(port, 1, 1.0)
+        joining.start_service(port, 1, 1.0)
     service.communicate(b"end\n")
 
 
@@ -217,7 +217,7 @@ def test_a_process_says_for_what_it_waits_and_can_be_stopped_then(
         run.send_signal(stop)
         assert "nothing was published" in run.stderr.read()
         assert run.wait() == code
-    hosts.start_service(int(address.rpartition(":")[2]), 1, 1.0).communicate(b"end\n")  # the coordinator is gone
+    joining.start_service(int(address.rpartition(":")[2]), 1, 1.0).communicate(b"end\n")  # the coordinator is gone
 
 
 def test_processes_that_do_not_find_each_other_are_told_how_to_be_started(monkeypatch: pytest.MonkeyPatch):
@@ -228,10 +228,10 @@ def test_processes_that_do_not_find_each_other_are_told_how_to_be_started(monkey
         def connect(self) -> None:
             raise RuntimeError("DEADLINE_EXCEEDED: nobody answers")
 
-    monkeypatch.setattr(hosts, "runtime", Runtime)
+    monkeypatch.setattr(joining, "runtime", Runtime)
     told = "Start all 2 processes, each with the same --coordinator and its own --process-id"
     with pytest.raises(bs.StoreError, match=told):
-        hosts.connect(ProcessAddress("localhost:1", 1, 2))
+        joining.connect(ProcessAddress("localhost:1", 1, 2))
 
 
 def test_files_that_a_process_cannot_see_are_refused(tmp_path: Path):

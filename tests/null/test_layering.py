@@ -126,7 +126,7 @@ MAY_IMPORT = {
     "prefixes",
     "world": "errors regular_files graph store",
     "listening": "documents errors engine.events",
-    "run_options": "errors lower.program protocol engine.run.budget engine.run.hosts engine.compute.devices "
+    "run_options": "errors lower.program protocol engine.run.budget engine.run.joining engine.compute.devices "
     "engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
@@ -139,7 +139,7 @@ MAY_IMPORT = {
     "cli": "documents rendering reports wording desk "
     "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.resolved plan.schema "
     "plan.source plan.written "
-    "engine.compute.devices engine.run.hosts engine.events store.failures store.sizes protocol",
+    "engine.compute.devices engine.run.joining engine.events store.failures store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.written plan.typed session completion "
     "engine.events",

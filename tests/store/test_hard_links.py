@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.app import app
-from brainsurgery_jax.engine.run.hosts import ProcessAddress
+from brainsurgery_jax.engine.run.joining import ProcessAddress
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.io import local
 from tests.checkpoints import counting, normal, read, write
