@@ -18,4 +18,5 @@ def task_arithmetic(merging: Merging) -> TensorExpr:
 TASK_ARITHMETIC = MergeMethod(
     "task_arithmetic", task_arithmetic, "base plus the weighted sum of task vectors",
     "https://arxiv.org/abs/2212.04089", task_parameters(normalize=MergeParameter(False, NORMALIZE)), base="needed",
+    by_element=True,
 )  # fmt: skip

@@ -151,7 +151,7 @@ def bitdelta(merging: Merging) -> TensorExpr:
 
 MAGMAX = MergeMethod(
     "magmax", magmax, "task vector of largest magnitude at each entry", "https://arxiv.org/abs/2407.06322",
-    {"lambda": _SCALE}, base="needed",
+    {"lambda": _SCALE}, base="needed", by_element=True,
 )  # fmt: skip
 EMR = MergeMethod(
     "emr", emr, "elected task vector; with `task` masked and rescaled for one model",
@@ -163,6 +163,7 @@ CONSENSUS = MergeMethod(
     "consensus", consensus, "sum of task vectors where enough tasks need it", "https://arxiv.org/abs/2405.07813",
     {"mask": MergeParameter(0.4, "how large a task vector is to be beside the others", low=0),
      "least": MergeParameter(2, "tasks that need an entry, at least", low=0), "lambda": _SCALE}, base="needed",
+    by_element=True,
 )  # fmt: skip
 BITDELTA = MergeMethod(
     "bitdelta", bitdelta, "one task vector as signs and one magnitude", "https://arxiv.org/abs/2402.10193", {},

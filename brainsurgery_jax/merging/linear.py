@@ -99,4 +99,5 @@ LINEAR = MergeMethod(
     "linear", linear, "weighted average of models", "https://arxiv.org/abs/2203.05482",
     {"weight": MergeParameter(1.0, "factor of each model", each=True),
      "normalize": MergeParameter(True, "whether the sum is divided by that of the weights")},
+    by_element=True,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, cast
 
@@ -11,20 +11,15 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, refuse
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
-from brainsurgery_jax.merging.settings import (
-    Given,
-    Settings,
-    depths_of,
-    has_layers,
-    layer_axis_of,
-    stack_of,
-)
+from brainsurgery_jax.merging.settings import Given, Settings, depth_of, depths_of
+from brainsurgery_jax.merging.stacks import has_layers, layer_axes
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import Ref, compile_pattern
+from brainsurgery_jax.wording import few
 
 WHOLE_NAME = "\\g<0>"
 
@@ -65,18 +60,19 @@ class MergeStep:
     on_mismatch: str = "error"
     compat: bool = False
     layer_axis: int | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Where models come from, of those that the step names as inputs are written."""
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
         refuse(self._mistakes())
         fresh = self.to not in self.view.aliases()
-        for alias in (*self.aliases, *([self.base] if self.base else [])):  # before there is the alias of the result
-            self.view.names(alias, "models" if alias in self.models else "base")
         if fresh:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
         self._refuse_mismatch(rows)
         settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
+        self._tell_idle(settings, rows)
         axes, group = self._layer_axes(rows, settings), list[Merging]()
         for row in rows:
             if row.is_float and (part := self._part(row, settings, group, axes.get(row.name))) is not None:
@@ -112,16 +108,34 @@ class MergeStep:
         if method.base == "needed" and self.base is None:
             yield Refusal("merge-models", f"{method.name} merges what models differ by from a base, and none is given",
                           key="method", hint="Add `base: ALIAS`, the model that the others were made of.")  # fmt: skip
-        if method.base == "none" and self.base is not None:
+        elif method.base == "none" and self.base is not None:
             yield Refusal("merge-models", f"{method.name} has no base", key="base",
                           hint="Leave `base` out. To merge that model as well, name it under `models`.")  # fmt: skip
-        if not method.fewest <= count <= method.most:
+        elif not method.fewest <= count <= method.most:
             exact, high = method.fewest == method.most, count > method.most
             wanted = f"{method.fewest}" if exact else f"at most {method.most}" if high else f"at least {method.fewest}"
             besides = " besides the base" if self.start else ""
             message = f"{method.name} takes {wanted} model{'s' * (wanted[-1] != '1')}{besides}, got {count}"
             yield Refusal("merge-models", message, key="models", hint="Name as many under `models`.")
+        if self.dtype is not None and not self.dtype.is_float:
+            yield Refusal("merge-parameter", f"results are floats, and {self.dtype} is none", key="dtype",
+                          hint="Name a float dtype, and `cast_` the result afterwards.")  # fmt: skip
         yield from self._plain_settings.mistakes()
+        yield from self._wrong_aliases()
+
+    def _wrong_aliases(self) -> Iterator[Refusal]:
+        """Models that are not there, or come from another checkpoint than the step says."""
+        for alias in (*self.models, *([self.base] if self.base else [])):
+            key = "models" if alias in self.models else "base"
+            try:
+                self.view.names(alias, key)
+            except Refusal as bad:
+                yield bad
+                continue
+            path, origin = self.paths.get(alias, ""), self.view.origin(alias)
+            if path and origin and _last_part(path) != _last_part(origin):
+                yield Refusal("merge-models", f"'{alias}' comes from {origin}, not from '{path}'", key=key,
+                              hint="Write the alias alone; `of` is the pattern of names that are merged.")  # fmt: skip
 
     @property
     def _plain_settings(self) -> Settings:
@@ -152,25 +166,17 @@ class MergeStep:
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
         return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
 
-    def _layer_axes(self, rows: Sequence[TensorRow], settings: Settings) -> dict[str, int]:
-        """The axis of layers of each tensor of a stack that is merged layer by layer: because parameters of one go by
-        layer, or the step says the axis. Raises Refusal."""
-        stacks: dict[str, list[TensorRow]] = {}
-        for row in rows:
-            if row.is_float and (stack := stack_of(row.name)) is not None:
-                stacks.setdefault(stack, []).append(row)
-        if self.layer_axis is not None:
-            return {row.name: self.layer_axis for own in stacks.values() for row in own}
-        wanted = {stack: own for stack, own in stacks.items() if any(settings.is_by_layer(row.name) for row in own)}
-        known = self.view.config(self.primary) if wanted else None
+    def _layer_axes(self, rows: Sequence[TensorRow], settings: Settings) -> Mapping[str, int]:
+        """The axis of layers of each tensor that is merged layer by layer. Raises Refusal."""
+        known = self.view.config(self.primary)
         config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
-        found = {}
-        for stack, own in wanted.items():
-            shapes = [row.exprs[self.primary].aval.shape for row in own]
-            counts = [value for key, value in config.items() if "layer" in key]
-            axis = layer_axis_of(stack, shapes, counts)
-            found |= {row.name: axis for row in own}
-        return found
+        counts = [value for key, value in config.items() if "layer" in key]
+        shapes = {row.name: row.exprs[self.primary].aval.shape for row in rows if row.is_float}
+        found = layer_axes(shapes, counts, self.layer_axis, settings.is_by_layer, apart=not self.method.by_element)
+        for stack in found.unclear:
+            message = f"the tensors of '{stack}' may hold all layers, and {self.method.name} merges each as one tensor"
+            self.view.note("merge-parameter", message, "method", "To merge them layer by layer say `layer_axis: 0`.")
+        return found.known
 
     def _part(
         self, row: TensorRow, settings: Settings, group: Sequence[Merging], axis: int | None
@@ -192,12 +198,8 @@ class MergeStep:
         return MergePart((whole,) if axis is None else tuple(self._layers(whole, axis)), corner, axis)
 
     def _layers(self, whole: Merging, axis: int) -> Iterator[Merging]:
-        """The layers of a tensor that holds all of them, each at its depth. Raises Refusal."""
+        """The layers of a tensor that holds all of them, each at its depth."""
         shape = whole.aval.shape
-        if not -len(shape) <= axis < len(shape):
-            message = f"'{whole.name}' has no axis {axis}: its shape is {list(shape)}"
-            hint = "Name the axis along which all of `of` have their layers."
-            raise Refusal("merge-parameter", message, key="layer_axis", hint=hint)
         axis, count = axis % len(shape), shape[axis]
 
         def cut(tensor: ModelTensor, at: int) -> ModelTensor:
@@ -205,8 +207,9 @@ class MergeStep:
 
         for at in range(count):
             base = None if whole.base is None else cut(whole.base, at)
-            settings = whole.settings.at_depth(whole.name, at / max(1, count - 1))
-            yield replace(whole, base=base, models=tuple(cut(m, at) for m in whole.models), settings=settings)
+            settings = whole.settings.at_depth(whole.name, depth_of(at, count))
+            models = tuple(cut(m, at) for m in whole.models)
+            yield replace(whole, base=base, models=models, settings=settings, layer=(axis, at))
 
     def _join_layers(self, layers: Sequence[TensorExpr], axis: int) -> TensorExpr:
         """Layers as one tensor."""
@@ -251,6 +254,14 @@ class MergeStep:
             raise bad.about("" if row.name in bad.message else f" ('{row.name}')") from bad
         return part.corner.restore(merged[0] if part.axis is None else self._join_layers(merged, part.axis))
 
+    def _tell_idle(self, settings: Settings, rows: Sequence[TensorRow]) -> None:
+        """Say which patterns of parameters match no tensor that is merged."""
+        names = [row.name for row in rows if row.is_float]
+        for pattern, key in dict.fromkeys(settings.patterns()):
+            if all(compile_pattern(pattern).match(name) is None for name in names):
+                hint = f"Names that are merged: {few(names)}." if names else ""
+                self.view.note("merge-parameter", f"pattern '{pattern}' matches no tensor that is merged", key, hint)
+
     def _tell_kept(self, rows: Sequence[TensorRow]) -> None:
         """Say which tensors are taken over that are no floats."""
         if len(self.aliases) + (self.start is not None) > 1 and rows:
@@ -268,6 +279,10 @@ class MergeStep:
             message = f"'{row.name}' is {found}{more}: results have the dtype of '{self.primary}'"
             self.view.note("merge-dtype", message, "models", f"Give `dtype: {row.exprs[self.primary].aval.dtype}`, or "
                            "another one.")  # fmt: skip
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def find_method(name: str) -> MergeMethod:

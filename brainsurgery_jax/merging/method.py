@@ -27,7 +27,8 @@ class Merging:
     """One tensor to be merged. All operands have one shape and are floats.
 
     `base` is None for methods without one. `compat`: every operation is rounded to the dtype of the tensors, as
-    mergekit does. `everything`: this and all other tensors of the step, for values over all parameters.
+    mergekit does. `everything`: this and all other tensors of the step, for values over all parameters. `layer`: of a
+    layer of a tensor that holds all, the axis and the number.
     """
 
     view: View
@@ -38,6 +39,7 @@ class Merging:
     dtype: DType
     compat: bool = False
     everything: Sequence[Merging] = ()
+    layer: tuple[int, int] | None = None
 
     # --- parameters
 
@@ -125,6 +127,7 @@ class MergeMethod(NamedTuple):
     """A published way to merge: what computes one tensor, its parameters, how many models it takes.
 
     `base`: whether it takes a base beside them. `first`: a base, if given, counts as the first of the models.
+    `by_element`: whether an element of the result depends on no others, so that a stack of layers is as good as layers.
     """
 
     name: str
@@ -136,3 +139,4 @@ class MergeMethod(NamedTuple):
     most: int = 1_000
     base: Base = "none"
     first: bool = False
+    by_element: bool = False

@@ -34,4 +34,5 @@ NEARSWAP = MergeMethod(
     "nearswap", nearswap, "entries of a model that differ little from the base",
     "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     {"t": MergeParameter(None, "differences up to this are taken over", low=0)}, most=1, base="needed",
+    by_element=True,
 )  # fmt: skip

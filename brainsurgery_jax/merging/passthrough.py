@@ -19,5 +19,5 @@ def passthrough(merging: Merging) -> TensorExpr:
 
 PASSTHROUGH = MergeMethod(
     "passthrough", passthrough, "one model, or a multiple of it", "",
-    {"scale": MergeParameter(1.0, "factor of the tensor", each=True)}, most=1,
+    {"scale": MergeParameter(1.0, "factor of the tensor", each=True)}, most=1, by_element=True,
 )  # fmt: skip

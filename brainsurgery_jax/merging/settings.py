@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from math import inf
+from sys import float_info
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
@@ -18,8 +19,6 @@ Given = Plain | Sequence[float] | Mapping[str, "Given"]
 _EMBEDDING = re.compile(r"(^|[._/])(\w*embed\w*|wte|wpe|token\w*|word\w*)([._/]|$)")
 """Names of tables, which come before the first layer; all else that is in no layer comes after the last."""
 
-_LAYERS = re.compile(r"(?:^|[./])(?:\w*layers|\w*blocks|h)(?=[./])", re.IGNORECASE)
-"""Words that stand for all layers."""
 _NUMBER = re.compile(r"(?:^|[./])(?:\w*(?:layers?|blocks?|h)_)?(\d+)(?=[._/]|$)", re.IGNORECASE)
 """The number of a layer, alone or after its word (`layers_3`): a matrix may have one, too (`wi_0`)."""
 
@@ -32,6 +31,18 @@ class MergeParameter(NamedTuple):
     each: bool = False
     low: float = -inf
     high: float = inf
+
+    @property
+    def kind(self) -> str:
+        """What kind of value it takes, in words."""
+        if isinstance(self.default, bool):
+            return "true or false"
+        return "a word" if isinstance(self.default, str) else "a number"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it takes numbers, which may go by layer."""
+        return self.kind == "a number"
 
     @property
     def span(self) -> str:
@@ -57,17 +68,30 @@ class Settings:
     def value(self, parameter: str, name: str, model: str = "") -> Plain:
         """The value of a parameter for a tensor, of a model or of all. Raises Refusal."""
         known, own = self.parameters[parameter], self.own.get(model, {})
-        key = "models" if parameter in own else "parameters"
-        given = own.get(parameter, self.general.get(parameter))
-        found = None if given is None else self._resolve(given, parameter, name, key)
-        if found is None:
-            found = known.default
-        if found is None:
-            of = f" of '{model}'" if known.each else ""
-            message = f"{self.method} needs a {parameter}{of} for '{name}': {known.doc}"
-            raise Refusal("merge-parameter", message, key="models" if known.each else "method",
-                          hint=f"Add `parameters: {{{parameter}: 0.5}}`, with a value of your own.")  # fmt: skip
-        return found
+        for key, level in (("models", own), ("parameters", self.general)):
+            if (found := self._resolve(level.get(parameter), parameter, name, key)) is not None:
+                return found
+        if known.default is None:
+            raise self._missing(parameter, name, model)
+        return known.default
+
+    def _missing(self, parameter: str, name: str, model: str) -> Refusal:
+        """That a parameter without a default has no value for a tensor."""
+        known = self.parameters[parameter]
+        of = f" of '{model}'" if known.each else ""
+        message = f"{self.method} needs a {parameter}{of} for '{name}': {known.doc}"
+        for key, level in (("parameters", self.general), ("models", self.own.get(model, {}))):
+            if isinstance(level.get(parameter), Mapping):
+                hint = f"Add a last pattern for all names to `{parameter}`: `'.*': 0.5`, with a value of your own."
+                return Refusal("merge-parameter", message, key=key, hint=hint)
+        hint = f"Add `parameters: {{{parameter}: 0.5}}`, with a value of your own."
+        return Refusal("merge-parameter", message, key="models" if known.each else "method", hint=hint)
+
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """Every pattern of names, with the key of the step under which it stands."""
+        for key, level in (("parameters", self.general), *(("models", own) for own in self.own.values())):
+            for given in level.values():
+                yield from ((pattern, key) for pattern in _patterns_in(given))
 
     def mistakes(self) -> Iterator[Refusal]:
         """What is wrong in the step, whatever the tensors are."""
@@ -115,34 +139,56 @@ def _mistakes_of(name: str, value: object, known: MergeParameter, key: str) -> I
     match value:
         case None:
             pass
-        case str() | bool() | int() | float():
-            if (bad := _mistake_of_one(name, value, known, key)) is not None:
-                yield bad
         case Mapping():
             for one in value.values():
                 yield from _mistakes_of(name, one, known, key)
-        case list() | tuple() if value and all(isinstance(one, int | float) for one in value):
+        case str() | bool() | int() | float():
+            if (bad := _mistake_of_one(name, value, known, key)) is not None:
+                yield bad
+        case list() | tuple() if value and known.is_number:
             found = (_mistake_of_one(name, one, known, key) for one in value)
             yield from filter(None, found)
         case _:
-            yield Refusal("merge-parameter", f"'{name}' is a number, a list of numbers, or a mapping of patterns",
-                          key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
+            wanted = "a number, a list of numbers" if known.is_number else known.kind
+            hint = (
+                "A list goes from the first layer to the last: `[0, 0.5, 1]`." if known.is_number else f"{known.doc}."
+            )
+            yield Refusal("merge-parameter", f"'{name}' is {wanted}, or a mapping of patterns", key=key, hint=hint)
 
 
-def _mistake_of_one(name: str, value: Plain, known: MergeParameter, key: str) -> Refusal | None:
-    if isinstance(known.default, str) != isinstance(value, str):
-        wanted = "a word" if isinstance(known.default, str) else "a number"
-        return Refusal("merge-parameter", f"'{name}' is {wanted}, got {value!r}", key=key, hint=f"{name}: {known.doc}.")
-    if isinstance(value, int | float) and not (known.low <= value <= known.high and isfinite(value)):
-        message, hint = f"'{name}' is {known.span}, got {value:g}", f"{name}: {known.doc}. Give {known.span}."
+def _mistake_of_one(name: str, value: object, known: MergeParameter, key: str) -> Refusal | None:
+    kinds = {"a word": str, "true or false": bool}
+    fits = isinstance(value, kinds[known.kind]) if known.kind in kinds else _is_number(value)
+    if not fits:
+        message = f"'{name}' is {known.kind}, got {value!r}"
+        return Refusal("merge-parameter", message, key=key, hint=f"{name}: {known.doc}.")
+    if isinstance(value, int | float) and not (known.low <= value <= known.high and abs(value) <= float_info.max):
+        message, hint = f"'{name}' is {known.span}, got {_shown(value)}", f"{name}: {known.doc}. Give {known.span}."
         return Refusal("merge-parameter", message, key=key, hint=hint)
     return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: float) -> str:
+    """A number, as short as can be; integers may be larger than any float."""
+    return f"{value:g}" if abs(value) <= float_info.max or isinstance(value, float) else "an integer beyond all floats"
+
+
+def _patterns_in(given: object) -> Iterator[str]:
+    """The patterns of a mapping, and of those within it."""
+    if isinstance(given, Mapping):
+        for pattern, value in given.items():
+            yield pattern
+            yield from _patterns_in(value)
 
 
 def depths_of(names: Sequence[str]) -> dict[str, float]:
     """The relative depth of each tensor, by the first number in its name. What is in no layer is at the begin if it is
     a table of embeddings, else at the end."""
-    places = {name: _layer(name) for name in names}
+    places = {name: layer_of(name) for name in names}
     last: dict[str, int] = {}
     for stack, number in filter(None, places.values()):
         last[stack] = max(last.get(stack, 0), number)
@@ -151,36 +197,13 @@ def depths_of(names: Sequence[str]) -> dict[str, float]:
         if place is None:
             found[name] = 0.0 if _EMBEDDING.search(name) else 1.0
         else:
-            found[name] = place[1] / last[place[0]] if last[place[0]] else 0.0
+            found[name] = depth_of(place[1], last[place[0]] + 1)
     return found
 
 
-def has_layers(names: Iterable[str]) -> bool:
-    """Whether any name has the number of a layer, or is of a tensor that holds all layers."""
-    return any(_layer(name) is not None or stack_of(name) is not None for name in names)
-
-
-def stack_of(name: str) -> str | None:
-    """The stack of which a tensor seems to hold one layer after the other: its name has the word for layers, and no
-    number; else None."""
-    found = _LAYERS.search(name) if _layer(name) is None else None
-    return None if found is None else name[: found.end()]
-
-
-def layer_axis_of(stack: str, shapes: Iterable[Sequence[int]], counts: Iterable[object]) -> int:
-    """The axis of layers, 0 or 1, of all tensors of a stack: the one along which all have one size, and if a config
-    says how many layers there are (`counts`), that one. Raises Refusal."""
-    shapes, told = list(shapes), set(counts)
-    fitting = [at for at in (0, 1) if len({tuple(s[at : at + 1]) for s in shapes}) == 1 and len(shapes[0]) > at]
-    known = [at for at in fitting if shapes[0][at] in told] or fitting
-    if len(known) == 1:
-        return known[0]
-    found = "either the first or the second" if known else "neither the first nor the second"
-    message = f"a list goes by layer, and the axis of layers of '{stack}' may be {found}: " + ", ".join(
-        str(list(s)) for s in dict.fromkeys(map(tuple, shapes[:3]))
-    )
-    hint = "Say it: `layer_axis: 0`. Or `unstack` the layers of each model before; or give one number."
-    raise Refusal("merge-parameter", message, key="parameters", hint=hint)
+def depth_of(layer: int, count: int) -> float:
+    """The relative depth of a layer of so many. One alone is the last, as it is in mergekit."""
+    return layer / (count - 1) if count > 1 else 1.0
 
 
 def _of_name(given: Given | None, name: str) -> Plain | Sequence[float] | None:
@@ -190,7 +213,7 @@ def _of_name(given: Given | None, name: str) -> Plain | Sequence[float] | None:
     return given
 
 
-def _layer(name: str) -> tuple[str, int] | None:
+def layer_of(name: str) -> tuple[str, int] | None:
     """The stack of layers that a tensor belongs to, and its number in it."""
     found = _NUMBER.search(name)
     return None if found is None else (name[: found.start(1)], int(found[1]))

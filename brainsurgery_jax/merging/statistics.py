@@ -24,6 +24,7 @@ from brainsurgery_jax.merging.tensors import (
     widen,
 )
 from brainsurgery_jax.op import Avals, kernel
+from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import TensorExpr
 
@@ -38,6 +39,9 @@ def _statistics_of(merging: Merging, model: ModelTensor) -> TensorExpr | None:
     if not merging.view.has(alias, merging.name):
         return None
     found = merging.view.fetch(alias, merging.name, "models")
+    if merging.layer is not None and len(found.aval.shape) > 1:
+        axis, at = merging.layer
+        found = merging.view.apply(entry, found, axis=axis, at=at)
     return found if found.aval.shape else merging.view.apply(with_shape, found, shape=(1,))
 
 
@@ -129,6 +133,7 @@ _STATISTICS = MergeParameter("", "alias of a checkpoint with the statistics of a
 FISHER = MergeMethod(
     "fisher", fisher, "average weighted by Fisher information", "https://arxiv.org/abs/2111.09832",
     {"weight": MergeParameter(1.0, "factor of each model", each=True, low=0), "statistics": _STATISTICS},
+    by_element=True,
 )  # fmt: skip
 REGMEAN = MergeMethod(
     "regmean", regmean, "least squares on the inputs of each model", "https://arxiv.org/abs/2212.09849",

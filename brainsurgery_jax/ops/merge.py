@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
 
@@ -28,16 +28,25 @@ OnMismatch = Annotated[
     Field(description="where shapes differ: refuse, leave the model out, or merge the corner that all have"),
 ]
 Compat = Annotated[Literal["no", "mergekit"], Word, Field(description="whose rounding: once at the end, or mergekit's")]
-ModelsGiven = Mapping[str, Mapping[str, object]]
+
+
+class ModelsGiven(NamedTuple):
+    """The parameters of each model by its alias, and the paths of those that are written as inputs are."""
+
+    models: Mapping[str, Mapping[str, object]]
+    paths: Mapping[str, str]
 
 
 def read_models(value: object) -> ModelsGiven:
     """The models with the parameters of each: a list of aliases, or a mapping of aliases to a weight or parameters."""
     wanted = "expected a list of aliases, or a mapping of aliases to a weight or to parameters"
     entries: list[tuple[object, object]]
+    paths: dict[str, str] = {}
     match value:
         case list() | tuple():
-            entries = [(alias.partition("::")[0] if isinstance(alias, str) else alias, {}) for alias in value]
+            split = [each.partition("::") if isinstance(each, str) else (each, "", "") for each in value]
+            entries = [(alias, {}) for alias, _, _ in split]
+            paths = {str(alias): path for alias, _, path in split if path}
         case Mapping():
             entries = list(value.items())
         case str():
@@ -59,7 +68,7 @@ def read_models(value: object) -> ModelsGiven:
             found[alias] = {"weight": own}
         else:
             raise ValueError(f"{wanted}, got {own!r} for '{alias}'")
-    return found
+    return ModelsGiven(found, paths)
 
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}, {"type": "object"}]}
@@ -115,9 +124,9 @@ def merge(
     """
     from brainsurgery_jax.merging.lowering import MergeStep, find_method  # some milliseconds, which few plans need
 
-    assert isinstance(models, Mapping)
+    assert isinstance(models, ModelsGiven)
     step = MergeStep(
-        view, find_method(method), models, to, base, parameters,
-        result.of, result.dtype, result.on_mismatch, result.compat != "no", result.layer_axis,
+        view, find_method(method), models.models, to, base, parameters,
+        result.of, result.dtype, result.on_mismatch, result.compat != "no", result.layer_axis, models.paths,
     )  # fmt: skip
     yield from step.edits()

@@ -34,6 +34,16 @@ def _case(name: str, code: str, steps: list[Any], mend: Mend, made: np.ndarray, 
     return Case(name, code, steps, mend, {"v": made}, a=facts.pop("a", V), b=facts.pop("b", W), **facts)
 
 
+def added_cast(plan: Any, hint: str) -> Any:
+    """Cast the result after it was merged, as the hint says in words."""
+    assert "`cast_` the result afterwards" in hint
+    plan["transforms"].append({"cast_": {"target": "a::v", "to": "int32"}})
+    return plan
+
+
+STACKS = [{f"layers.{name}": np.stack([np.full(size, at + layer, np.float32) for layer in range(2)])
+           for name, size in (("w", (2, 3)), ("b", (3, 1)))} for at in (1, 5)]  # fmt: skip
+
 MERGES = [
     _case("slerp without t", "merge-parameter", merge(method="slerp"),
           lambda plan, hint: parameters("with a value of your own", t=0)(add()(plan, hint), hint), A["v"]),
@@ -43,6 +53,22 @@ MERGES = [
           parameters("A list goes from the first layer to the last", t=[0, 0]), A["v"]),
     _case("a list by layer of stacked layers", "merge-parameter", merge(method="slerp", parameters={"t": [0, 1]}),
           parameters("Give one number", t=0), A["v"]),
+    _case("slerp without t for some names", "merge-parameter", merge(method="slerp", parameters={"t": {"w": 0}}),
+          parameters("Add a last pattern for all names to `t`: `'.*': 0.5`", t={"w": 0, ".*": 0}), A["v"],
+          a={**V, "w": A["v"]}, b={**W, "w": B["v"]}),
+    _case("a pattern of no name", "merge-parameter", merge(models={"a": {"weight": {"u": 3, ".*": 1}}, "b": 1}),
+          lambda plan, hint: models("Names that are merged", {"a": {"weight": {hint[:-1].split()[-1]: 1}}, "b": 1})(
+              plan, hint), MEAN, note=True),
+    _case("an axis of layers where there are none", "merge-parameter", merge(layer_axis=0),
+          put("Leave `layer_axis` out.", layer_axis=None), MEAN),
+    Case("layers that are merged as one", "merge-parameter",
+         merge(method="bitdelta", base="a", models=["b"], to="a"), put("say `layer_axis: 0`", layer_axis=0), STACKS[1],
+         a=STACKS[0], b=STACKS[1], note=True),
+    _case("whole numbers as a result", "merge-parameter", merge(dtype="int8"),
+          lambda plan, hint: added_cast(put("Name a float dtype", dtype="float32")(plan, hint), hint),
+          MEAN.astype(np.int32)),
+    _case("a pattern behind an alias", "merge-models", merge(models=["a::v.*", "b"]),
+          models("Write the alias alone", ["a", "b"]), MEAN),
     _case("a share above one", "merge-parameter",
           merge(method="ties", base="a", models=["b"], parameters={"density": 2}),
           parameters("Give a number from 0 to 1.", density=1), B["v"]),

@@ -194,6 +194,111 @@ def test_all_mistakes_in_the_parameters_of_a_step_are_told_at_once(tmp_path: Pat
         assert part in told
 
 
+def test_unknown_models_are_told_with_all_other_mistakes(tmp_path: Path):
+    keys = {"method": "ties", "base": "zero", "models": {"ones": {"density": 3}, "twos": 1}, "to": "m"}
+    told = "\n".join(d.message for d in problems(tmp_path, TWO, {"merge": keys}))
+    assert all(part in told for part in ("got 3", "'zero'", "'twos'")), told
+
+
+@pytest.mark.parametrize("parameter", [
+    {"t": True}, {"t": "much"}, {"t": [0, True]}, {"t": 10**400}, {"t": -(10**400)}, {"t": [0, 10**400]},
+])  # fmt: skip
+def test_a_number_is_asked_for_where_a_number_is_meant(parameter: Any, tmp_path: Path):
+    keys = {"method": "slerp", "models": ["ones", "zeros"], "to": "m", "parameters": parameter}
+    assert {d.code for d in problems(tmp_path, TWO, {"merge": keys})} == {"merge-parameter"}
+
+
+@pytest.mark.parametrize("given", ["yes", 0.5, 1, [True, False]])
+def test_true_or_false_is_asked_for_where_that_is_meant(given: Any, tmp_path: Path):
+    keys = {"method": "linear", "models": ["ones", "zeros"], "to": "m", "parameters": {"normalize": given}}
+    (problem,) = problems(tmp_path, TWO, {"merge": keys})
+    assert "'normalize' is true or false" in problem.message
+
+
+def test_what_no_pattern_of_a_model_matches_has_the_value_for_all_models(tmp_path: Path):
+    models = {"ones": {"weight": {r".*\.a": 0.1}}, "zeros": {"weight": 0.3}}
+    made = merge(tmp_path, TWO, {"method": "linear", "models": models, "parameters": {"weight": 0.7}, "to": "m"})
+    np.testing.assert_allclose(made["h.0.a"], [0.1 / 0.4] * 2, rtol=1e-6)
+    np.testing.assert_allclose(made["h.0.b"], [0.7] * 2, rtol=1e-6)
+
+
+def test_of_one_layer_alone_the_last_value_of_a_list_counts(tmp_path: Path):
+    models = {alias: {"h.0.w": x["norm"], "head": x["norm"]} for alias, x in TWO.items()}
+    keys = {"method": "slerp", "models": ["zeros", "ones"], "to": "m", "parameters": {"t": [0, 1]}}
+    assert merge(tmp_path, models, keys)["h.0.w"].tolist() == [1, 1]
+
+
+def test_a_pattern_of_a_parameter_that_matches_nothing_is_told(tmp_path: Path):
+    keys = {"method": "linear", "models": {"ones": {"weight": {r"h\.7.*": 0}}, "zeros": 1}, "to": "m"}
+    (note,) = bs.check(bs.load(plan_of(tmp_path, TWO, {"merge": keys})))
+    assert (note.severity, note.message) == (
+        "note", r"merge.models: pattern 'h\.7.*' matches no tensor that is merged")  # fmt: skip
+
+
+def test_a_model_is_no_pattern_of_names(tmp_path: Path):
+    given = {alias: tmp_path / f"{alias}.safetensors" for alias in TWO}
+    keys = {"method": "linear", "models": [f"ones::{given['ones']}", f"zeros::{given['zeros']}"], "to": "m"}
+    assert merge(tmp_path, TWO, keys)["norm"].tolist() == [0.5, 0.5]
+    (problem,) = problems(tmp_path, TWO, {"merge": {**keys, "models": ["ones::h.*", "zeros"]}})
+    assert problem.code == "merge-models" and "not from 'h.*'" in problem.message
+
+
+# --- Tensors that hold all layers
+
+STACKS = {alias: {"layers.w": normal((3, 4, 5), seed=seed), "layers.b": normal((3, 5), seed=seed + 9)}
+          for seed, alias in enumerate(("base", "a", "b"))}  # fmt: skip
+
+
+def with_config(
+    tmp_path: Path, models: dict[str, dict[str, np.ndarray]], keys: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Merge models that are folders whose config says that there are three layers."""
+    for alias, tensors in models.items():
+        (tmp_path / alias).mkdir(exist_ok=True)
+        write(tmp_path / alias / "model.safetensors", tensors)
+        (tmp_path / alias / "config.json").write_text('{"num_hidden_layers": 3}')
+    plan = {"inputs": [f"{alias}::{tmp_path / alias}" for alias in models], "transforms": [{"merge": keys}],
+            "output": {"path": str(tmp_path / "made"), "alias": "m", "overwrite": True}}  # fmt: skip
+    bs.load(plan).run(durable=False)
+    return read(tmp_path / "made" / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "model_stock", "bitdelta", "karcher", "ties", "slerp"])
+def test_a_method_that_looks_at_whole_tensors_takes_the_layers_of_a_stack_by_themselves(method: str, tmp_path: Path):
+    keys: dict[str, Any] = {"method": method, "models": ["a", "b"], "to": "m"}
+    if method not in ("karcher", "slerp"):
+        keys["base"] = "base"
+    if method == "bitdelta":
+        keys["models"] = ["a"]
+    parameters = {"slerp": {"t": 0.3}, "ties": {"density": 0.5}}.get(method)
+    if parameters is not None:
+        keys["parameters"] = parameters
+    made = with_config(tmp_path, STACKS, keys)
+    apart = {alias: {f"{name}.{i}": x[name][i] for name in x for i in range(3)} for alias, x in STACKS.items()}
+    wanted = merge(tmp_path, apart, keys)
+    for name, x in made.items():
+        np.testing.assert_allclose(x, np.stack([wanted[f"{name}.{i}"] for i in range(3)]), rtol=1e-6, atol=1e-7)
+
+
+def test_stacks_of_which_no_config_tells_the_layers_are_told(tmp_path: Path):
+    keys = {"method": "tsv_m", "base": "base", "models": ["a", "b"], "to": "m"}
+    plan = plan_of(tmp_path, STACKS, {"merge": keys})
+    plan["output"]["alias"] = "m"
+    (note,) = bs.check(bs.load(plan))
+    assert (
+        note.message == "merge.method: the tensors of 'layers' may hold all layers, and tsv_m merges each as one tensor"
+    )
+    plan["transforms"] = [{"merge": {**keys, "layer_axis": 0}}]
+    assert bs.check(bs.load(plan)) == ()
+
+
+def test_an_axis_of_layers_along_which_sizes_differ_is_refused(tmp_path: Path):
+    keys = {"method": "karcher", "models": ["a", "b"], "to": "m", "layer_axis": -1}
+    models = {alias: {**x, "layers.u": np.ones((3, 7), np.float32)} for alias, x in STACKS.items()}
+    (problem,) = problems(tmp_path, models, {"merge": keys})
+    assert problem.message.startswith("merge.layer_axis: the tensors of 'layers' have no axis -1 of one size")
+
+
 def test_one_mistake_in_the_parameters_of_several_models_is_told_once(tmp_path: Path):
     keys = {"method": "linear", "models": {"ones": {"weight": "much"}, "zeros": {"weight": "much"}}, "to": "m"}
     assert len(problems(tmp_path, TWO, {"merge": keys})) == 1
