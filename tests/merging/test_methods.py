@@ -13,6 +13,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.merging.table import METHODS
+from tests.checkpoints import normal
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
 
@@ -169,6 +170,53 @@ def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     with_it = merge(tmp_path, models(), {**keys, "models": ["base", "a", "b"]})
     without = merge(tmp_path, models(), {**keys, "models": ["a", "b"]})
     assert all(np.array_equal(with_it[name], x) for name, x in without.items())
+
+
+# --- Statistics that say nothing --------------------------------------------------------------------------------------
+
+
+def by_inputs(
+    folder: Path, dead: Any, *, transposed: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What regmean makes of two matrices [5, 6], both of them, and their inner products, of which inputs are 0."""
+    a, b = (normal((5, 6), seed=seed) for seed in (1, 2))
+    inputs = [normal((40, 6), seed=seed) for seed in (3, 4)]
+    for x in inputs:
+        x[:, dead] = 0
+    grams = [x.T @ x for x in inputs]
+    held = {"a": a, "b": b} if not transposed else {"a": a.T.copy(), "b": b.T.copy()}
+    tensors = {**held, "gram_a": grams[0], "gram_b": grams[1]}
+    keys = {"method": "regmean", "models": {alias: {"statistics": f"gram_{alias}"} for alias in "ab"}, "to": "m",
+            "parameters": {"transposed": transposed}}  # fmt: skip
+    made = merge(folder, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    return (made.T if transposed else made), a, b, grams
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_regmean_averages_the_columns_of_inputs_that_no_model_has(transposed: bool, tmp_path: Path):
+    made, a, b, grams = by_inputs(tmp_path, [1, 4], transposed=transposed)
+    np.testing.assert_allclose(made[:, [1, 4]], (a + b)[:, [1, 4]] / 2, rtol=1e-6)
+    live = [0, 2, 3, 5]
+    wanted = by.regmean(None, [a[:, live], b[:, live]], [g[np.ix_(live, live)] for g in grams])
+    np.testing.assert_allclose(made[:, live], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_regmean_averages_matrices_whose_statistics_are_all_zero(tmp_path: Path):
+    made, a, b, _ = by_inputs(tmp_path, slice(None))
+    np.testing.assert_allclose(made, (a + b) / 2, rtol=1e-6)
+
+
+def test_regmean_adds_the_least_to_the_mean_where_inputs_are_fewer_than_columns(tmp_path: Path):
+    a, b = (normal((5, 6), seed=seed) for seed in (1, 2))
+    inputs = [np.round(4 * normal((2, 6), seed=seed)) for seed in (3, 4)]  # whole numbers, whose products are exact
+    tensors = {"a": a, "b": b, **{f"gram_{alias}": x.T @ x for alias, x in zip("ab", inputs, strict=True)}}
+    keys = {"method": "regmean", "models": {alias: {"statistics": f"gram_{alias}"} for alias in "ab"}, "to": "m",
+            "parameters": {"off_diagonal": 1}}  # fmt: skip
+    made = merge(tmp_path, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    mean = (a.astype(float) + b) / 2
+    outputs = np.vstack([x @ (w - mean).T for x, w in zip(inputs, (a, b), strict=True)])
+    added = np.linalg.lstsq(np.vstack(inputs).astype(float), outputs)[0].T
+    np.testing.assert_allclose(made, mean + added, rtol=1e-5, atol=1e-5)
 
 
 # --- Chance -----------------------------------------------------------------------------------------------------------
