@@ -274,6 +274,22 @@ def test_della_keeps_large_entries_more_often_than_small_ones(tmp_path: Path):
     assert np.abs(kept.reshape(20, 10).mean(1) - probability.reshape(20, 10).mean(1)).max() < 0.05
 
 
+@pytest.mark.parametrize("rescale", ["inverse", "l1", "no"])
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_at_its_defaults_della_keeps_all_entries(method: str, rescale: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m", "parameters": {"rescale": rescale}}
+    tensors = models()
+    for name, x in merge(tmp_path, tensors, keys).items():
+        np.testing.assert_allclose(x, tensors["a"][name], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_of_density_zero_gives_the_base(method: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m", "parameters": {"density": 0}}
+    tensors = models()
+    assert all(np.array_equal(x, tensors["base"][name]) for name, x in merge(tmp_path, tensors, keys).items())
+
+
 # --- Ties, and thresholds over all parameters -------------------------------------------------------------------------
 
 
