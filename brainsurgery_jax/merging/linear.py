@@ -88,9 +88,9 @@ def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
 
 
 def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:
-    """Refuse weights that add up to 0, but for what rounding leaves, where a mean divides by their sum."""
+    """Refuse weights that add up to 0, but for what rounding leaves, where a method divides by their sum."""
     if abs(fsum(weights)) <= 1e-12 * fsum(map(abs, weights)):
-        message = f"the weights for '{merging.name}' add up to 0, and the mean divides by their sum"
+        message = f"the weights for '{merging.name}' add up to 0, and {merging.settings.method} divides by their sum"
         switch = next((name for name in ("normalize", "normalize_weights") if name in merging.settings.parameters), "")
         plain = f", or `parameters: {{{switch}: false}}` for their sum" if switch else ""
         raise Refusal("merge-parameter", message, key="models", hint=f"Give weights that do not add up to 0{plain}.")

@@ -70,6 +70,67 @@ def test_weights_that_add_up_to_zero_are_refused(
     merge(tmp_path, models(), {**keys, "parameters": {switch: False}})
 
 
+def test_weights_of_nuslerp_that_add_up_to_zero_are_refused(tmp_path: Path):
+    keys = {"method": "nuslerp", "models": {"a": 1, "b": -1}, "to": "m"}
+    with pytest.raises(bs.PlanError, match="add up to 0, and nuslerp divides by their sum"):
+        merge(tmp_path, models(), keys)
+
+
+def test_weights_of_nuslerp_count_by_their_ratio_however_small(tmp_path: Path):
+    keys = {"method": "nuslerp", "to": "m"}
+    small = merge(tmp_path, models(), {**keys, "models": {"a": 1e-7, "b": 3e-7}})
+    for name, x in merge(tmp_path, models(), {**keys, "models": {"a": 1, "b": 3}}).items():
+        np.testing.assert_allclose(small[name], x, rtol=1e-6, atol=1e-6)
+
+
+SENSELESS = [
+    ("multislerp", {"eps": -1e-8}), ("karcher", {"tol": -1}), ("karcher", {"max_iter": 2.5}),
+    ("karcher", {"max_iter": 0}), ("ramplus_tl", {"r": -5}), ("ramplus_tl", {"alpha": -3}), ("ram", {"epsilon": -1}),
+    ("consensus", {"least": 0}), ("consensus", {"least": 1.5}), ("consensus", {"mask": -1}),
+    ("ties", {"normalize": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "given"), SENSELESS)
+def test_numbers_that_mean_nothing_are_refused(method: str, given: dict[str, float], tmp_path: Path):
+    keys = {"method": method, "models": ["a", "b"], "to": "m", "parameters": given}
+    keys |= {"base": "base"} if METHODS[method].base == "needed" else {}
+    with pytest.raises(bs.PlanError, match=rf"'{next(iter(given))}' is ") as told:
+        merge(tmp_path, models(), keys)
+    assert told.value.diagnostics[0].code == "merge-parameter"
+
+
+@pytest.mark.parametrize(
+    ("given", "least"), [(["a"], {}), (["a", "b"], {"least": 3}), (["base", "a", "b"], {"least": 3})]
+)
+def test_consensus_of_more_models_than_there_are_is_refused(given: list[str], least: dict[str, int], tmp_path: Path):
+    keys = {"method": "consensus", "base": "base", "models": given, "to": "m", "parameters": least}
+    with pytest.raises(bs.PlanError, match=r"consensus keeps what `least: \d` models need, and there (is 1|are 2)"):
+        merge(tmp_path, models(), keys)
+
+
+def test_consensus_keeps_the_base_where_a_model_of_another_shape_is_left_out(tmp_path: Path):
+    tensors = models()
+    tensors["b"] = {**tensors["b"], "norm.weight": np.ones(9, np.float32)}
+    keys = {"method": "consensus", "base": "base", "models": ["a", "b"], "to": "m", "on_mismatch": "skip"}
+    assert np.array_equal(merge(tmp_path, tensors, keys)["norm.weight"], tensors["base"]["norm.weight"])
+
+
+def test_a_word_that_is_none_is_told_with_those_that_are(tmp_path: Path):
+    keys = {"method": "emr", "base": "base", "models": ["a", "b"], "to": "m", "parameters": {"task": "bb"}}
+    with pytest.raises(bs.PlanError, match=r"'task' is one of a, b, got 'bb'\. Did you mean 'b'\?") as told:
+        merge(tmp_path, models(), keys)
+    assert told.value.diagnostics[0].hint == "Write `task: b`, or leave it out."
+
+
+@pytest.mark.parametrize("compat", ["no", "mergekit"])
+def test_karcher_of_equal_models_is_the_model_whatever_the_tolerance(compat: str, tmp_path: Path):
+    tensors = {alias: models()["a"] for alias in "ab"}
+    keys = {"method": "karcher", "models": ["a", "b"], "to": "m", "parameters": {"tol": 0}, "compat": compat}
+    for name, x in merge(tmp_path, tensors, keys).items():
+        np.testing.assert_allclose(x, tensors["a"][name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("weight", [float("inf"), float("-inf"), float("nan")], ids=str)
 @pytest.mark.parametrize("method", ["linear", "multislerp", "ties"])
 def test_a_weight_is_finite(method: str, weight: float, tmp_path: Path):
