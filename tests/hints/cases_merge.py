@@ -14,6 +14,8 @@ V = {"v": A["v"]}
 W = {"v": B["v"]}
 MEAN = (A["v"] + B["v"]) / 2
 TALL = {"v": np.array([[5, 6], [7, 8], [9, 9]], np.float32)}
+LOUD = A["v"] + np.array([[1, 2], [3, 40]], np.float32)
+LEFT_OUT = A["v"] + np.array([[1, 2], [3, 0]], np.float32)
 
 
 def merge(**keys: Any) -> list[Any]:
@@ -69,6 +71,10 @@ MERGES = [
           parameters("Give a whole number.", least=1), B["v"]),
     _case("a switch that is halfway", "merge-parameter", merge(parameters={"normalize": 0.5}),
           lambda plan, hint: parameters("Write", **yaml.safe_load(quoted(hint)[0]))(plan, hint), MEAN),
+    _case("largest entries that are kept", "merge-parameter",
+          merge(method="breadcrumbs", base="a", models=["b"], parameters={"gamma": 0.25}, to="a"),
+          lambda plan, hint: parameters("keep fewer", gamma=0.25, **yaml.safe_load(quoted(hint)[0])["parameters"])(
+              plan, hint), LEFT_OUT, b={"v": LOUD}, note=True),
     _case("no statistics", "merge-parameter", merge(method="fisher"),
           models("Name the alias of a checkpoint", {"a": {"statistics": "b"}, "b": {"statistics": "b"}}), MEAN),
     _case("statistics that no key names", "merge-parameter", merge(method="fisher"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.merging.table import METHODS
-from tests.checkpoints import normal
+from tests.checkpoints import normal, plan_of
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
 
@@ -373,6 +374,28 @@ def test_a_threshold_over_all_parameters_ranks_all_tensors_together(method: str,
     else:
         x = by.breadcrumbs(flat["base"], [flat["a"], flat["b"]], (1, 1), 0.3, 0.05)
     np.testing.assert_allclose(np.concatenate([made[n].ravel() for n in names]), x, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({}, r"`gamma: 0\.01` has no effect for '.*' of 'a', and for 4 more tensors: `density: 1` keeps the rest"),
+        ({"density": 0.8, "gamma": 0.3}, r"`gamma: 0\.3` counts as 0\.2 for .*: `density: 0\.8` keeps the rest"),
+        ({"density": {"layers.0.w": 1, ".*": 0.8}}, r"'layers\.0\.w' of 'a': `density: 1` keeps the rest"),
+        ({"density": 0.7, "gamma": 0.3}, None),
+        ({"gamma": 0}, None),
+    ],
+)
+def test_a_note_says_where_breadcrumbs_leaves_out_fewer_entries_than_gamma_says(
+    method: str, parameters: dict[str, Any], says: str | None, tmp_path: Path
+):
+    keys = {"method": method, "base": "base", "models": ["a", "b"], "to": "merged", "parameters": parameters}
+    plan = plan_of(tmp_path, models(), {"merge": keys})
+    plan["output"]["alias"] = "merged"
+    notes = [d.message for d in bs.load(plan).run(durable=False).notes]
+    assert len(notes) == (says is not None)
+    assert says is None or re.search(says, notes[0])
 
 
 # --- As mergekit rounds -----------------------------------------------------------------------------------------------
