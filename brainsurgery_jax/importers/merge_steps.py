@@ -16,6 +16,7 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSource,
     Setting,
     between,
+    depth_of,
 )
 
 
@@ -108,7 +109,7 @@ class StepParts(NamedTuple):
             first, *more = condition.values
             if more and place.layers:
                 for at, layer in enumerate(place.layers):
-                    own = between(condition.values, at / max(1, len(place.layers) - 1))
+                    own = between(condition.values, depth_of(at, len(place.layers)))
                     yield f"{re.escape(place.prefix)}\\.{layer}\\.{pattern}", _number(own, name)
             else:
                 yield pattern, _number(first, name)

@@ -31,6 +31,7 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSlice,
     MergeSource,
     ParameterValue,
+    depth_of,
     read_config,
     read_root,
 )
@@ -316,7 +317,7 @@ class _Writer:
         if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
             return 0.0
         layers = self.layers(source) if self.config.sliced else range(self.stack(source).size)
-        return (place[0] - layers.start) / max(len(layers) - 1, 1)
+        return depth_of(place[0] - layers.start, len(layers))
 
     def spread(self, piece: SlicePart) -> bool:
         """Whether any parameter differs by layer."""

@@ -85,6 +85,11 @@ def between(values: Sequence[float], depth: float) -> float:
     return values[left] + (at - left) * (values[left + 1] - values[left])
 
 
+def depth_of(at: int, count: int) -> float:
+    """The relative depth of layer number `at` of so many: 1 for the last, which an only one is, too."""
+    return at / (count - 1) if count > 1 else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class MergeSource:
     """A model, or some of its layers, with its own parameters."""

@@ -54,14 +54,12 @@ def della_kept(base: Array, x: Array, drawn: Array, *, density: float, epsilon: 
 
 def _sparse(merging: Merging, model: ModelTensor, how: str) -> Thinned:
     density, epsilon = merging.number("density", model), merging.number("epsilon", model)
-    if density <= 0:
-        return Thinned(KeepNone())
+    if density in (0, 1):  # where mergekit does not look at epsilon, either
+        return Thinned(Sparsifier() if density else KeepNone())
     if density - epsilon <= 0 or density + epsilon >= 1:
-        if density >= 1 and epsilon == 0:
-            return Thinned(Sparsifier())
         message = f"probabilities from {density - epsilon:g} to {density + epsilon:g} of '{model.alias}' are none"
-        raise Refusal("merge-parameter", message, key="models",
-                      hint="`density - epsilon` must be above 0, `density + epsilon` below 1.")  # fmt: skip
+        hint = "`density - epsilon` must be above 0, `density + epsilon` below 1. Density 0 keeps nothing, 1 all."
+        raise Refusal("merge-parameter", message, key="models", hint=hint)
     assert merging.base is not None
     operands = [merging.in_dtype(e, merging.work) for e in (merging.base.expr, model.expr, draw(merging, model))]
     delta = merging.view.apply(della_kept, *operands, density=density, epsilon=epsilon, inverse=how == "inverse")

@@ -8,6 +8,7 @@ from typing import Any
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
@@ -114,10 +115,16 @@ def add_agreed(*xs: Array, mask: float, least: int, scale: float, dtype: DType, 
 
 def consensus(merging: Merging) -> TensorExpr:
     """The sum of task vectors without entries that fewer than `least` tasks need: the mask of a task is where its task
-    vector is at least `mask` times as large as the sum of the others."""
-    return merging.by_element(
-        add_agreed, mask=merging.number("mask"), least=int(merging.number("least")), scale=merging.number("lambda")
-    )
+    vector is at least `mask` times as large as the sum of the others. Raises Refusal."""
+    least = merging.whole("least")
+    count = len(
+        merging.settings.own.keys() - {merging.base.alias if merging.base else ""}
+    )  # also where some are skipped
+    if least > count:
+        message = f"consensus keeps what `least: {least}` models need, and there {'are' if count > 1 else 'is'} {count}"
+        hint = f"Name more models, or write `parameters: {{least: {count}}}`."
+        raise Refusal("merge-parameter", message, key="parameters", hint=hint)
+    return merging.by_element(add_agreed, mask=merging.number("mask"), least=least, scale=merging.number("lambda"))
 
 
 # --- BitDelta ---------------------------------------------------------------------------------------------------------
@@ -162,7 +169,7 @@ EMR = MergeMethod(
 CONSENSUS = MergeMethod(
     "consensus", consensus, "sum of task vectors where enough tasks need it", "https://arxiv.org/abs/2405.07813",
     {"mask": MergeParameter(0.4, "how large a task vector is to be beside the others", low=0),
-     "least": MergeParameter(2, "tasks that need an entry, at least", low=0), "lambda": _SCALE}, base="needed",
+     "least": MergeParameter(2, "tasks that need an entry, at least", low=1), "lambda": _SCALE}, base="needed",
     by_element=True,
 )  # fmt: skip
 BITDELTA = MergeMethod(

@@ -60,13 +60,14 @@ def weighted_mean(
 
 @by_element("fused_mean")
 def fused_mean(*xs: Array, weights: tuple[float, ...], dtype: DType, exact: bool) -> Array:
-    """The weighted mean of tensors in float32, a product and a sum being rounded together, as mergekit has it."""
-    factors = [np.float64(np.float32(w)) for w in weights]
-    merged = xs[0].astype(np.float32) * factors[0].astype(np.float32)
+    """The weighted mean of tensors in float32, a product and a sum being rounded together, as mergekit has it. That of
+    float64 stays float64, each being rounded."""
+    work = np.float64 if xs[0].dtype == np.float64 else np.float32
+    factors = [work(w) for w in weights]
+    merged = xs[0].astype(work) * factors[0]
     for x, factor in zip(xs[1:], factors[1:], strict=True):
-        merged = (merged.astype(np.float64) + x.astype(np.float64) * factor).astype(np.float32)
-    divisor = sum((np.float32(w) for w in weights), np.float32(0))
-    return rounded(merged / constant_of(float(divisor), merged), dtype)
+        merged = (merged.astype(np.float64) + x.astype(np.float64) * np.float64(factor)).astype(work)
+    return rounded(merged / sum(factors, work(0)), dtype)
 
 
 def linear(merging: Merging) -> TensorExpr:
@@ -87,9 +88,9 @@ def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
 
 
 def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:
-    """Refuse weights that add up to 0, but for what rounding leaves, where a mean divides by their sum."""
+    """Refuse weights that add up to 0, but for what rounding leaves, where a method divides by their sum."""
     if abs(fsum(weights)) <= 1e-12 * fsum(map(abs, weights)):
-        message = f"the weights for '{merging.name}' add up to 0, and the mean divides by their sum"
+        message = f"the weights for '{merging.name}' add up to 0, and {merging.settings.method} divides by their sum"
         switch = next((name for name in ("normalize", "normalize_weights") if name in merging.settings.parameters), "")
         plain = f", or `parameters: {{{switch}: false}}` for their sum" if switch else ""
         raise Refusal("merge-parameter", message, key="models", hint=f"Give weights that do not add up to 0{plain}.")

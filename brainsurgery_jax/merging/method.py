@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import FLOAT64, Aval, DType
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.settings import MergeParameter, Settings
 from brainsurgery_jax.merging.tensors import common_work, in_dtype, spread
@@ -51,16 +51,30 @@ class Merging:
         """The values of a parameter of the models, in their order."""
         return tuple(self.number(parameter, model) for model in self.models)
 
+    def whole(self, parameter: str) -> int:
+        """The value of a parameter that counts something. Raises Refusal."""
+        found = self.number(parameter)
+        if not found.is_integer():
+            hint = f"{parameter}: {self.settings.parameters[parameter].doc}. Give a whole number."
+            raise Refusal("merge-parameter", f"'{parameter}' is a whole number, got {found:g}", key="parameters",
+                          hint=hint)  # fmt: skip
+        return int(found)
+
     def flag(self, parameter: str) -> bool:
         """Whether a parameter is on."""
         return bool(self.settings.value(parameter, self.name))
 
     def word(self, parameter: str, known: Sequence[str]) -> str:
-        """The word of a parameter, one of those that are known. Raises Refusal."""
+        """The word of a parameter, one of those that are known; the empty one is that of a parameter that is not given.
+        Raises Refusal."""
         found = str(self.settings.value(parameter, self.name))
         if found not in known:
-            raise Refusal("merge-parameter", f"'{parameter}' is one of {', '.join(known)}, got '{found}'",
-                          key="parameters", hint=f"Write `{parameter}: {known[0]}`.")  # fmt: skip
+            words = [word for word in known if word]
+            message = f"'{parameter}' is one of {', '.join(words)}, got '{found}'.{did_you_mean(found, words)}"
+            hint = (
+                f"Write `{parameter}: {nearest_word(found, words) or words[0]}`{', or leave it out' * ('' in known)}."
+            )
+            raise Refusal("merge-parameter", message, key="parameters", hint=hint)
         return found
 
     # --- values

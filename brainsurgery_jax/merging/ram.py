@@ -82,6 +82,6 @@ RAM = MergeMethod(
 )  # fmt: skip
 RAMPLUS_TL = MergeMethod(
     "ramplus_tl", ramplus_tl, "the same, with unshared changes scaled up", "https://arxiv.org/abs/2601.13572",
-    {"epsilon": _EPSILON, "r": MergeParameter(0.1, "rate of the scaling"),
-     "alpha": MergeParameter(0.2, "ratio from which on it does not grow")}, base="needed",
+    {"epsilon": _EPSILON, "r": MergeParameter(0.1, "rate of the scaling", low=0),
+     "alpha": MergeParameter(0.2, "ratio from which on it does not grow", low=0)}, base="needed",
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.merging.combine import combined
+from brainsurgery_jax.merging.linear import refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.rows import by_rows, in_result
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -92,9 +93,12 @@ def nuslerp_rows(*xs: Array, t: float, upright: bool, based: bool, dtype: DType,
 
 
 def nuslerp(merging: Merging) -> TensorExpr:
-    """Slerp whose `t` is the share of the second weight; of differences to the base, if there is one."""
+    """Slerp whose `t` is the share of the second weight; of differences to the base, if there is one. Raises
+    Refusal."""
     one, other = merging.numbers("weight")
-    t = other / (one + other) if abs(one + other) >= 1e-6 else 0.5
+    refuse_no_sum(merging, (one, other))
+    small = merging.compat and abs(one + other) < 1e-6  # where mergekit takes equal weights
+    t = 0.5 if small else other / (one + other)
     based = merging.base is not None
     if merging.flag("flatten"):
         work = merging.dtype if merging.compat else None

@@ -89,13 +89,13 @@ def _karcher_weights(products: Array, static: Mapping[str, Any]) -> Array:
     mean = shares @ units
     length = _norm(products, mean)
     first = (there & (xp.cumsum(there.astype(np.float64)) == 1)).astype(np.float64) @ units
-    mean = xp.where(length < tol, first, mean / xp.where(length < tol, np.float64(1), length))
+    mean = xp.where(length <= tol, first, mean / xp.where(length <= tol, np.float64(1), length))
 
     def step(number: object, state: State) -> State:
         mean, done = state
         cosines = xp.clip(units @ (products @ mean), -1, 1)
         angles = xp.arccos(cosines)
-        far = (angles >= tol) & there
+        far = (angles >= tol) & (angles > 0) & there
         rates = xp.where(far, shares * angles / xp.sin(xp.where(far, angles, np.float64(1))), 0.0)
         tangent = rates @ (units - cosines[:, None] * mean[None, :])
         length = _norm(products, tangent)
@@ -112,8 +112,8 @@ karcher_weights = gram("karcher_weights", _karcher_weights, _count)
 
 
 def karcher(merging: Merging) -> TensorExpr:
-    """The Karcher mean of the directions, at the mean of the norms; all models weigh the same."""
-    max_iter, tol = int(merging.number("max_iter")), merging.number("tol")
+    """The Karcher mean of the directions, at the mean of the norms; all models weigh the same. Raises Refusal."""
+    max_iter, tol = merging.whole("max_iter"), merging.number("tol")
     if merging.compat:
         return merging.by_element(karcher_mean, max_iter=max_iter, tol=tol)
     found = merging.fold(karcher_weights, max_iter=max_iter, tol=tol, count=len(merging.models), base=False)
@@ -125,11 +125,11 @@ MULTISLERP = MergeMethod(
     "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea/",
     {"weight": MergeParameter(1.0, "share of each model", each=True),
      "normalize_weights": MergeParameter(True, "whether weights are divided by their sum"),
-     "eps": MergeParameter(1e-8, "what is added to norms")}, fewest=2, base="possible",
+     "eps": MergeParameter(1e-8, "what is added to norms", low=0)}, fewest=2, base="possible",
 )  # fmt: skip
 KARCHER = MergeMethod(
     "karcher", karcher, "mean of models on a sphere",
     "Karcher, Riemannian center of mass and mollifier smoothing, 1977",
-    {"max_iter": MergeParameter(10, "steps, at most", low=1, high=100),
-     "tol": MergeParameter(1e-5, "the length of a step that is the last")}, fewest=2,
+    {"max_iter": MergeParameter(10, "steps, at most", low=1, high=1000),
+     "tol": MergeParameter(1e-5, "the length of a step that is the last", low=0)}, fewest=2,
 )  # fmt: skip

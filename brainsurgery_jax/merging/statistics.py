@@ -87,7 +87,7 @@ def fisher(merging: Merging) -> TensorExpr:
 
 
 def _regmean_space(avals: Avals, params: Params) -> int:
-    return 8 * (3 * avals[0].size + 8 * avals[-1].size)
+    return 8 * (5 * avals[0].size + 8 * avals[-1].size)
 
 
 @kernel(
@@ -96,25 +96,29 @@ def _regmean_space(avals: Avals, params: Params) -> int:
 )  # fmt: skip
 def solve_regmean(*xs: Array, off_diagonal: float, transposed: bool, dtype: DType, exact: bool) -> tuple[Array, Array]:
     """`sum(W G) inv(sum(G))` of matrices [out, in] and the inner products of their inputs [in, in], which come after
-    them; of matrices [in, out] (`transposed`) `inv(sum(G)) sum(G W)`."""
+    them; of matrices [in, out] (`transposed`) `inv(sum(G)) sum(G W)`. Solved for what is to be added to the mean of the
+    matrices: that is 0 for inputs that no model has."""
     xp, count = namespace(xs[0]), len(xs) // 2
+    mean = total([double(x) for x in xs[:count]]) / count
     products = right = None
     for x, g in zip(xs[:count], xs[count:], strict=True):
         gram = double(g) * (off_diagonal + (1 - off_diagonal) * np.eye(g.shape[0]))
-        one = gram @ double(x) if transposed else double(x) @ gram
+        apart = double(x) - mean
+        one = gram @ apart if transposed else apart @ gram
         right = one if right is None else right + one
         products = gram if products is None else products + gram
     assert products is not None and right is not None
     finite = xp.isfinite(right).all() & xp.isfinite(products).all()
     if xp is np and not finite:
         return np.zeros(xs[0].shape, to_numpy(dtype)), np.zeros((), np.bool_)
-    inverse = xp.linalg.pinv(products, hermitian=True)
-    return rounded(inverse @ right if transposed else right @ inverse, dtype), finite
+    least = products.shape[0] * float(np.finfo(np.float64).eps)  # of the largest eigenvalue; below it all is rounding
+    inverse = xp.linalg.pinv(products, least, hermitian=True)
+    return rounded(mean + (inverse @ right if transposed else right @ inverse), dtype), finite
 
 
 def regmean(merging: Merging) -> TensorExpr:
-    """The matrix whose outputs are nearest to those of each model on its own inputs; the mean of what is no matrix or
-    has no statistics. Raises Refusal."""
+    """The matrix whose outputs are nearest to those of each model on its own inputs; the mean of what is no matrix, of
+    what has no statistics, and of the entries for inputs that are 0 in all of these. Raises Refusal."""
     found = [_statistics_of(merging, model) for model in merging.models]
     there = [e for e in found if e is not None]
     if len(merging.aval.shape) != 2 or len(there) < len(found):

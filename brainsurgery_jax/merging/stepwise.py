@@ -121,14 +121,14 @@ def karcher_mean(*xs: Array, max_iter: int, tol: float, dtype: DType, exact: boo
     first = units[0]
     for unit, own, before in zip(units[1:], norms[1:], norms, strict=False):
         first = xp.where((before <= tol) & (own > tol), unit, first)
-    mean = xp.where(length < tol, first, _divide(mean, xp.where(length < tol, np.float64(1), length)))
+    mean = xp.where(length <= tol, first, _divide(mean, xp.where(length <= tol, np.float64(1), length)))
 
     def advance(number: object, state: State) -> State:
         mean, done = state
         tangent = xp.zeros_like(mean)
         for unit, share in zip(units, shares, strict=True):
             angle = step(xp.arccos(xp.clip(step(_inner(mean, unit)), -1, 1)))
-            far = (angle >= tol) & (share > 0)
+            far = (angle >= tol) & (angle > 0) & (share > 0)
             rate = step(angle / step(xp.sin(xp.where(far, angle, np.float64(1)))))
             away = unit - step(xp.cos(angle)).astype(mean.dtype) * mean
             tangent = xp.where(far, tangent + step(share * rate).astype(mean.dtype) * away, tangent)

@@ -14,6 +14,8 @@ V = {"v": A["v"]}
 W = {"v": B["v"]}
 MEAN = (A["v"] + B["v"]) / 2
 TALL = {"v": np.array([[5, 6], [7, 8], [9, 9]], np.float32)}
+LOUD = A["v"] + np.array([[1, 2], [3, 40]], np.float32)
+LEFT_OUT = A["v"] + np.array([[1, 2], [3, 0]], np.float32)
 
 
 def merge(**keys: Any) -> list[Any]:
@@ -80,8 +82,25 @@ MERGES = [
     _case("weights without a sum", "merge-parameter", merge(models={"a": 1, "b": -1}),
           models("Give weights that do not add up to 0", {"a": 1, "b": 1}), MEAN),
     _case("probabilities beyond one", "merge-parameter",
-          merge(method="della_linear", base="a", models=["b"], parameters={"density": 1}),
-          parameters("`density - epsilon` must be above 0", density=1, epsilon=0), B["v"]),
+          merge(method="della_linear", base="a", models=["b"], parameters={"density": 0.9}),
+          parameters("Density 0 keeps nothing, 1 all", density=1), B["v"]),
+    _case("a word that is nearly one", "merge-parameter",
+          merge(method="emr", base="a", models=["b"], parameters={"task": "bb"}),
+          lambda plan, hint: parameters("Write", task=quoted(hint)[0].split()[-1])(plan, hint), B["v"]),
+    _case("a word that may be left out", "merge-parameter",
+          merge(method="emr", base="a", models=["b"], parameters={"task": "c"}),
+          put("or leave it out", parameters=None), B["v"]),
+    _case("more votes than models", "merge-parameter", merge(method="consensus", base="a", models=["b"]),
+          lambda plan, hint: put("or write", **yaml.safe_load(quoted(hint)[0]))(plan, hint), B["v"]),
+    _case("a part of a vote", "merge-parameter",
+          merge(method="consensus", base="a", models=["b"], parameters={"least": 1.5}),
+          parameters("Give a whole number.", least=1), B["v"]),
+    _case("a switch that is halfway", "merge-parameter", merge(parameters={"normalize": 0.5}),
+          lambda plan, hint: parameters("Write", **yaml.safe_load(quoted(hint)[0]))(plan, hint), MEAN),
+    _case("largest entries that are kept", "merge-parameter",
+          merge(method="breadcrumbs", base="a", models=["b"], parameters={"gamma": 0.25}, to="a"),
+          lambda plan, hint: parameters("keep fewer", gamma=0.25, **yaml.safe_load(quoted(hint)[0])["parameters"])(
+              plan, hint), LEFT_OUT, b={"v": LOUD}, note=True),
     _case("no statistics", "merge-parameter", merge(method="fisher"),
           models("Name the alias of a checkpoint", {"a": {"statistics": "b"}, "b": {"statistics": "b"}}), MEAN),
     _case("statistics that no key names", "merge-parameter", merge(method="fisher"),

@@ -195,7 +195,92 @@ def _trimmed(held: Models) -> Tensors:
     return _of_layers(held, of_layer, 5, outside)
 
 
+def _one_layer_weighed(held: Models) -> Tensors:
+    a, b = held["a"], held["b"]
+
+    def of_layer(at: int, name: str) -> np.ndarray:
+        if at == 0:
+            return a[name]
+        x, y, w = a[in_layer(name, at)], b[in_layer(name, at)], (0.25, 0.75)[at - 1]
+        return (w * x + 0.5 * y) / (w + 0.5)
+
+    def outside(name: str) -> np.ndarray:
+        return b[name] if "embed" in name else (0.25 * a[name] + 0.5 * b[name]) / 0.75
+
+    return _of_layers(held, of_layer, 3, outside)
+
+
+def _one_layer_slerped(held: Models) -> Tensors:
+    a, b, c = (held[m] for m in "abc")
+
+    def of_layer(at: int, name: str) -> np.ndarray:
+        if at == 0:
+            return by.slerp(None, [a[name], b[in_layer(name, 1)]], 0.8)
+        return by.slerp(None, [a[in_layer(name, 1)], c[in_layer(name, 3)]], 0.4)
+
+    def outside(name: str) -> np.ndarray:
+        return by.slerp(None, [a[name], b[name]], 0.2) if "embed" in name else by.slerp(None, [a[name], c[name]], 0.4)
+
+    return _of_layers(held, of_layer, 2, outside)
+
+
+def _one_layer_scaled(held: Models) -> Tensors:
+    a, b = held["a"], held["b"]
+    return _of_layers(held, lambda at, n: b[in_layer(n, at)] if at else 0.7 * a[n], 2,
+                      lambda n: 0.3 * a[n] if "embed" in n else b[n])  # fmt: skip
+
+
 CASES: Mapping[str, Case] = {
+    "gradients of one layer": Case(
+        {
+            "merge_method": "linear",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 1], "parameters": {"weight": [0, 1]}},
+                        {"model": "b", "layer_range": [2, 3], "parameters": {"weight": [1, 0]}},
+                    ]
+                },
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [1, 3], "parameters": {"weight": [0.25, 0.75]}},
+                        {"model": "b", "layer_range": [1, 3], "parameters": {"weight": 0.5}},
+                    ]
+                },
+            ],
+        },
+        _one_layer_weighed,
+        layers=3,
+    ),
+    "slerp of one layer": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [
+                {
+                    "sources": [{"model": "a", "layer_range": [0, 1]}, {"model": "b", "layer_range": [1, 2]}],
+                    "parameters": {"t": [0.2, 0.8]},
+                },
+                {
+                    "sources": [{"model": "a", "layer_range": [1, 2]}, {"model": "c", "layer_range": [3, 4]}],
+                    "parameters": {"t": 0.4},
+                },
+            ],
+        },
+        _one_layer_slerped,
+        layers=2,
+    ),
+    "scales of one layer": Case(
+        {
+            "merge_method": "passthrough",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 1], "parameters": {"scale": [0.3, 0.7]}}]},
+                {"sources": [{"model": "b", "layer_range": [1, 2]}]},
+            ],
+        },
+        _one_layer_scaled,
+        layers=2,
+    ),
     "linear": Case(
         {"merge_method": "linear", "models": models(a=0.3, b=0.7)}, each(lambda n, a, b: 0.3 * a + 0.7 * b, *"ab")
     ),

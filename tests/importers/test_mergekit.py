@@ -159,6 +159,13 @@ def test_entries_that_are_dropped_at_random_are_made_up_for_as_mergekit_does(
     assert f"rescale: {factor}" in str(plan_of(put_config(here, config).name))
 
 
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_with_nothing_said_adds_whole_task_vectors(here: Path, method: str):
+    held = put_models(here)
+    config = {"merge_method": method, "base_model": "a", "models": models(b=1), "parameters": {"normalize": False}}
+    compare(merged(here, config), held["b"], dtype="float32")
+
+
 def test_the_side_files_are_those_of_the_base(here: Path):
     put_models(here)
     for letter in "abc":

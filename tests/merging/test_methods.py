@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.merging.table import METHODS
+from tests.checkpoints import normal, plan_of
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
 
@@ -67,6 +69,67 @@ def test_weights_that_add_up_to_zero_are_refused(
         merge(tmp_path, models(), keys)
     assert f"`parameters: {{{switch}: false}}`" in told.value.diagnostics[0].hint
     merge(tmp_path, models(), {**keys, "parameters": {switch: False}})
+
+
+def test_weights_of_nuslerp_that_add_up_to_zero_are_refused(tmp_path: Path):
+    keys = {"method": "nuslerp", "models": {"a": 1, "b": -1}, "to": "m"}
+    with pytest.raises(bs.PlanError, match="add up to 0, and nuslerp divides by their sum"):
+        merge(tmp_path, models(), keys)
+
+
+def test_weights_of_nuslerp_count_by_their_ratio_however_small(tmp_path: Path):
+    keys = {"method": "nuslerp", "to": "m"}
+    small = merge(tmp_path, models(), {**keys, "models": {"a": 1e-7, "b": 3e-7}})
+    for name, x in merge(tmp_path, models(), {**keys, "models": {"a": 1, "b": 3}}).items():
+        np.testing.assert_allclose(small[name], x, rtol=1e-6, atol=1e-6)
+
+
+SENSELESS = [
+    ("multislerp", {"eps": -1e-8}), ("karcher", {"tol": -1}), ("karcher", {"max_iter": 2.5}),
+    ("karcher", {"max_iter": 0}), ("ramplus_tl", {"r": -5}), ("ramplus_tl", {"alpha": -3}), ("ram", {"epsilon": -1}),
+    ("consensus", {"least": 0}), ("consensus", {"least": 1.5}), ("consensus", {"mask": -1}),
+    ("ties", {"normalize": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "given"), SENSELESS)
+def test_numbers_that_mean_nothing_are_refused(method: str, given: dict[str, float], tmp_path: Path):
+    keys = {"method": method, "models": ["a", "b"], "to": "m", "parameters": given}
+    keys |= {"base": "base"} if METHODS[method].base == "needed" else {}
+    with pytest.raises(bs.PlanError, match=rf"'{next(iter(given))}' is ") as told:
+        merge(tmp_path, models(), keys)
+    assert told.value.diagnostics[0].code == "merge-parameter"
+
+
+@pytest.mark.parametrize(
+    ("given", "least"), [(["a"], {}), (["a", "b"], {"least": 3}), (["base", "a", "b"], {"least": 3})]
+)
+def test_consensus_of_more_models_than_there_are_is_refused(given: list[str], least: dict[str, int], tmp_path: Path):
+    keys = {"method": "consensus", "base": "base", "models": given, "to": "m", "parameters": least}
+    with pytest.raises(bs.PlanError, match=r"consensus keeps what `least: \d` models need, and there (is 1|are 2)"):
+        merge(tmp_path, models(), keys)
+
+
+def test_consensus_keeps_the_base_where_a_model_of_another_shape_is_left_out(tmp_path: Path):
+    tensors = models()
+    tensors["b"] = {**tensors["b"], "norm.weight": np.ones(9, np.float32)}
+    keys = {"method": "consensus", "base": "base", "models": ["a", "b"], "to": "m", "on_mismatch": "skip"}
+    assert np.array_equal(merge(tmp_path, tensors, keys)["norm.weight"], tensors["base"]["norm.weight"])
+
+
+def test_a_word_that_is_none_is_told_with_those_that_are(tmp_path: Path):
+    keys = {"method": "emr", "base": "base", "models": ["a", "b"], "to": "m", "parameters": {"task": "bb"}}
+    with pytest.raises(bs.PlanError, match=r"'task' is one of a, b, got 'bb'\. Did you mean 'b'\?") as told:
+        merge(tmp_path, models(), keys)
+    assert told.value.diagnostics[0].hint == "Write `task: b`, or leave it out."
+
+
+@pytest.mark.parametrize("compat", ["no", "mergekit"])
+def test_karcher_of_equal_models_is_the_model_whatever_the_tolerance(compat: str, tmp_path: Path):
+    tensors = {alias: models()["a"] for alias in "ab"}
+    keys = {"method": "karcher", "models": ["a", "b"], "to": "m", "parameters": {"tol": 0}, "compat": compat}
+    for name, x in merge(tmp_path, tensors, keys).items():
+        np.testing.assert_allclose(x, tensors["a"][name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [float("inf"), float("-inf"), float("nan")], ids=str)
@@ -171,6 +234,53 @@ def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     assert all(np.array_equal(with_it[name], x) for name, x in without.items())
 
 
+# --- Statistics that say nothing --------------------------------------------------------------------------------------
+
+
+def by_inputs(
+    folder: Path, dead: Any, *, transposed: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What regmean makes of two matrices [5, 6], both of them, and their inner products, of which inputs are 0."""
+    a, b = (normal((5, 6), seed=seed) for seed in (1, 2))
+    inputs = [normal((40, 6), seed=seed) for seed in (3, 4)]
+    for x in inputs:
+        x[:, dead] = 0
+    grams = [x.T @ x for x in inputs]
+    held = {"a": a, "b": b} if not transposed else {"a": a.T.copy(), "b": b.T.copy()}
+    tensors = {**held, "gram_a": grams[0], "gram_b": grams[1]}
+    keys = {"method": "regmean", "models": {alias: {"statistics": f"gram_{alias}"} for alias in "ab"}, "to": "m",
+            "parameters": {"transposed": transposed}}  # fmt: skip
+    made = merge(folder, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    return (made.T if transposed else made), a, b, grams
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_regmean_averages_the_columns_of_inputs_that_no_model_has(transposed: bool, tmp_path: Path):
+    made, a, b, grams = by_inputs(tmp_path, [1, 4], transposed=transposed)
+    np.testing.assert_allclose(made[:, [1, 4]], (a + b)[:, [1, 4]] / 2, rtol=1e-6)
+    live = [0, 2, 3, 5]
+    wanted = by.regmean(None, [a[:, live], b[:, live]], [g[np.ix_(live, live)] for g in grams])
+    np.testing.assert_allclose(made[:, live], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_regmean_averages_matrices_whose_statistics_are_all_zero(tmp_path: Path):
+    made, a, b, _ = by_inputs(tmp_path, slice(None))
+    np.testing.assert_allclose(made, (a + b) / 2, rtol=1e-6)
+
+
+def test_regmean_adds_the_least_to_the_mean_where_inputs_are_fewer_than_columns(tmp_path: Path):
+    a, b = (normal((5, 6), seed=seed) for seed in (1, 2))
+    inputs = [np.round(4 * normal((2, 6), seed=seed)) for seed in (3, 4)]  # whole numbers, whose products are exact
+    tensors = {"a": a, "b": b, **{f"gram_{alias}": x.T @ x for alias, x in zip("ab", inputs, strict=True)}}
+    keys = {"method": "regmean", "models": {alias: {"statistics": f"gram_{alias}"} for alias in "ab"}, "to": "m",
+            "parameters": {"off_diagonal": 1}}  # fmt: skip
+    made = merge(tmp_path, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    mean = (a.astype(float) + b) / 2
+    outputs = np.vstack([x @ (w - mean).T for x, w in zip(inputs, (a, b), strict=True)])
+    added = np.linalg.lstsq(np.vstack(inputs).astype(float), outputs)[0].T
+    np.testing.assert_allclose(made, mean + added, rtol=1e-5, atol=1e-5)
+
+
 # --- Chance -----------------------------------------------------------------------------------------------------------
 
 LARGE = (300, 200)
@@ -226,6 +336,22 @@ def test_della_keeps_large_entries_more_often_than_small_ones(tmp_path: Path):
     assert np.abs(kept.reshape(20, 10).mean(1) - probability.reshape(20, 10).mean(1)).max() < 0.05
 
 
+@pytest.mark.parametrize("rescale", ["inverse", "l1", "no"])
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_at_its_defaults_della_keeps_all_entries(method: str, rescale: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m", "parameters": {"rescale": rescale}}
+    tensors = models()
+    for name, x in merge(tmp_path, tensors, keys).items():
+        np.testing.assert_allclose(x, tensors["a"][name], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_of_density_zero_gives_the_base(method: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m", "parameters": {"density": 0}}
+    tensors = models()
+    assert all(np.array_equal(x, tensors["base"][name]) for name, x in merge(tmp_path, tensors, keys).items())
+
+
 # --- Ties, and thresholds over all parameters -------------------------------------------------------------------------
 
 
@@ -248,6 +374,28 @@ def test_a_threshold_over_all_parameters_ranks_all_tensors_together(method: str,
     else:
         x = by.breadcrumbs(flat["base"], [flat["a"], flat["b"]], (1, 1), 0.3, 0.05)
     np.testing.assert_allclose(np.concatenate([made[n].ravel() for n in names]), x, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({}, r"`gamma: 0\.01` has no effect for '.*' of 'a', and for 4 more tensors: `density: 1` keeps the rest"),
+        ({"density": 0.8, "gamma": 0.3}, r"`gamma: 0\.3` counts as 0\.2 for .*: `density: 0\.8` keeps the rest"),
+        ({"density": {"layers.0.w": 1, ".*": 0.8}}, r"'layers\.0\.w' of 'a': `density: 1` keeps the rest"),
+        ({"density": 0.7, "gamma": 0.3}, None),
+        ({"gamma": 0}, None),
+    ],
+)
+def test_a_note_says_where_breadcrumbs_leaves_out_fewer_entries_than_gamma_says(
+    method: str, parameters: dict[str, Any], says: str | None, tmp_path: Path
+):
+    keys = {"method": method, "base": "base", "models": ["a", "b"], "to": "merged", "parameters": parameters}
+    plan = plan_of(tmp_path, models(), {"merge": keys})
+    plan["output"]["alias"] = "merged"
+    notes = [d.message for d in bs.load(plan).run(durable=False).notes]
+    assert len(notes) == (says is not None)
+    assert says is None or re.search(says, notes[0])
 
 
 # --- As mergekit rounds -----------------------------------------------------------------------------------------------
@@ -286,6 +434,14 @@ def test_compat_rounds_every_step_to_the_dtype_of_the_tensors(method: str, tmp_p
         a, b = (tensors[alias][name].astype(np.float32) for alias in ("base", "a"))
         wanted = rounded_nearswap(a, b, 0.1) if method == "nearswap" else rounded_fusion(a, b)
         assert np.array_equal(x.astype(np.float32), wanted), name
+
+
+def test_compat_averages_float64_in_float64(tmp_path: Path):
+    tensors = models(np.float64)
+    keys = {"method": "linear", "models": {"a": 0.3, "b": 0.45, "c": 0.7}, "to": "m", "compat": "mergekit"}
+    for name, x in merge(tmp_path, tensors, keys).items():
+        wanted = by.linear(None, [tensors[alias][name] for alias in "abc"], (0.3, 0.45, 0.7))
+        np.testing.assert_allclose(x, wanted, rtol=1e-15, atol=1e-15)
 
 
 def test_compat_rounds_the_numbers_of_slerp_to_float32(tmp_path: Path):
