@@ -23,6 +23,10 @@ _NUMBER = re.compile(r"(?:^|[./])(?:\w*(?:layers?|blocks?|h)_)?(\d+)(?=[._/]|$)"
 """The number of a layer, alone or after its word (`layers_3`): a matrix may have one, too (`wi_0`)."""
 
 
+_KINDS = {bool: "true or false", str: "a word", float: "a number"}
+"""What parameters take, in words."""
+
+
 class MergeParameter(NamedTuple):
     """A parameter of a method. `default` None: it must be given. `each`: every model may have its own."""
 
@@ -33,16 +37,14 @@ class MergeParameter(NamedTuple):
     high: float = inf
 
     @property
-    def kind(self) -> str:
-        """What kind of value it takes, in words."""
-        if isinstance(self.default, bool):
-            return "true or false"
-        return "a word" if isinstance(self.default, str) else "a number"
+    def kind(self) -> type[bool] | type[str] | type[float]:
+        """What it takes: true or false, a word, or a number, which may go by layer."""
+        return type(self.default) if isinstance(self.default, bool | str) else float
 
-    @property
-    def is_number(self) -> bool:
-        """Whether it takes numbers, which may go by layer."""
-        return self.kind == "a number"
+    def takes(self, value: object) -> bool:
+        """Whether a value is of that kind."""
+        known = int | float if self.kind is float else self.kind
+        return isinstance(value, known) and (self.kind is bool or not isinstance(value, bool))
 
     @property
     def span(self) -> str:
@@ -145,31 +147,26 @@ def _mistakes_of(name: str, value: object, known: MergeParameter, key: str) -> I
         case str() | bool() | int() | float():
             if (bad := _mistake_of_one(name, value, known, key)) is not None:
                 yield bad
-        case list() | tuple() if value and known.is_number:
-            found = (_mistake_of_one(name, one, known, key) for one in value)
-            yield from filter(None, found)
+        case list() | tuple() if value and known.kind is float:
+            yield from filter(None, (_mistake_of_one(name, one, known, key) for one in value))
+        case _ if known.kind is float:
+            message = f"'{name}' is a number, a list of numbers, or a mapping of patterns"
+            hint = "A list goes from the first layer to the last: `[0, 0.5, 1]`."
+            yield Refusal("merge-parameter", message, key=key, hint=hint)
         case _:
-            wanted = "a number, a list of numbers" if known.is_number else known.kind
-            hint = (
-                "A list goes from the first layer to the last: `[0, 0.5, 1]`." if known.is_number else f"{known.doc}."
-            )
-            yield Refusal("merge-parameter", f"'{name}' is {wanted}, or a mapping of patterns", key=key, hint=hint)
+            message = f"'{name}' is {_KINDS[known.kind]}, or a mapping of patterns"
+            yield Refusal("merge-parameter", message, key=key, hint=f"{name}: {known.doc}.")
 
 
 def _mistake_of_one(name: str, value: object, known: MergeParameter, key: str) -> Refusal | None:
-    kinds = {"a word": str, "true or false": bool}
-    fits = isinstance(value, kinds[known.kind]) if known.kind in kinds else _is_number(value)
-    if not fits:
-        message = f"'{name}' is {known.kind}, got {value!r}"
+    """What is wrong with a value that stands alone."""
+    if not known.takes(value):
+        message = f"'{name}' is {_KINDS[known.kind]}, got {value!r}"
         return Refusal("merge-parameter", message, key=key, hint=f"{name}: {known.doc}.")
     if isinstance(value, int | float) and not (known.low <= value <= known.high and abs(value) <= float_info.max):
         message, hint = f"'{name}' is {known.span}, got {_shown(value)}", f"{name}: {known.doc}. Give {known.span}."
         return Refusal("merge-parameter", message, key=key, hint=hint)
     return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: float) -> str:
