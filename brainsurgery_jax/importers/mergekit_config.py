@@ -426,6 +426,8 @@ class _ConfigReader:
             known = self.known(name)
             if fits and not all(known.low <= n <= known.high for n in numbers):
                 fits, wanted = False, known.span
+            elif fits and isinstance(known.default, int) and not (len(numbers) == 1 and float(numbers[0]).is_integer()):
+                fits, wanted = False, "one whole number"
         if not fits:
             self.complain(f"{name}: expected {wanted}, got {describe(node)}", node)
             return (0.0,)

@@ -381,6 +381,14 @@ REFUSED = {
         {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": 2000}},
         r"merge\.yml:\d+:\d+: max_iter: expected a number from 1 to 1000, got the value 2000",
     ),
+    "half a step": (
+        {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": 2.5}},
+        "max_iter: expected one whole number, got the value 2.5",
+    ),
+    "steps by layer": (
+        {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": [5, 10]}},
+        "max_iter: expected one whole number, got a list",
+    ),
     "a density beyond one in a list": (
         {"merge_method": "ties", "base_model": "a", "models": [{"model": "b", "parameters": {"density": [0.5, 2]}}]},
         r"density: expected a number from 0 to 1, got a list",
