@@ -15,9 +15,8 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSlice,
     MergeSource,
     Setting,
-    between,
-    depth_of,
 )
+from brainsurgery_jax.merging.settings import between, depth_of
 
 
 class SlicePlace(NamedTuple):

@@ -31,12 +31,12 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSlice,
     MergeSource,
     ParameterValue,
-    depth_of,
     read_config,
     read_root,
 )
 from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
 from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
+from brainsurgery_jax.merging.settings import depth_of
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.importers.mergekit_words import AskedChat, Tokenizer, read_chat, read_tokenizer
+from brainsurgery_jax.merging.settings import MergeParameter, between
+from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.plan.overrides import read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 
@@ -74,20 +76,6 @@ def value_at(setting: Setting, name: str, depth: float) -> float | None:
         if condition.filter is None or condition.filter in name:
             return between(condition.values, depth)
     return None
-
-
-def between(values: Sequence[float], depth: float) -> float:
-    """Linear interpolation between equally spaced values."""
-    at = depth * (len(values) - 1)
-    left = min(int(at), len(values) - 2)
-    if left < 0 or at == left:
-        return values[max(left, 0)]
-    return values[left] + (at - left) * (values[left + 1] - values[left])
-
-
-def depth_of(at: int, count: int) -> float:
-    """The relative depth of layer number `at` of so many: 1 for the last, which an only one is, too."""
-    return at / (count - 1) if count > 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +185,22 @@ class _ConfigReader:
             slices = (_with_base(slices[0], base_path, base.span),)
         if self.method in NEEDS_BASE and base is None:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
+        parameters = self.parameters(get(root, "parameters"))
+        self.refuse_no_value(root, [parameters, *(piece.parameters for piece in slices)])
         return Config(
-            path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
+            path, self.method, slices, sliced, base_path, parameters,
             self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), read_chat(root, self),
             tuple(self.notes),
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
+
+    def refuse_no_value(self, root: Map, given: Sequence[Parameters]) -> None:
+        """Complain of a parameter that the method needs, and nothing gives."""
+        for name in PARAMETERS.get(self.method, ()):
+            known = self.known(name)
+            if known.default is None and not any(name in level for level in given):
+                hint = f"Add `parameters: {{{name}: 0.5}}` to the configuration, with a value of your own."
+                self.complain(f"{self.method} needs a {name}: {known.doc}", root, hint)
 
     def check_keys(self, node: Map, keys: Sequence[str], where: str) -> None:
         """Refuse a key that is misspelt or misplaced, and note any other unknown key, which mergekit ignores."""
@@ -306,7 +304,7 @@ class _ConfigReader:
             self.complain("missing key 'model'", node, "Add `model: PATH`.")
         layers = self.layers(get(node, "layer_range"), node) if ranged else None
         return MergeSource(
-            self.model(model) if model else "", node.span, self.parameters(get(node, "parameters")), layers
+            self.model(model) if model else "", node.span, self.of_model(get(node, "parameters")), layers
         )
 
     def layers(self, node: Node | None, source: Map) -> range | None:
@@ -373,6 +371,18 @@ class _ConfigReader:
                     self.note(key, f"has no effect on {self.method}")
         return {key.text: self.setting(key.text, value) for key, value in node.entries if key.text in used}
 
+    def of_model(self, node: Node | None) -> Parameters:
+        """The parameters of a model, but for those that mergekit takes for all models alone."""
+        found = self.parameters(node)
+        for key, _ in node.entries if isinstance(node, Map) else ():
+            if key.text in found and not self.known(key.text).each:
+                self.note(key, "has no effect below a model: mergekit takes it for all models")
+        return {name: setting for name, setting in found.items() if self.known(name).each}
+
+    def known(self, name: str) -> MergeParameter:
+        """What a plan knows of a parameter of the method."""
+        return METHODS[self.method].parameters[NAMES.get(name, name)]
+
     def setting(self, name: str, node: Node) -> Setting:
         """A number, a list of numbers, a mapping of a filter and a value, or a list of such mappings."""
         if isinstance(node, List) and any(isinstance(item, Map) for item in node.items):
@@ -399,6 +409,11 @@ class _ConfigReader:
             numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # false for NaN, too
             fits = len(numbers) == len(nodes) > 0
             wanted = "a number or a list of numbers"
+            known = self.known(name)
+            if fits and not all(known.low <= n <= known.high for n in numbers):
+                fits, wanted = False, known.span
+            elif fits and isinstance(known.default, int) and not (len(numbers) == 1 and float(numbers[0]).is_integer()):
+                fits, wanted = False, "one whole number"
         if not fits:
             self.complain(f"{name}: expected {wanted}, got {describe(node)}", node)
             return (0.0,)

@@ -56,7 +56,7 @@ def average_changes(
     if values:
         # mergekit has the factors in float32, and all that it computes with them.
         (base, *parts), alone = widened((base, *parts), exact=True), number == 1
-        factors = values[0].astype(base.dtype)
+        factors = (values[0] if exact else values[0].astype(np.float32)).astype(base.dtype)
         parts = [namespace(base).where(alone, part * factors[at], part) for at, part in enumerate(parts)]
     kept = total([kept_where(c, part) for c, part in zip(changed, parts, strict=True)])
     return rounded(base + kept / namespace(base).maximum(number, np.float32(1)).astype(base.dtype), dtype)

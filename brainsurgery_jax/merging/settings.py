@@ -120,7 +120,7 @@ class Settings:
             message = f"'{parameter}' is a list by layer, and no name has the number of a layer"
             raise Refusal("merge-parameter", message, key=key, hint="Give one number; or `unstack` the layers of each "
                           "model before.")  # fmt: skip
-        return _between(given, self.depths.get(name, 0.0))
+        return between(given, self.depths.get(name, 0.0))
 
 
 def _mistakes_in(
@@ -216,7 +216,7 @@ def layer_of(name: str) -> tuple[str, int] | None:
     return None if found is None else (name[: found.start(1)], int(found[1]))
 
 
-def _between(values: Sequence[float], depth: float) -> float:
+def between(values: Sequence[float], depth: float) -> float:
     """The value at a depth, where values stand at equal distances from 0 to 1."""
     place = depth * (len(values) - 1)
     at = min(int(place), len(values) - 2) if len(values) > 1 else 0

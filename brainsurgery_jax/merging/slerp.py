@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import FLOAT32, DType
+from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, DType
 from brainsurgery_jax.merging.combine import combined
 from brainsurgery_jax.merging.linear import refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging
@@ -46,8 +46,8 @@ slerp_weights = gram("slerp_weights", _slerp_weights, lambda avals, params: 2)
 
 def slerp(merging: Merging) -> TensorExpr:
     """`sin((1-t) a) / sin(a) * x0 + sin(t a) / sin(a) * x1`, `a` being the angle between both tensors."""
-    wide = replace(merging, compat=False)  # mergekit computes it in float32, too
-    work = FLOAT32 if merging.compat else None
+    wide = replace(merging, compat=False)  # mergekit computes it in float32, too; float64 stays
+    work = FLOAT32 if merging.compat and wide.work != FLOAT64 else None
     return combined(wide, wide.fold(slerp_weights, t=merging.number("t"), base=False, work=work))
 
 

@@ -130,6 +130,6 @@ MULTISLERP = MergeMethod(
 KARCHER = MergeMethod(
     "karcher", karcher, "mean of models on a sphere",
     "Karcher, Riemannian center of mass and mollifier smoothing, 1977",
-    {"max_iter": MergeParameter(10, "steps, at most", low=1, high=1000),
+    {"max_iter": MergeParameter(10, "steps, at most, from 1 to 1000", low=1, high=1000),
      "tol": MergeParameter(1e-5, "the length of a step that is the last", low=0)}, fewest=2,
 )  # fmt: skip

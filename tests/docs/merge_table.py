@@ -14,7 +14,7 @@ def _default(parameter: MergeParameter) -> str:
         case bool(value):
             return str(value).lower()
         case "":
-            return "none"
+            return "required" if parameter.each else "none"  # what each model has of its own nothing else can stand for
         case value:
             return f"{value:g}" if isinstance(value, float | int) else value
 

@@ -25,6 +25,7 @@ from tests.importers.merges import (
     put_config,
     put_models,
 )  # fmt: skip
+from tests.merging import oracles
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -344,6 +345,25 @@ def test_a_key_that_means_something_stands_once(here: Path):
         plan_of("merge.yml")
 
 
+def test_what_mergekit_takes_for_all_models_has_no_effect_below_one(here: Path):
+    put_models(here)
+    sce = {"merge_method": "sce", "base_model": "a", "models": models(b=None, c=None)}
+    below = {**sce, "models": [{"model": m, "parameters": {"select_topk": 0.3}} for m in "bc"]}
+    text = plan_of(put_config(here, below).name)
+    assert "select_topk (merge.yml:6) has no effect below a model: mergekit takes it for all models." in text
+    assert text.partition("inputs:")[2] == plan_of(put_config(here, sce).name).partition("inputs:")[2]
+
+
+def test_slerp_with_t_below_a_model_alone_is_imported_once_t_is_given_for_all(here: Path):
+    held = put_models(here)
+    config = {"merge_method": "slerp", "base_model": "a", "models": [{"model": "b", "parameters": {"t": 0.2}}]}
+    with pytest.raises(bs.PlanError, match="slerp needs a t") as told:
+        plan_of(put_config(here, config).name)
+    assert "`parameters: {t: 0.5}`" in told.value.diagnostics[0].hint
+    made = merged(here, {**config, "parameters": {"t": 0.5}})
+    compare(made, {n: oracles.slerp(None, [x, held["b"][n]], 0.5) for n, x in held["a"].items()}, dtype="float32")
+
+
 # --- What cannot be said ----------------------------------------------------------------------------------------------
 
 STACK = {"sources": [{"model": "a", "layer_range": [0, 2]}]}
@@ -356,6 +376,26 @@ REFUSED = {
     "a slice of one model": (
         {"merge_method": "karcher", "slices": [STACK, STACK]},
         r"merge\.yml:\d+:\d+: karcher merges several models, and a slice has 'a' alone",
+    ),
+    "more steps than a plan takes": (
+        {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": 2000}},
+        r"merge\.yml:\d+:\d+: max_iter: expected a number from 1 to 1000, got the value 2000",
+    ),
+    "half a step": (
+        {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": 2.5}},
+        "max_iter: expected one whole number, got the value 2.5",
+    ),
+    "steps by layer": (
+        {"merge_method": "karcher", "models": models(a=None, b=None), "parameters": {"max_iter": [5, 10]}},
+        "max_iter: expected one whole number, got a list",
+    ),
+    "a density beyond one in a list": (
+        {"merge_method": "ties", "base_model": "a", "models": [{"model": "b", "parameters": {"density": [0.5, 2]}}]},
+        r"density: expected a number from 0 to 1, got a list",
+    ),
+    "slerp without t": (
+        {"merge_method": "slerp", "base_model": "a", "models": models(b=None)},
+        "slerp needs a t: 0 is the first model, 1 the second",
     ),
     "ties without a base": ({**LINEAR, "merge_method": "ties"}, "ties needs a base model"),
     "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),

@@ -436,12 +436,12 @@ def test_compat_rounds_every_step_to_the_dtype_of_the_tensors(method: str, tmp_p
         assert np.array_equal(x.astype(np.float32), wanted), name
 
 
-def test_compat_averages_float64_in_float64(tmp_path: Path):
+@pytest.mark.parametrize("case", ["linear", "slerp", "nuslerp", "multislerp", "task arithmetic", "ties"])
+def test_compat_computes_float64_in_float64(case: str, tmp_path: Path):
     tensors = models(np.float64)
-    keys = {"method": "linear", "models": {"a": 0.3, "b": 0.45, "c": 0.7}, "to": "m", "compat": "mergekit"}
-    for name, x in merge(tmp_path, tensors, keys).items():
-        wanted = by.linear(None, [tensors[alias][name] for alias in "abc"], (0.3, 0.45, 0.7))
-        np.testing.assert_allclose(x, wanted, rtol=1e-15, atol=1e-15)
+    made = merge(tmp_path, tensors, {**CASES[case].keys, "compat": "mergekit"})
+    for name, x in wanted(CASES[case], tensors).items():
+        np.testing.assert_allclose(made[name], x, rtol=1e-14, atol=1e-14)
 
 
 def test_compat_rounds_the_numbers_of_slerp_to_float32(tmp_path: Path):
