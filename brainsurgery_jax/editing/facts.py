@@ -10,11 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag
-from brainsurgery_jax.editing.arrays import check_floats, check_shape, double, namespace, rounded
+from brainsurgery_jax.editing.arrays import EPS, check_floats, check_shape, double, namespace, precision, rounded
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Avals
-
-SINGULAR = "the edit has no finite result: the covariance or the keys are singular, or a tensor holds NaN or infinity"
 
 
 class FactParams(TypedDict):
@@ -24,11 +22,14 @@ class FactParams(TypedDict):
 
 
 class Memories(NamedTuple):
-    """Keys [n, in], residuals [n, out] and the covariance [in, in], if there is one, in float64."""
+    """Keys [n, in], residuals [n, out] and the covariance [in, in], if there is one, in float64; `precision` and
+    `known_to` are those of the dtypes in which keys and the covariance are stored."""
 
     keys: Array
     residuals: Array
     covariance: Array | None
+    precision: float
+    known_to: float = EPS
 
 
 def check_facts(avals: Avals, params: FactParams) -> None:
@@ -65,6 +66,9 @@ def edit_facts(
     matrix = double(w).T if transposed else double(w)
     xp = namespace(matrix)
     k, v = (xp.atleast_2d(double(x)) for x in (keys, values))
-    facts = Memories(k, v if residual else v - k @ matrix.T, double(covariance[0]) if covariance else None)
+    residuals = v if residual else v - k @ matrix.T
+    facts = Memories(k, residuals, None, precision(keys.dtype))
+    for c in covariance:
+        facts = facts._replace(covariance=double(c), known_to=precision(c.dtype))
     made = matrix + update(facts)
     return rounded(made.T if transposed else made, w)

@@ -15,7 +15,7 @@ from brainsurgery_jax.editing import sparsegpt as sparse_gpt
 from brainsurgery_jax.editing import wanda as wandas
 from brainsurgery_jax.editing.arrays import anywhere, like_first
 from brainsurgery_jax.editing.emmet import constrain_facts
-from brainsurgery_jax.editing.facts import SINGULAR, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.facts import check_facts, edit_facts, fact_space
 from brainsurgery_jax.editing.memit import edit_matrix
 from brainsurgery_jax.editing.rome import insert_fact
 from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
@@ -47,7 +47,8 @@ def _check_one(avals: Avals, params: Params) -> None:
 
 @op(
     _edit("rome_", "keys", "values", "covariance", optional=("covariance",)),
-    check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+    check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
+    refusal="the key is zero, the covariance is not positive definite, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def rome(w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False) -> tuple[Array, Flag]:
     """Edit one fact (ROME): the matrix gives the value [out] for the key [in], and changes least for other keys.
@@ -78,20 +79,33 @@ def memit(
     Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'k.\\1', values: v, covariance: 'c.\\1'}`
     Reference: Meng et al., Mass-editing memory in a transformer, 2022, https://arxiv.org/abs/2210.07229.
     """
+    if weight < 0:
+        hint = "Give a positive weight; the authors use 15000 with a mean of products."
+        raise Refusal("value-type", f"the covariance has the weight {weight:g}, below zero", key="weight", hint=hint)
     return view.apply(edit_matrix, *given, share=share, weight=weight, transposed=transposed, residual=residual)
+
+
+def _check_exact(avals: Avals, params: Params) -> None:
+    check_facts(avals, {"transposed": bool(params["transposed"])})
+    keys = avals[1].shape
+    if len(keys) == 2 and keys[0] > keys[1]:
+        found = f"emmet_ meets each fact exactly, and {keys[0]} keys of {keys[1]} entries depend on each other"
+        hint = f"Use `memit_` for so many facts, or give up to {keys[1]}: a slice such as `keys::[:{keys[1]}]`."
+        raise Refusal("shapes-differ", found, key="keys", hint=hint)
 
 
 @op(
     _edit("emmet_", "keys", "values", "covariance", optional=("covariance",)),
-    check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+    check=_check_exact, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
+    refusal="the keys depend on each other, the covariance is not positive definite, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def emmet(
     w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False
 ) -> tuple[Array, Flag]:
     """Edit many facts at once (EMMET), each met exactly: ROME for several keys.
 
-    `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent; without
-    `covariance` C is the identity.
+    `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent beyond the rounding
+    of their dtype; without `covariance` C is the identity.
     Example: `emmet_: {target: 'h\\.5\\.w', keys: keys, values: values, covariance: C}`
     Reference: Gupta et al., A unified framework for model editing, 2024, https://arxiv.org/abs/2403.14236.
     """
