@@ -52,8 +52,9 @@ def only(target: str, says: str) -> Mend:
     return put(says, target=target)
 
 
-def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect: Any = (), **keys: Any) -> Case:
-    return Case(name, code, transforms, mend, dict(expect), b=B, a=a, **keys)
+def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect: Any = (), *,
+         other: Any = B, **keys: Any) -> Case:  # fmt: skip
+    return Case(name, code, transforms, mend, dict(expect), b=other, a=a, **keys)
 
 
 NO_CODES = {"v.qweight": np.ones((4, 8), np.int32), "v.qzeros": np.ones((1, 1), np.int32)}
@@ -78,6 +79,13 @@ CODED = [
     case("codes beside the scales of others", "scale-mismatch", [{"assign": {"from": "a::x", "to": "a::z"}}], first,
          {**CODES, "z": CODES["x"][::-1], "z_scale": CODES["x_scale"] * 2},
          {**dict.fromkeys("xz", FLOATS["x"].astype(ml_dtypes.bfloat16)), "x_scale": None, "z_scale": None}),
+    case("codes of another alias without their scales", "scale-left", [{"copy": {"from": "b::x", "to": "a::y"}}],
+         first, {"z": W}, {"y": FLOATS["x"].astype(ml_dtypes.bfloat16)}, note=True, other=CODES),
+    case("codes that took another's name, dequantized", "scale-mismatch",
+         [{"assign": {"from": "a::x", "to": "a::z"}}, *dequantize()],
+         lambda plan, hint: {**plan, "transforms": plan["transforms"][::-1]} if "let this step come before" in hint
+         else plan, {**CODES, "z": CODES["x"][::-1], "z_scale": CODES["x_scale"] * 2},
+         {**FLOATS, "z": FLOATS["x"], "z_scale": None}),
     case("codes that the plan makes and reverses alone", "scale-mismatch",
          [*quantize("a::w", to="float8_e4m3fn"), {"take_": {"target": "a::w", "dim": 0, "indices": [1, 0]}}],
          quantize_last, {"w": W}, {"w": RISEN[::-1].astype(FP8), "w_scale": SCALES_OF_W[::-1]}),
