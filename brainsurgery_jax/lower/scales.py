@@ -99,25 +99,40 @@ def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: st
     for expr in computed if len(computed) < 2 else filter(computed.__contains__, read):
         found = read[expr]
         if not {(found.scales, False), (found.scales, True)} & reached:
-            codes = found.codes
-            own = "" if found.alias == default_alias else f"{found.alias}::"
-            where, target = own + codes.name, own + (found.before or codes.name)
-            step = flow_yaml({"dequantize": {"target": target, "to": "bfloat16"}})[1:-1]
-            message, hint = (
-                (
-                    f"'{where}' holds codes, {expr.aval}, whose scales are in '{codes.scales}': this step ignores them",
-                    f"Make floats of it before: `{step}`.",
-                )
+            where, scales, hint = _reference(found, default_alias), found.codes.scales, ask_floats(found, default_alias)
+            message = (
+                f"'{where}' holds codes, {expr.aval}, whose scales are in '{scales}': this step ignores them"
                 if found.before is None
-                else (
-                    f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}': this step "
-                    "ignores them",
-                    "Compute before the step `quantize`."
-                    if found.made
-                    else f"Make floats of it before it is renamed or cut, as a first step: `{step}`.",
-                )
+                else f"'{where}' holds codes of '{found.before}', whose scales were left in '{scales}': this step "
+                "ignores them"
             )
             raise Refusal("scale-ignored", message, hint=hint)
+
+
+def ask_floats(found: Coded, default_alias: str | None) -> str:
+    """How codes become floats that a step can compute on."""
+    if found.made and found.before is not None:
+        return "Compute before the step `quantize`."
+    target = _reference(found, default_alias, found.before)
+    step = flow_yaml({"dequantize": {"target": target, "to": "bfloat16"}})[1:-1]
+    if found.before is None:
+        return f"Make floats of it before: `{step}`."
+    return f"Make floats of it before it is renamed or cut, as a first step: `{step}`."
+
+
+def _reference(found: Coded, default_alias: str | None, name: str | None = None) -> str:
+    return ("" if found.alias == default_alias else f"{found.alias}::") + (name or found.codes.name)
+
+
+def floats_instead(bad: Refusal, read: Mapping[Expr, Coded], default_alias: str | None) -> str:
+    """The hint of a refusal of tensors that are no floats, if it names codes that a step reads: a cast would leave
+    their scales out. Empty if it names none."""
+    if bad.code != "dtype-unsupported" or "float" not in bad.kinds:
+        return ""
+    named = (found for found in read.values() for own in (found.codes.name, f"{found.alias}::{found.codes.name}")
+             if f"'{own}'" in bad.message)  # fmt: skip
+    found = next(named, None)
+    return "" if found is None else ask_floats(found, default_alias)
 
 
 def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
