@@ -42,9 +42,12 @@ def check_facts(avals: Avals, params: FactParams) -> None:
     outputs, inputs = reversed(w.shape) if params["transposed"] else w.shape
     count = keys.shape[:-1]
     hint = "Keys are [n, in], values [n, out], the covariance [in, in]; of a single fact [in] and [out]."
-    if keys.shape[-1] == outputs != inputs:
-        turned = str(not params["transposed"]).lower()
-        hint = f"A matrix [in, out], as in GPT-2, is `transposed: true`, one [out, in] is not: `transposed: {turned}`."
+    if outputs != inputs and (keys.shape[-1], values.shape[-1:]) == (outputs, (inputs,)):
+        lies, turned = ("[in, out]", "[out, in]") if params["transposed"] else ("[out, in]", "[in, out]")
+        hint = (
+            f"Of a matrix {lies} these are values and keys: exchange `keys` and `values`. If it is {turned}, write "
+            f"`transposed: {str(not params['transposed']).lower()}`; those of GPT-2 are [in, out]."
+        )
     check_shape("keys", keys, (*count, inputs), hint)
     check_shape("values", values, (*count, outputs), hint)
     for aval in covariance:

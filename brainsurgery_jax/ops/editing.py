@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -240,30 +241,55 @@ def rebasin(
 
     `target` matches the first tensor of each set of units, `others` are templates of those with the same units; `like`
     has tensors of all these names. The permutation with the largest sum of inner products is exact. What the model
-    computes stays the same. Where sets share tensors (the layers of a plain network), give a step for each and repeat
+    computes stays the same if all tensors with these units are named: `up_proj`, `down_proj` and `gate_proj` of a gated
+    MLP, and biases. Where sets share tensors (the layers of a plain network), give a step for each and repeat
     them: that is the coordinate descent of the paper.
     Example: `rebasin: {target: 'b::h\\.(\\d+)\\.up\\.w', like: a, others: {'h.\\1.down.w': 1}}`
     Reference: Ainsworth et al., Git Re-Basin, 2022, https://arxiv.org/abs/2209.04836.
     """
+    if like == target.alias:
+        hint = "Name the alias of the other model: `like` stays as it is."
+        raise Refusal("value-type", f"'{like}' is the model whose units are reordered", key="like", hint=hint)
     axes = dict(others or {})
     templates = {f"others.{at}": Ref(target.alias, name) for at, name in enumerate(axes)}
     ordered: dict[tuple[str, int], str] = {}
-    for name, names in view.rename(target, templates, read=tuple(templates), written=()):
+    for number, (name, names) in enumerate(view.rename(target, templates, read=tuple(templates), written=())):
         sets = dict(zip((name, *names), (dim, *axes.values()), strict=True))
         if len(sets) <= len(names):
             twice = next(n for n in names if (name, *names).count(n) > 1)
             found = f"'{twice}' comes twice among the tensors with the units of '{name}'"
             raise Refusal("names-collide", found, key="others", hint="Give templates of other tensors.")
-        own = {n: view.fetch(target.alias, n, "target") for n in sets}
+        own = {n: view.fetch(target.alias, n, "target" if n == name else "others") for n in sets}
         for n, axis in zip(own, _axes(own, sets), strict=True):
             if ordered.setdefault((n, axis), name) != name:
                 found = f"the units of '{ordered[n, axis]}' and of '{name}' are both along axis {axis} of '{n}'"
                 hint = "Give each set tensors of its own: a capture `(...)` in the pattern, `\\1` in the template."
                 raise Refusal("names-collide", found, key="others", hint=hint)
         order = view.apply(matching.match_units, *_pairs(view, like, own, sets), axes=_axes(own, sets))
+        if number == 0:
+            _note_forgotten(view, target.alias, own, dim)
         for n, axis in zip(own, _axes(own, sets), strict=True):
             made = view.apply(matching.reorder, own[n], order, axis=axis)
             yield Bind(target.alias, n, made, "existing")
+
+
+def _note_forgotten(view: View, alias: str, own: Mapping[str, TensorExpr], dim: int) -> None:
+    """Note a tensor beside the first one that has its units, too, by names and shapes."""
+    name, first = next(iter(own.items()))
+    module, block, shape = name.rpartition(".")[0], name.rsplit(".", 2)[0], first.aval.shape
+    unlike = len(shape) != 2 or module.count(".") == 0 or module.rpartition(".")[2].isdigit()
+    if unlike or "att" in block.rpartition(".")[2]:
+        return
+    units, is_mlp = shape[axis_of(dim, first.aval)], re.search("mlp|ffn|feed_forward|expert", block) is not None
+    for n in view.names(alias):
+        if n in own or not n.startswith(f"{block}.") or n.count(".") != name.count("."):
+            continue
+        other = view.fetch(alias, n, "others").aval.shape
+        of_weights = other in (shape, shape[::-1]) and (is_mlp or shape[0] != shape[1])
+        if of_weights or (other == (units,) and n.startswith(f"{module}.")):
+            message = f"'{n}' seems to have the units of '{name}', and keeps their order: the model computes otherwise"
+            view.note("unmatched", message, "others", "Give a template for it in `others`, with the axis of its units.")
+            return
 
 
 def _axes(own: Mapping[str, TensorExpr], sets: Mapping[str, int]) -> tuple[int, ...]:
