@@ -9,7 +9,17 @@ from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.dtypes import FLOAT64, Aval
-from brainsurgery_jax.editing.arrays import anywhere, check_floats, cut_beside, double, like_first, namespace, rounded
+from brainsurgery_jax.editing.arrays import (
+    anywhere,
+    check_floats,
+    cut_beside,
+    double,
+    like_first,
+    namespace,
+    orthonormal_rows,
+    precision,
+    rounded,
+)
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.op import Avals, Number, Params, kernel
@@ -39,14 +49,7 @@ def _check_directions(avals: Avals, params: Params) -> None:
 def basis(directions: Array) -> tuple[Array, Flag]:
     """Orthonormal rows [n, width] that span some directions, in float64."""
     xp = namespace(directions)
-    rows = xp.atleast_2d(double(directions))
-    sizes = xp.sqrt((rows * rows).sum(axis=1, keepdims=True))
-    units = rows / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
-    if rows.shape[0] == 1:
-        return units, xp.isfinite(units).all() & (sizes > 0).all()
-    q, r = xp.linalg.qr(units.T)
-    apart = abs(xp.diagonal(r)) > 1e-9
-    return q.T, xp.isfinite(q).all() & apart.all() & (sizes > 0).all()
+    return orthonormal_rows(xp.atleast_2d(double(directions)), precision(directions.dtype))
 
 
 def _cuts(avals: Avals, params: AblationParams) -> Cuts:

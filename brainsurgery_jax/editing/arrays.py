@@ -15,6 +15,8 @@ from brainsurgery_jax.op import Avals, Params
 
 PART = 1 << 20
 """Elements of a part."""
+EPS = 2.0**-52
+"""The precision of float64."""
 
 
 def anywhere(avals: Avals, params: Params) -> bool:
@@ -48,6 +50,57 @@ def solve(a: Array, b: Array) -> Array:
         return np.linalg.solve(a, b)
     except np.linalg.LinAlgError:
         return np.full(b.shape, np.nan)
+
+
+def is_positive(a: Array, stored: float = EPS) -> Flag:
+    """Whether a symmetric matrix is positive definite, beyond what rounding its entries to the precision `stored` does
+    to it. It is scaled to a diagonal of ones first, so that units do not matter."""
+    xp, size = namespace(a), a.shape[0]
+    diagonal = xp.diagonal(a)
+    scale = 1 / xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0))
+    unit = (a + a.T) / 2 * scale[:, None] * scale[None, :]
+    # Errors of entries, which are random, change eigenvalues by about this. What is left of the matrix has a factor of
+    # Cholesky if its least eigenvalue is larger.
+    noise = xp.maximum(stored * xp.sqrt((unit * unit).sum() / size), size * EPS)
+    return (diagonal > 0).all() & xp.isfinite(lower_factor(unit - noise * np.eye(size))).all()
+
+
+def lower_factor(a: Array) -> Array:
+    """The factor of Cholesky; NaN where there is none."""
+    xp = namespace(a)
+    if xp is not np:
+        return xp.linalg.cholesky(a, symmetrize_input=False)
+    try:
+        return np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        return np.full(a.shape, np.nan)
+
+
+def solve_positive(a: Array, b: Array, stored: float = EPS) -> Array:
+    """`inv(a) @ b` in double precision; NaN where `a` is not positive definite (see `is_positive`)."""
+    return namespace(a).where(is_positive(a, stored), solve(a, b), np.nan)
+
+
+def precision(dtype: Any) -> float:
+    """The distance from one to the next number that a dtype of floats has."""
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).eps)
+
+
+def orthonormal_rows(rows: Array, stored: float) -> tuple[Array, Flag]:
+    """Orthonormal rows that span some vectors [n, width] in float64, n up to the width, and whether these are
+    independent: each must lie apart from the span of those before it by more than the rounding to the precision
+    `stored` that they were read in."""
+    xp = namespace(rows)
+    sizes = xp.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    units = rows / xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+    fine = xp.isfinite(units).all() & (sizes > 0).all()
+    if rows.shape[0] == 1:
+        return units, fine
+    q, r = xp.linalg.qr(units.T)
+    # A row that depends on others has an error of about 0.2 `stored` in its own rounding, and shares of theirs.
+    return q.T, fine & (abs(xp.diagonal(r)) > max(2 * stored, max(rows.shape) * EPS)).all()
 
 
 def rounded(made: Array, like: Array) -> tuple[Array, Flag]:

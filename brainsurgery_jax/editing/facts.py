@@ -10,11 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag
-from brainsurgery_jax.editing.arrays import check_floats, check_shape, double, namespace, rounded
+from brainsurgery_jax.editing.arrays import EPS, check_floats, check_shape, double, namespace, precision, rounded
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Avals
-
-SINGULAR = "the edit has no finite result: the covariance or the keys are singular, or a tensor holds NaN or infinity"
 
 
 class FactParams(TypedDict):
@@ -24,11 +22,14 @@ class FactParams(TypedDict):
 
 
 class Memories(NamedTuple):
-    """Keys [n, in], residuals [n, out] and the covariance [in, in], if there is one, in float64."""
+    """Keys [n, in], residuals [n, out] and the covariance [in, in], if there is one, in float64; `precision` and
+    `known_to` are those of the dtypes in which keys and the covariance are stored."""
 
     keys: Array
     residuals: Array
     covariance: Array | None
+    precision: float
+    known_to: float = EPS
 
 
 def check_facts(avals: Avals, params: FactParams) -> None:
@@ -41,9 +42,12 @@ def check_facts(avals: Avals, params: FactParams) -> None:
     outputs, inputs = reversed(w.shape) if params["transposed"] else w.shape
     count = keys.shape[:-1]
     hint = "Keys are [n, in], values [n, out], the covariance [in, in]; of a single fact [in] and [out]."
-    if keys.shape[-1] == outputs != inputs:
-        turned = str(not params["transposed"]).lower()
-        hint = f"A matrix [in, out], as in GPT-2, is `transposed: true`, one [out, in] is not: `transposed: {turned}`."
+    if outputs != inputs and (keys.shape[-1], values.shape[-1:]) == (outputs, (inputs,)):
+        lies, turned = ("[in, out]", "[out, in]") if params["transposed"] else ("[out, in]", "[in, out]")
+        hint = (
+            f"Of a matrix {lies} these are values and keys: exchange `keys` and `values`. If it is {turned}, write "
+            f"`transposed: {str(not params['transposed']).lower()}`; those of GPT-2 are [in, out]."
+        )
     check_shape("keys", keys, (*count, inputs), hint)
     check_shape("values", values, (*count, outputs), hint)
     for aval in covariance:
@@ -65,6 +69,9 @@ def edit_facts(
     matrix = double(w).T if transposed else double(w)
     xp = namespace(matrix)
     k, v = (xp.atleast_2d(double(x)) for x in (keys, values))
-    facts = Memories(k, v if residual else v - k @ matrix.T, double(covariance[0]) if covariance else None)
+    residuals = v if residual else v - k @ matrix.T
+    facts = Memories(k, residuals, None, precision(keys.dtype))
+    for c in covariance:
+        facts = facts._replace(covariance=double(c), known_to=precision(c.dtype))
     made = matrix + update(facts)
     return rounded(made.T if transposed else made, w)

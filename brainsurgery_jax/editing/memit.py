@@ -4,8 +4,8 @@ https://arxiv.org/abs/2210.07229, equation 14."""
 from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, Flag
-from brainsurgery_jax.editing.arrays import anywhere, like_first, solve
-from brainsurgery_jax.editing.facts import SINGULAR, Memories, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.arrays import anywhere, like_first, solve_positive
+from brainsurgery_jax.editing.facts import Memories, check_facts, edit_facts, fact_space
 from brainsurgery_jax.op import Number, kernel
 
 
@@ -15,11 +15,11 @@ def insert_facts(facts: Memories, *, share: Array, weight: Array) -> Array:
     keys, residuals = facts.keys, facts.residuals * share
     products = keys.T @ keys
     known = products if facts.covariance is None else weight * facts.covariance + products
-    return solve(known, keys.T @ residuals).T
+    return solve_positive(known, keys.T @ residuals).T
 
 
 @kernel("memit", check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
-        refusal=SINGULAR)  # fmt: skip
+        refusal="the covariance is not positive definite, or a tensor holds NaN or infinity")  # fmt: skip
 def edit_matrix(
     w: Array, *facts: Array, share: Number, weight: Number, transposed: bool, residual: bool,
 ) -> tuple[Array, Flag]:  # fmt: skip

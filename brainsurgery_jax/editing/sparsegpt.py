@@ -8,7 +8,17 @@ Stork, 1992), with the columns before it fixed.
 from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, Flag, jax, np
-from brainsurgery_jax.editing.arrays import anywhere, check_shape, double, like_first, namespace, rounded
+from brainsurgery_jax.editing.arrays import (
+    anywhere,
+    check_shape,
+    double,
+    is_positive,
+    like_first,
+    lower_factor,
+    namespace,
+    rounded,
+    solve,
+)
 from brainsurgery_jax.editing.sparsity import Sparsity, lowest
 from brainsurgery_jax.editing.wanda import WandaParams, check_inputs
 from brainsurgery_jax.op import Avals, Number, Params, kernel
@@ -48,14 +58,9 @@ def prune_and_correct(
 
 
 def _upper_factor(h: Array) -> Array:
-    """The upper triangular U with `U^T U = inv(h)`; NaN where `h` is not positive."""
+    """The upper triangular U with `U^T U = inv(h)`; NaN where `h` is not positive definite."""
     xp = namespace(h)
-    if xp is not np:
-        return xp.linalg.cholesky(xp.linalg.inv(h)).T
-    try:
-        return np.linalg.cholesky(np.linalg.inv(h)).T
-    except np.linalg.LinAlgError:
-        return np.full(h.shape, np.nan)
+    return xp.where(is_positive(h), lower_factor(solve(h, xp.eye(h.shape[0]))).T, np.nan)
 
 
 def _remove(rows: Array, factor: Array, sparsity: Sparsity) -> Array:

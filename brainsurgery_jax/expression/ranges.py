@@ -4,7 +4,8 @@ fits. From dtypes and literals alone."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import chain
 from math import prod
 from typing import NamedTuple
 
@@ -98,8 +99,10 @@ def _exact(node: Node, program: Computation, xs: Sequence[Interval | None]) -> I
             return Interval(0, max(0, table_size(node, program) - 1))
         case "cast":
             return known[0] if known and known[0].within(held) else held
-        case "sum" | "matmul" | "dot" | "einsum" | "cumsum" | "trace":
-            return None if None in xs else _sum(node, known)
+        case "matmul" | "dot" | "einsum":
+            return None if None in xs else _sum(reduce(_multiply, known), _terms(node, program))
+        case "sum" | "cumsum" | "trace":
+            return None if None in xs else _sum(known[0], MANY)
         case _ if node.op in _SELECTING and len(known) == len(xs):
             return _union(known)
     return held
@@ -124,11 +127,23 @@ def _union_or(held: Interval, ranges: Sequence[Interval | None]) -> Interval:
     return _union(known) if len(known) == len(ranges) else held
 
 
-def _sum(node: Node, xs: Sequence[Interval]) -> Interval:
-    """Sums of as many terms as fit between what they are made of and the result: a bound from above."""
-    terms = 1 << 40
-    first = xs[0] if len(xs) == 1 else _corners(lambda a, b: a * b)(*xs)
-    return Interval(min(0, first.low * terms), max(0, first.high * terms))
+MANY = 1 << 40
+"""Terms of a sum of any length."""
+
+
+def _sum(term: Interval, terms: int) -> Interval:
+    """Sums of up to so many terms."""
+    return Interval(min(0, term.low * terms), max(0, term.high * terms))
+
+
+def _terms(node: Node, program: Computation) -> int:
+    """How many products are summed for each element of a product of tensors."""
+    shapes = [program.nodes[x.number].aval.shape for x in node.operands if not isinstance(x, Literal)]
+    if node.op != "einsum":
+        return shapes[0][-1] if shapes and shapes[0] else 1
+    inputs, _, result = node.params["equation"].partition("->")
+    sizes = dict(zip(inputs.replace(",", ""), chain.from_iterable(shapes), strict=True))
+    return prod(n for letter, n in sizes.items() if letter not in result)
 
 
 def _corners(fn: Callable[[int, int], int]) -> Callable[[Interval, Interval], Interval]:
@@ -137,6 +152,9 @@ def _corners(fn: Callable[[int, int], int]) -> Callable[[Interval, Interval], In
         return Interval(min(found), max(found))
 
     return of
+
+
+_multiply = _corners(lambda a, b: a * b)
 
 
 def _quotient(x: Interval, y: Interval) -> Interval:
@@ -197,9 +215,9 @@ _RULES: Mapping[str, Callable[..., Interval]] = {
     **_YES_OR_NO,
     "add": lambda x, y: Interval(x.low + y.low, x.high + y.high),
     "subtract": lambda x, y: Interval(x.low - y.high, x.high - y.low),
-    "multiply": _corners(lambda a, b: a * b),
-    "outer": _corners(lambda a, b: a * b),
-    "kron": _corners(lambda a, b: a * b),
+    "multiply": _multiply,
+    "outer": _multiply,
+    "kron": _multiply,
     "negative": lambda x: Interval(-x.high, -x.low),
     "invert": lambda x: Interval(-x.high - 1, -x.low - 1),
     "floor_divide": _quotient,

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.codes import CONFIG_KEY, find_codes, fits, may_be_codes
 from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
-from brainsurgery_jax.graph.expr import walk
+from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
@@ -37,6 +38,7 @@ def consistency_notes(
         if found and (shards := _some_shards(made, state)):
             yield _part_note(made, shards, label)
         else:
+            found = (*found, *_unsaid_quantization(config, made, state, world))
             yield from _notes(found, _write_config(output, label), "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
         adapter = read_adapter(avals)
@@ -45,6 +47,31 @@ def consistency_notes(
         yield from _notes(found, remedy, "options", made, output, label)
         if output.format is None and made.format.config_file != ADAPTER_CONFIG and adapter.factors:
             yield _unfound_note(made, output, label)
+
+
+def _unsaid_quantization(
+    config: Mapping[str, Any], made: Publication, state: State, world: World
+) -> Iterator[ConfigDifference]:
+    """That codes are written with a config that says nothing of them, although that of their checkpoint does."""
+    found = None if CONFIG_KEY in config else next(_unchanged_codes(made), None)
+    if found is None:
+        return
+    name, leaf = found
+    origins = (s.extras.origin for s in state.spaces.values() if (s.original or {}).get(leaf.name) is leaf)
+    origin = next(origins, None)
+    said = None if origin is None else _parse(world.side_file(origin, CONFIG))
+    if said is not None and CONFIG_KEY in said:
+        message = f"config.json has no {CONFIG_KEY}, but '{name}' is quantized, as that of its checkpoint says"
+        yield ConfigDifference(message, {CONFIG_KEY: said[CONFIG_KEY]})
+
+
+def _unchanged_codes(made: Publication) -> Iterator[tuple[str, Expr]]:
+    """The tensors that are codes of a checkpoint as they stand, beside their scales."""
+    for name, expr in made.tensors.items():
+        if expr.is_leaf and may_be_codes(name, expr.aval.dtype):
+            codes = find_codes(name, made.tensors.__contains__)
+            if codes is not None and fits(codes, expr.aval.dtype):
+                yield name, expr
 
 
 def _unfound_note(made: Publication, output: Output, label: str) -> Diagnostic:
@@ -59,6 +86,11 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
     text = made.side_files.get(name)
     if text is None and made.sidecars is not None and name in made.sidecars.copied:
         text = world.side_file(made.sidecars.folder, name)
+    return _parse(text)
+
+
+def _parse(text: bytes | None) -> Mapping[str, Any] | None:
+    """The content of a config; None if there is none, or none that can be parsed."""
     try:
         found = None if text is None else parse_json(text)
     except ValueError:

@@ -117,14 +117,14 @@ class Drafts:
     def _find_codes_before(self, alias: str, name: str, expr: Expr) -> Coded | None:
         """The codes that a tensor was renamed or cut from, if their scales still lie in some alias."""
         for leaf in leaves_of(expr):
-            beside = self._stood_beside(leaf)
+            beside = self.stood_beside(leaf)
             codes = codes_of(leaf, beside)
             if codes is not None and beside[codes.scales] in self._leaves_held:
                 made = leaf.paired is not None
                 return Coded(alias, codes._replace(name=name), beside[codes.scales], name_of(leaf), made)
         return None
 
-    def _stood_beside(self, leaf: Expr) -> Mapping[str, Expr]:
+    def stood_beside(self, leaf: Expr) -> Mapping[str, Expr]:
         """The tensors of the checkpoint or pytree that a leaf comes from; of codes that the plan made, their parts."""
         if leaf.paired is not None:
             return leaf.paired.parts

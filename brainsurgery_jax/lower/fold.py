@@ -25,7 +25,7 @@ from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import alias_of, config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
-from brainsurgery_jax.lower.scales import refuse_codes_alone
+from brainsurgery_jax.lower.scales import floats_instead, refuse_codes_alone
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
@@ -71,7 +71,8 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
         if step.lenient and bad.code in MISSING:
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
-            bad.hint = kinds.remedy(view, bad) or bad.hint
+            floats = floats_instead(bad, view.coded, state.default_alias)
+            bad.hint = floats or kinds.remedy(view, bad) or bad.hint
             mistakes = (_diagnose(step, each, provisional=view.provisional) for each in (bad, *bad.others))
             told = state.complain(*mistakes)
             after = mark_failed(told, step, world, slow=bad.code == "regex-timeout")

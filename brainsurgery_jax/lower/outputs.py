@@ -116,7 +116,7 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {files}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from scale_notes(made, output, label, lambda: _find_known_config(extras, world))
+    yield from scale_notes(made, output, label, lambda: _find_known_config(extras, world), state.spaces)
     yield from consistency_notes(made, output, state, world, label)
 
 

@@ -7,6 +7,7 @@ reach, see `select/reach.py`) and that is no match's partner.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -114,7 +115,7 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
         case "keep" | "drop" if not rows and step.lenient:
             return Settled([], skipped=len(alone))
         case "keep" | "drop" if not rows:
-            raise _nothing_pairs(sets, pairing)
+            raise _nothing_pairs(drafts, sets, pairing)
         case "keep":
             return Settled(rows, kept=tuple(_keep_alone(drafts, sets, pairing)))
         case "drop":
@@ -130,7 +131,7 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
         _refuse_missing(drafts, sets, pairing)
     given = [*rows, *refused]  # what is missing is refused when it is looked for
     lost = tuple(o for o in others if o.alias not in (sets.source.alias, sets.destination))
-    note = f"{_describe(sets, Pairing(rows, [], lost))}: left out" if lost else ""
+    note = f"{_describe(drafts, sets, Pairing(rows, [], lost))}: left out" if lost else ""
     return Settled(sorted(given), len(rows) + len(alone) - len(given), note=note)
 
 
@@ -148,16 +149,24 @@ def _is_whole(space: Draft) -> bool:
     return 0 < len(space.original) <= len(space.names)
 
 
-def _describe(sets: Sets, pairing: Pairing) -> str:
+def _describe(drafts: Drafts, sets: Sets, pairing: Pairing) -> str:
     """The unpaired tensors of each alias, in words: how many, and the first."""
     parts = []
     if pairing.alone:
-        partners = " and ".join(dict.fromkeys(f"'{sets.targets[key].alias}'" for key in sets.read))
-        parts.append(_count_names([row[0] for row in pairing.alone], sets.source.alias, f"no partner in {partners}"))
+        by_lack = defaultdict[str, list[str]](list)
+        for row in pairing.alone:
+            by_lack[_list_lack(drafts, sets, row)].append(row[0])
+        parts += [_count_names(names, sets.source.alias, f"no partner in {lack}") for lack, names in by_lack.items()]
     for alias in dict.fromkeys(other.alias for other in pairing.others):
         names = list(dict.fromkeys(other.name for other in pairing.others if other.alias == alias))
         parts.append(_count_names(names, alias, f"no partner in '{sets.source.alias}'"))
     return "; ".join(parts)
+
+
+def _list_lack(drafts: Drafts, sets: Sets, row: Row) -> str:
+    """The aliases in which a match has no partner, in words."""
+    lacking = (key for key in sets.read if not _may_exist(drafts, sets, row, key))
+    return " and ".join(dict.fromkeys(f"'{sets.targets[key].alias}'" for key in lacking))
 
 
 def _count_names(names: Sequence[str], alias: str, what: str) -> str:
@@ -168,8 +177,8 @@ def _count_names(names: Sequence[str], alias: str, what: str) -> str:
 def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
     """The refusal of a step whose sets do not pair up. Its hint lists the possible remedies."""
     if not pairing.rows and not drafts.step.lenient:
-        return _nothing_pairs(sets, pairing)
-    message = f"the sets do not pair up: {_describe(sets, pairing)}"
+        return _nothing_pairs(drafts, sets, pairing)
+    message = f"the sets do not pair up: {_describe(drafts, sets, pairing)}"
     return Refusal(UNMATCHED, message, hint=_list_ways(drafts, sets, pairing))
 
 
@@ -196,10 +205,10 @@ def _refuse_missing(drafts: Drafts, sets: Sets, pairing: Pairing) -> None:
         raise Refusal(bad.code, str(bad), key=key, hint=f"{bad.hint}\n{others}") from None
 
 
-def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:
+def _nothing_pairs(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
     """The refusal of a step in which no tensor has a partner: `unmatched` cannot help there."""
     message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
-    return Refusal(UNMATCHED, f"{message}: {_describe(sets, pairing)}", hint="Compare the names on both sides.")
+    return Refusal(UNMATCHED, f"{message}: {_describe(drafts, sets, pairing)}", hint="Compare the names on both sides.")
 
 
 # --- Keeping ----------------------------------------------------------------------------------------------------------

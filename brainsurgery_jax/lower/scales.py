@@ -7,12 +7,23 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits, may_be_codes, part_beside, usual_block
+from brainsurgery_jax.codes import (
+    CONFIG_KEY,
+    Block,
+    CodeFormat,
+    Codes,
+    find_codes,
+    fits,
+    may_be_codes,
+    part_beside,
+    usual_block,
+)
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.state import Space
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
 
@@ -60,7 +71,7 @@ def is_part(leaf: Expr, codes: Expr, part: str) -> bool:
     """Whether a leaf is the tensor of a name in the checkpoint of another leaf, or was made with it under that name."""
     if codes.paired is not None:
         return codes.paired.parts.get(part) is leaf
-    return leaf.is_leaf and leaf.source is codes.source and leaf.name == part
+    return leaf.kind is codes.kind and leaf.paired is None and leaf.source is codes.source and leaf.name == part
 
 
 def describes_codes(tensors: Mapping[str, Aval], before: Mapping[str, Aval]) -> bool:
@@ -88,25 +99,40 @@ def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: st
     for expr in computed if len(computed) < 2 else filter(computed.__contains__, read):
         found = read[expr]
         if not {(found.scales, False), (found.scales, True)} & reached:
-            codes = found.codes
-            own = "" if found.alias == default_alias else f"{found.alias}::"
-            where, target = own + codes.name, own + (found.before or codes.name)
-            step = flow_yaml({"dequantize": {"target": target, "to": "bfloat16"}})[1:-1]
-            message, hint = (
-                (
-                    f"'{where}' holds codes, {expr.aval}, whose scales are in '{codes.scales}': this step ignores them",
-                    f"Make floats of it before: `{step}`.",
-                )
+            where, scales, hint = _reference(found, default_alias), found.codes.scales, ask_floats(found, default_alias)
+            message = (
+                f"'{where}' holds codes, {expr.aval}, whose scales are in '{scales}': this step ignores them"
                 if found.before is None
-                else (
-                    f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}': this step "
-                    "ignores them",
-                    "Compute before the step `quantize`."
-                    if found.made
-                    else f"Make floats of it before it is renamed or cut, as a first step: `{step}`.",
-                )
+                else f"'{where}' holds codes of '{found.before}', whose scales were left in '{scales}': this step "
+                "ignores them"
             )
             raise Refusal("scale-ignored", message, hint=hint)
+
+
+def ask_floats(found: Coded, default_alias: str | None) -> str:
+    """How codes become floats that a step can compute on."""
+    if found.made and found.before is not None:
+        return "Compute before the step `quantize`."
+    target = _reference(found, default_alias, found.before)
+    step = flow_yaml({"dequantize": {"target": target, "to": "bfloat16"}})[1:-1]
+    if found.before is None:
+        return f"Make floats of it before: `{step}`."
+    return f"Make floats of it before it is renamed or cut, as a first step: `{step}`."
+
+
+def _reference(found: Coded, default_alias: str | None, name: str | None = None) -> str:
+    return ("" if found.alias == default_alias else f"{found.alias}::") + (name or found.codes.name)
+
+
+def floats_instead(bad: Refusal, read: Mapping[Expr, Coded], default_alias: str | None) -> str:
+    """The hint of a refusal of tensors that are no floats, if it names codes that a step reads: a cast would leave
+    their scales out. Empty if it names none."""
+    if bad.code != "dtype-unsupported" or "float" not in bad.kinds:
+        return ""
+    named = (found for found in read.values() for own in (found.codes.name, f"{found.alias}::{found.codes.name}")
+             if f"'{own}'" in bad.message)  # fmt: skip
+    found = next(named, None)
+    return "" if found is None else ask_floats(found, default_alias)
 
 
 def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
@@ -135,65 +161,100 @@ class Fault(NamedTuple):
     left: str
     """The name of the part that was left behind, if it was."""
     wanted: str
+    leaf: Expr
     mixed: bool = False
-    made: bool = False
-    """Whether the plan made the codes."""
+
+    @property
+    def made(self) -> bool:
+        """Whether the plan made the codes."""
+        return self.leaf.paired is not None
+
+    def left_among(self, tensors: Mapping[str, Expr]) -> bool:
+        """Whether what was left behind still stands under its name, and its new name is free."""
+        left = tensors.get(self.left)
+        return self.wanted not in tensors and left is not None and is_part(left, self.leaf, self.left)
 
 
-def scale_notes(made: Publication, output: Output, label: str, config: Callable[[], object]) -> Iterator[Diagnostic]:
+def scale_notes(
+    made: Publication, output: Output, label: str, config: Callable[[], object], spaces: Mapping[str, Space]
+) -> Iterator[Diagnostic]:
     """What is wrong with codes that are written: an error, if others' scales stand beside them or scales were cut or
     ordered otherwise; a note, if these no longer stand there or do not fit. One of each, with the number of others.
-    `config` reads the config.json of what is written, which is asked for codes alone."""
+    `config` reads the config.json of what is written, which is asked for codes alone; `spaces` are by their aliases."""
     written = [(name, expr) for name, expr in made.tensors.items() if may_be_codes(name, expr.aval.dtype)]
     if not written:
         return
-    usual = usual_block(config())
+    settings = config()
+    usual = usual_block(settings)
     by_kind = defaultdict[bool, list[tuple[str, Fault]]](list)
     for name, expr in written:
-        if (fault := _find_fault(name, expr, made.tensors, usual)) is not None:
+        if (fault := find_fault(name, expr, made.tensors, usual, codes_at_first)) is not None:
             by_kind[fault.mixed].append((name, fault))
+    says_floats = isinstance(settings, Mapping) and CONFIG_KEY not in settings
     alias = "" if output.alias is None else f"{output.alias}::"
-    floats = flow_yaml({"dequantize": {"target": f"{alias}.*", "to": "bfloat16"}})[1:-1]
     for mixed, ((name, fault), *more) in by_kind.items():
         others = f"; {len(more)} more like it" if more else ""
+        home = _home(fault.leaf, spaces, output.alias)
+        floats = flow_yaml({"dequantize": {"target": f"{home}.*", "to": "bfloat16"}})[1:-1]
         if fault.made:
             hint = "Let `quantize` come after all steps that rename, cut or order its results, or treat scales alike."
         elif mixed:
             hint = f"Move, cut and order scales as their codes, or make floats of all as a first step: `{floats}`."
-        elif fault.left in made.tensors and fault.wanted not in made.tensors:
+        elif not fault.left_among(made.tensors):
+            hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
+        elif says_floats:
+            hint = f"The config says that all are floats. Let `{floats}` be the first step."
+        else:
             step = flow_yaml({"move": {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
             hint = f"Move them as well, as a last step: `{step}`."
-        else:
-            hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
         message = f"{label}: '{name}', codes, {fault.why}{others}"
         yield Diagnostic(
             "scale-mismatch" if mixed else "scale-left", message, made.span, hint, "error" if mixed else "note"
         )
 
 
-def _find_fault(name: str, expr: Expr, tensors: Mapping[str, Expr], usual: tuple[int, int]) -> Fault | None:
-    """What is wrong with a tensor, if it holds codes of a checkpoint."""
+def _home(leaf: Expr, spaces: Mapping[str, Space], default: str | None) -> str:
+    """The alias that a leaf was read into, as the beginning of a reference; that of an output, if it is gone or the
+    output is of the only one."""
+    first = name_of(leaf) if default is not None else ""
+    found = (a for a, space in spaces.items() if (space.original or {}).get(first) is leaf)
+    alias = next(found, default)
+    return "" if alias is None else f"{alias}::"
+
+
+def find_fault(
+    name: str, expr: Expr, tensors: Mapping[str, Expr], usual: Block, codes_of_leaf: Callable[[Expr], Codes | None]
+) -> Fault | None:
+    """What is wrong with a tensor, if it holds codes of a checkpoint, beside those of some names. `usual`: the rows and
+    columns that share a scale, if shapes leave that open."""
     trail = trail_of(expr)
     if trail is None:
         return None
     first = next(iter(trail.leaves.values()))
-    codes = codes_at_first(first)
+    codes = codes_of_leaf(first)
     if codes is None:
         return None
-    made = first.paired is not None
     usual = usual if first.paired is None or first.paired.block is None else first.paired.block
-    faults = (_fault_of_part(codes, part, name, trail, tensors, usual) for part in codes.parts_that_count)
-    return next((fault._replace(made=made) for fault in faults if fault is not None), None)
+    faults = (
+        _fault_of_part(codes, part, name, trail, tensors, usual, codes_of_leaf) for part in codes.parts_that_count
+    )
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def _fault_of_part(
-    codes: Codes, part: str, name: str, trail: Trail, tensors: Mapping[str, Expr], usual: tuple[int, int]
+    codes: Codes,
+    part: str,
+    name: str,
+    trail: Trail,
+    tensors: Mapping[str, Expr],
+    usual: Block,
+    codes_of_leaf: Callable[[Expr], Codes | None],
 ) -> Fault | None:
     """What is wrong with the scales (or another part) of codes, which are written under a name."""
-    wanted = part_beside(codes, part, name)
+    wanted, first = part_beside(codes, part, name), next(iter(trail.leaves.values()))
     if wanted not in tensors:
         what = "its scales, which stood in" if part == codes.scales else "what stood in"
-        return Fault(f"is written without {what} '{part}'", part, wanted)
+        return Fault(f"is written without {what} '{part}'", part, wanted, first)
     there = trail_of(tensors[wanted])
     if there is None:  # scales that are computed are the plan's business
         return None
@@ -205,13 +266,14 @@ def _fault_of_part(
         fits_there = found is not None or trail.nodes[-1].aval.size == 0
         pairs, crossing = ((), None) if found is None else found
     for code, scale in pairs:
-        if (why := _describe_stranger(trail.leaves[code], there.leaves[scale], codes, part, wanted)) is not None:
-            return Fault(why, part, wanted, mixed=True)
+        leaf, beside = trail.leaves[code], there.leaves[scale]
+        if codes_of_leaf(leaf) is not None and (why := _describe_stranger(leaf, beside, codes, part, wanted)):
+            return Fault(why, part, wanted, first, mixed=True)
     if crossing is not None:
-        return Fault(_describe_crossing(crossing, trail, there, wanted), part, wanted, mixed=True)
+        return Fault(_describe_crossing(crossing, trail, there, wanted), part, wanted, first, mixed=True)
     if not fits_there:
         aval, scales = trail.nodes[-1].aval, there.nodes[-1].aval
-        return Fault(f"is {aval}, which the scales in '{wanted}', {scales}, do not fit", part, wanted)
+        return Fault(f"is {aval}, which the scales in '{wanted}', {scales}, do not fit", part, wanted, first)
     return None
 
 
@@ -225,9 +287,6 @@ def _pair_whole(codes: Trail, part: Trail) -> Collection[tuple[int, int]]:
 
 def _describe_stranger(code: Expr, scale: Expr, codes: Codes, part: str, wanted: str) -> str | None:
     """How a leaf of scales is not that of a leaf of codes, in words; None if it is."""
-    own = codes_at_first(code)
-    if own is None:
-        return None
     named, code_name, scale_name = part_beside(codes, part, name_of(code)), name_of(code), name_of(scale)
     if is_part(scale, code, named):
         return None

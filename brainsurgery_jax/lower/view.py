@@ -8,6 +8,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from brainsurgery_jax.codes import Block
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Bound, Expr, walk
@@ -18,6 +19,7 @@ from brainsurgery_jax.lower.contexts import at_key, readable
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
+from brainsurgery_jax.lower.scales import codes_of, find_fault
 from brainsurgery_jax.lower.side_configs import check_file, read_side_config
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
 from brainsurgery_jax.lower.ties import find_tied_heads
@@ -371,6 +373,18 @@ class StepView(Drafts):
         self.wanted[expr] = None
         self.provisional = True
         return Bound(bound)
+
+    def check_scales(self, alias: str, name: str, usual: Block, key: str = "") -> None:
+        """Refuse codes beside the scales of others. Of other parts that were left behind, a note tells."""
+        tensors = self.space(alias).names
+        where = name if alias == self.state.default_alias else f"{alias}::{name}"
+        fault = find_fault(name, tensors[name], tensors, usual, lambda leaf: codes_of(leaf, self.stood_beside(leaf)))
+        if fault is not None and fault.mixed:
+            hint = "Move, cut and order scales as their codes, or let this step come before those that do not."
+            raise Refusal("scale-mismatch", f"'{where}', codes, {fault.why}", key=key, hint=hint)
+        if fault is not None and fault.wanted not in tensors:
+            hint = "Move it as well, before this step, or leave out the step that deletes it."
+            self.note("scale-left", f"'{where}', codes, is read without what stood in '{fault.left}'", key, hint)
 
     def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]:
         """The tensors of a checkpoint, or those that an earlier `save` of this plan will write there."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, jnp, np
+from brainsurgery_jax._lazy import Array, Flag, jnp, np
 from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
@@ -267,13 +267,18 @@ def _ends(x: Array, group: int) -> tuple[Array, Array]:
     return xp.minimum(stacked.min(axis=2), zero).T, xp.maximum(stacked.max(axis=2), zero).T
 
 
-def choose_group_scales(x: Array, *, group: int, dtype: DType) -> Array:
-    """The scales [groups, out] of a matrix [out, in] in `dtype`, such that the range of each group has 16 codes; 1
-    where that is nothing."""
+def choose_group_scales(x: Array, *, group: int, dtype: DType) -> tuple[Array, Flag]:
+    """The scales [groups, out] of a matrix [out, in] in `dtype`, such that the range of each group has 16 codes, 1
+    where that is nothing; and whether their dtype holds them: none is infinite, or so small that its rounding moves
+    the largest code by more than half a step."""
     low, high = _ends(x, group)
     xp = _xp(x)
-    scales = round_to(quotient(high - low, xp.full(low.shape, np.float32(INT4))), to_numpy(dtype))
-    return xp.where(scales == 0, xp.ones_like(scales), scales)
+    exact = quotient(high - low, xp.full(low.shape, np.float32(INT4)))
+    scales = round_to(exact, to_numpy(dtype))
+    # Both are raised: what float32 holds below its normal numbers is zero on some devices.
+    raised = exact * np.float32(2.0**24)
+    held = abs(_single(scales) * np.float32(2.0**24) - raised) * np.float32(2 * INT4) <= raised
+    return xp.where(scales == 0, xp.ones_like(scales), scales), held.all()
 
 
 def choose_group_zeros(x: Array, scales: Array, *, group: int) -> Array:

@@ -17,6 +17,8 @@ from brainsurgery_jax.protocol import TensorExpr, View
 
 PART = 1 << 20
 """Elements of a part, about."""
+WIDTHS = (2, 4, 8)
+"""The bits that a code may have. Without a config that says how many, shapes tell 4 from 8."""
 ON_THE_WAY = 24
 """Bytes for each element: codes, zeros and factors."""
 
@@ -35,7 +37,7 @@ def _check(avals: Avals, params: PackedRows) -> None:
     count = 32 // params["bits"]
     rows, groups = scales.shape if len(scales.shape) == 2 else (0, 0)
     right = (
-        params["bits"] in (2, 4, 8) and len(words.shape) == 2 and words.shape == (rows, -(-params["columns"] // count))
+        params["bits"] in WIDTHS and len(words.shape) == 2 and words.shape == (rows, -(-params["columns"] // count))
         and scales.dtype.is_float and groups > 0
         and (not params["zeros"] or others[0].shape == (-(-rows // count), groups))
         and (len(others) > params["zeros"] or params["columns"] % groups == 0)
@@ -83,24 +85,27 @@ def unpack_rows(view: View, alias: str, names: Sequence[str | None], settings: o
     `settings`: what the config says of the quantization. Raises Refusal."""
     words, scales, shape, zeros, groups = (view.fetch(alias, n, "target") if n else None for n in names)
     assert words is not None and scales is not None and shape is not None
-    bits = _bits(settings)
+    said = _bits(settings)
     # Rows are filled up to whole words, so that only the tensor with the shape knows how many inputs there are.
     if len(words.aval.shape) != 2 or shape.aval.shape != (2,):
         raise _wrong(words.aval, scales.aval)
-    most = words.aval.shape[1] * 32 // bits
+    rows, count = words.aval.shape
+    usual = (4, 8) if zeros is None else [each for each in (4, 8) if zeros.aval.shape[0] == -(-rows * each // 32)]
+    most = count * 32 // (said or next(iter(usual), 4))
     columns = view.number(view.apply(entry, shape, axis=0, at=1), most)
+    bits = said or next((each for each in usual if -(-columns * each // 32) == count), 4)
     given = [x for x in (zeros, groups) if x is not None]
     return view.apply(
         packed_rows, words, scales, *given, bits=bits, columns=columns, zeros=zeros is not None, dtype=dtype
     )
 
 
-def _bits(settings: object) -> int:
-    """The bits of a code, as the first group of a config says; 4 if none does."""
+def _bits(settings: object) -> int | None:
+    """The bits of a code, as the first group of a config says; None if none does."""
     groups = settings.get("config_groups") if isinstance(settings, Mapping) else None
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
-        if isinstance(bits, int) and bits in (2, 4, 8):
+        if isinstance(bits, int) and bits in WIDTHS:
             return bits
-    return 4
+    return None

@@ -72,11 +72,11 @@ def _scales(avals: Avals, params: ScaleParams) -> Avals:
 
 @kernel("quantize", check=_check, result=_scales, host=_anywhere, workspace=_space, guarded=True,
         parts=lambda avals, params: _by_outputs(avals, 1),
-        refusal="a weight holds NaN or infinity, or a number too large for its scale")  # fmt: skip
+        refusal="a weight holds NaN or infinity, or a number too large or too small for its scale")  # fmt: skip
 def group_scales(x: Array, *, group: int, dtype: DType) -> tuple[Array, Flag]:
     """The scales [groups, out] of a matrix [out, in]."""
-    made = quantities.choose_group_scales(x, group=group, dtype=dtype)
-    return made, (np if on_host(x) else jnp).isfinite(widen(made)).all()
+    made, held = quantities.choose_group_scales(x, group=group, dtype=dtype)
+    return made, held & (np if on_host(x) else jnp).isfinite(widen(made)).all()
 
 
 def _zeros(avals: Avals, params: WordParams) -> Avals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +16,7 @@ from brainsurgery_jax.editing import sparsegpt as sparse_gpt
 from brainsurgery_jax.editing import wanda as wandas
 from brainsurgery_jax.editing.arrays import anywhere, like_first
 from brainsurgery_jax.editing.emmet import constrain_facts
-from brainsurgery_jax.editing.facts import SINGULAR, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.facts import check_facts, edit_facts, fact_space
 from brainsurgery_jax.editing.memit import edit_matrix
 from brainsurgery_jax.editing.rome import insert_fact
 from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
@@ -47,7 +48,8 @@ def _check_one(avals: Avals, params: Params) -> None:
 
 @op(
     _edit("rome_", "keys", "values", "covariance", optional=("covariance",)),
-    check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+    check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
+    refusal="the key is zero, the covariance is not positive definite, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def rome(w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False) -> tuple[Array, Flag]:
     """Edit one fact (ROME): the matrix gives the value [out] for the key [in], and changes least for other keys.
@@ -78,20 +80,33 @@ def memit(
     Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'k.\\1', values: v, covariance: 'c.\\1'}`
     Reference: Meng et al., Mass-editing memory in a transformer, 2022, https://arxiv.org/abs/2210.07229.
     """
+    if weight < 0:
+        hint = "Give a positive weight; the authors use 15000 with a mean of products."
+        raise Refusal("value-type", f"the covariance has the weight {weight:g}, below zero", key="weight", hint=hint)
     return view.apply(edit_matrix, *given, share=share, weight=weight, transposed=transposed, residual=residual)
+
+
+def _check_exact(avals: Avals, params: Params) -> None:
+    check_facts(avals, {"transposed": bool(params["transposed"])})
+    keys = avals[1].shape
+    if len(keys) == 2 and keys[0] > keys[1]:
+        found = f"emmet_ meets each fact exactly, and {keys[0]} keys of {keys[1]} entries depend on each other"
+        hint = f"Use `memit_` for so many facts, or give up to {keys[1]}: a slice such as `keys::[:{keys[1]}]`."
+        raise Refusal("shapes-differ", found, key="keys", hint=hint)
 
 
 @op(
     _edit("emmet_", "keys", "values", "covariance", optional=("covariance",)),
-    check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+    check=_check_exact, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
+    refusal="the keys depend on each other, the covariance is not positive definite, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def emmet(
     w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False
 ) -> tuple[Array, Flag]:
     """Edit many facts at once (EMMET), each met exactly: ROME for several keys.
 
-    `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent; without
-    `covariance` C is the identity.
+    `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent beyond the rounding
+    of their dtype; without `covariance` C is the identity.
     Example: `emmet_: {target: 'h\\.5\\.w', keys: keys, values: values, covariance: C}`
     Reference: Gupta et al., A unified framework for model editing, 2024, https://arxiv.org/abs/2403.14236.
     """
@@ -226,30 +241,55 @@ def rebasin(
 
     `target` matches the first tensor of each set of units, `others` are templates of those with the same units; `like`
     has tensors of all these names. The permutation with the largest sum of inner products is exact. What the model
-    computes stays the same. Where sets share tensors (the layers of a plain network), give a step for each and repeat
+    computes stays the same if all tensors with these units are named: `up_proj`, `down_proj` and `gate_proj` of a gated
+    MLP, and biases. Where sets share tensors (the layers of a plain network), give a step for each and repeat
     them: that is the coordinate descent of the paper.
     Example: `rebasin: {target: 'b::h\\.(\\d+)\\.up\\.w', like: a, others: {'h.\\1.down.w': 1}}`
     Reference: Ainsworth et al., Git Re-Basin, 2022, https://arxiv.org/abs/2209.04836.
     """
+    if like == target.alias:
+        hint = "Name the alias of the other model: `like` stays as it is."
+        raise Refusal("value-type", f"'{like}' is the model whose units are reordered", key="like", hint=hint)
     axes = dict(others or {})
     templates = {f"others.{at}": Ref(target.alias, name) for at, name in enumerate(axes)}
     ordered: dict[tuple[str, int], str] = {}
-    for name, names in view.rename(target, templates, read=tuple(templates), written=()):
+    for number, (name, names) in enumerate(view.rename(target, templates, read=tuple(templates), written=())):
         sets = dict(zip((name, *names), (dim, *axes.values()), strict=True))
         if len(sets) <= len(names):
             twice = next(n for n in names if (name, *names).count(n) > 1)
             found = f"'{twice}' comes twice among the tensors with the units of '{name}'"
             raise Refusal("names-collide", found, key="others", hint="Give templates of other tensors.")
-        own = {n: view.fetch(target.alias, n, "target") for n in sets}
+        own = {n: view.fetch(target.alias, n, "target" if n == name else "others") for n in sets}
         for n, axis in zip(own, _axes(own, sets), strict=True):
             if ordered.setdefault((n, axis), name) != name:
                 found = f"the units of '{ordered[n, axis]}' and of '{name}' are both along axis {axis} of '{n}'"
                 hint = "Give each set tensors of its own: a capture `(...)` in the pattern, `\\1` in the template."
                 raise Refusal("names-collide", found, key="others", hint=hint)
         order = view.apply(matching.match_units, *_pairs(view, like, own, sets), axes=_axes(own, sets))
+        if number == 0:
+            _note_forgotten(view, target.alias, own, dim)
         for n, axis in zip(own, _axes(own, sets), strict=True):
             made = view.apply(matching.reorder, own[n], order, axis=axis)
             yield Bind(target.alias, n, made, "existing")
+
+
+def _note_forgotten(view: View, alias: str, own: Mapping[str, TensorExpr], dim: int) -> None:
+    """Note a tensor beside the first one that has its units, too, by names and shapes."""
+    name, first = next(iter(own.items()))
+    module, block, shape = name.rpartition(".")[0], name.rsplit(".", 2)[0], first.aval.shape
+    unlike = len(shape) != 2 or module.count(".") == 0 or module.rpartition(".")[2].isdigit()
+    if unlike or "att" in block.rpartition(".")[2]:
+        return
+    units, is_mlp = shape[axis_of(dim, first.aval)], re.search("mlp|ffn|feed_forward|expert", block) is not None
+    for n in view.names(alias):
+        if n in own or not n.startswith(f"{block}.") or n.count(".") != name.count("."):
+            continue
+        other = view.fetch(alias, n, "others").aval.shape
+        of_weights = other in (shape, shape[::-1]) and (is_mlp or shape[0] != shape[1])
+        if of_weights or (other == (units,) and n.startswith(f"{module}.")):
+            message = f"'{n}' seems to have the units of '{name}', and keeps their order: the model computes otherwise"
+            view.note("unmatched", message, "others", "Give a template for it in `others`, with the axis of its units.")
+            return
 
 
 def _axes(own: Mapping[str, TensorExpr], sets: Mapping[str, int]) -> tuple[int, ...]:

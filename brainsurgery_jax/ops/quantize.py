@@ -194,6 +194,8 @@ def dequantize(
     zeros, usual = zero_offset_of(view, target.alias, zero_offset), usual_block(read_settings(view, target.alias))
     asked = FloatRequest(to, block, zeros, transposed, usual)
     for codes in found:
+        view.check_scales(target.alias, codes.name, block or usual, "target")
+    for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
     rest = list(find_quantized(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))

@@ -29,6 +29,13 @@ BASE: Tensors = {
     "w": normal((OUT, IN)), "keys": normal((FACTS, IN), seed=1), "values": normal((FACTS, OUT), seed=2),
     "key": normal((IN,), seed=4), "value": normal((OUT,), seed=5), "c": covariance(),
 }  # fmt: skip
+DEPENDENT = {
+    "a sum": lambda a, b: [a, b, a + b],
+    "a combination": lambda a, b: [a, b, a.dtype.type(0.3) * a - a.dtype.type(0.7) * b],
+    "a multiple": lambda a, b: [a, a.dtype.type(3) * a],
+}
+"""Vectors of which the last is made of the others, rounded to their dtype."""
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 FACT = {"target": "w", "keys": "key", "values": "value"}
 ALL = {"target": "w", "keys": "keys", "values": "values"}
 
@@ -129,8 +136,51 @@ def test_half_precision_is_rounded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rome_", "emmet_"])
 def test_a_singular_covariance_stops_the_run(name: str, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {**BASE, "c": np.zeros((IN, IN), np.float32)}, [{name: FACT | {"covariance": "c"}}])
-    with pytest.raises(PlanError, match="the covariance or the keys are singular"):
+    with pytest.raises(PlanError, match="the covariance is not positive definite"):
         bs.load(plan).run(durable=False)
+
+
+@pytest.mark.parametrize("lacking", [1, 2, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["rome_", "emmet_"])
+def test_a_covariance_of_too_few_samples_stops_the_run(name: str, dtype: Any, lacking: int, tmp_path: Path) -> None:
+    x = normal((IN - lacking, IN), np.float64) * 2.0 ** np.arange(-3, IN - 3)
+    plan = plan_of(tmp_path, {**BASE, "c": (x.T @ x).astype(dtype)}, [{name: FACT | {"covariance": "c"}}])
+    with pytest.raises(PlanError, match="the covariance is not positive definite"):
+        bs.load(plan).run(durable=False)
+
+
+def test_facts_alone_that_do_not_say_all_of_a_matrix_stop_the_run(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, BASE, [{"memit_": ALL | {"covariance": "c", "weight": 0}}])
+    with pytest.raises(PlanError, match="the covariance is not positive definite"):
+        bs.load(plan).run(durable=False)
+
+
+def test_a_covariance_of_very_unequal_inputs_is_positive(tmp_path: Path) -> None:
+    sizes = np.float32(10) ** np.arange(-8, 1, dtype=np.float32)
+    tensors = BASE | {"c": np.diag(sizes)}
+    found = edited(tmp_path, {"rome_": FACT | {"covariance": "c"}}, tensors)
+    np.testing.assert_allclose(found, whitened(tensors, BASE["key"], BASE["value"], tensors["c"]), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", DEPENDENT)
+@pytest.mark.parametrize("more", [{}, {"covariance": "c"}], ids=["identity", "covariance"])
+def test_keys_that_depend_on_each_other_but_for_rounding_stop_the_run(
+    more: dict[str, str], case: str, dtype: Any, tmp_path: Path
+) -> None:
+    keys = np.stack(DEPENDENT[case](normal((IN,), dtype, 1), normal((IN,), dtype, 2)))
+    tensors = BASE | {"keys": keys, "values": normal((len(keys), OUT), seed=3)}
+    plan = plan_of(tmp_path, tensors, [{"emmet_": ALL | more}])
+    with pytest.raises(PlanError, match="the keys depend on each other"):
+        bs.load(plan).run(durable=False)
+
+
+def test_nearly_equal_keys_give_both_values(tmp_path: Path) -> None:
+    keys = np.stack([BASE["key"], BASE["key"] + np.float32(1e-3) * BASE["keys"][0]])
+    tensors = {n: x.astype(np.float64) for n, x in (BASE | {"keys": keys, "values": BASE["values"][:2]}).items()}
+    found = edited(tmp_path, {"emmet_": ALL}, tensors)
+    np.testing.assert_allclose(tensors["keys"] @ found.T, tensors["values"], atol=1e-8)
 
 
 # --- Directions -------------------------------------------------------------------------------------------------------
@@ -162,6 +212,31 @@ def test_a_stack_and_its_last_axis(tmp_path: Path) -> None:
     w, r = normal((4, OUT, IN)), normal((IN,), seed=2)
     found = edited(tmp_path, {"ablate_": {"target": "w", "direction": "r", "dim": -1}}, {"w": w, "r": r})
     assert np.abs(found @ (r / np.linalg.norm(r))).max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", DEPENDENT)
+@pytest.mark.parametrize("width", [OUT, 512])
+def test_directions_that_depend_on_each_other_but_for_rounding_stop_the_run(
+    width: int, case: str, dtype: Any, tmp_path: Path
+) -> None:
+    r = np.stack(DEPENDENT[case](normal((width,), dtype, 8), normal((width,), dtype, 9)))
+    step = {"ablate_": {"target": "w", "direction": "r"}}
+    plan = plan_of(tmp_path, {"w": normal((width, IN)), "r": r}, [step])
+    with pytest.raises(PlanError, match="depend on each other"):
+        bs.load(plan).run(durable=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_directions_that_are_nearly_the_same_are_both_removed(dtype: Any, tmp_path: Path) -> None:
+    """Eight times the precision of their dtype apart, but 1e-9 at least, and of sizes that differ."""
+    a, b = np.linalg.qr(normal((512, 2), np.float64))[0].T
+    r = np.stack([a, 1e3 * (a + max(8 * float(ml_dtypes.finfo(dtype).eps), 1e-9) * b)]).astype(dtype)
+    w = normal((512, IN), np.float64)
+    found = edited(tmp_path, {"ablate_": {"target": "w", "direction": "r"}}, {"w": w, "r": r})
+    basis = np.linalg.svd(r.astype(np.float64), full_matrices=False)[2]
+    np.testing.assert_allclose(basis @ found, 0, atol=1e-5)
+    assert np.linalg.matrix_rank(w - found) == 2
 
 
 @pytest.mark.parametrize("r", [np.zeros(OUT), np.ones((2, OUT)), np.full(OUT, np.nan)], ids=["zero", "equal", "nan"])
@@ -321,6 +396,14 @@ def test_inputs_that_are_always_zero_lose_their_weights(tmp_path: Path) -> None:
     h[5], h[:, 5] = 0, 0
     found = run_plan(tmp_path, WIDE | {"h": h}, [{"sparsegpt_": {"target": "w", "hessian": "h", "ratio": 0.0}}])["w"]
     assert (found[:, 5] == 0).all() and (np.delete(found, 5, 1) == np.delete(WIDE["w"], 5, 1)).all()
+
+
+def test_a_hessian_of_too_few_samples_needs_damping(tmp_path: Path) -> None:
+    x = normal((30, 32), np.float64)
+    step = {"sparsegpt_": {"target": "w", "hessian": "h", "ratio": 0.5, "damping": 0}}
+    plan = plan_of(tmp_path, WIDE | {"h": x.T @ x}, [step])
+    with pytest.raises(PlanError, match="raise `damping`"):
+        bs.load(plan).run(durable=False)
 
 
 def test_a_hessian_that_is_not_positive_stops_the_run(tmp_path: Path) -> None:

@@ -87,3 +87,45 @@ def test_a_tensor_may_be_in_two_sets_along_two_axes(tmp_path: Path) -> None:
     step = {"rebasin": {"target": r"b::(?P<i>[01])\.w", "like": "a", "others": {"${i + 1}.w": 1}}}
     found = run_plan(tmp_path, {"b": b, "a": a}, [step] * 2)
     assert {n: x.tolist() for n, x in found.items()} == {n: x.tolist() for n, x in a.items()}
+
+
+# --- What is left out -------------------------------------------------------------------------------------------------
+
+GATED = {
+    "h.0.mlp.gate_proj.weight": normal((6, 4)), "h.0.mlp.up_proj.weight": normal((6, 4), seed=1),
+    "h.0.mlp.up_proj.bias": normal((6,), seed=2), "h.0.mlp.down_proj.weight": normal((4, 6), seed=3),
+}  # fmt: skip
+
+
+def gated(*others: str, target: str = "up_proj", **axes: int) -> list[Any]:
+    named = {rf"h.\1.mlp.{n}": axes.get(n.partition("_")[0], 0) for n in others}
+    return [{"rebasin": {"target": rf"b::h\.(\d)\.mlp\.{target}\.weight", "like": "a", "others": named}}]
+
+
+def notes(folder: Path, tensors: Tensors, steps: list[Any]) -> list[str]:
+    return [d.message for d in problems(folder, {"b": tensors, "a": tensors}, steps)]
+
+
+def test_a_tensor_with_the_same_units_that_is_left_out_is_noted(tmp_path: Path) -> None:
+    every = ["gate_proj.weight", "up_proj.bias", "down_proj.weight"]
+    assert notes(tmp_path, GATED, gated(*every, down=1)) == []
+    for left in every:
+        (said,) = notes(tmp_path, GATED, gated(*(n for n in every if n != left), down=1))
+        assert said == (
+            f"rebasin.others: 'h.0.mlp.{left}' seems to have the units of 'h.0.mlp.up_proj.weight', and keeps their "
+            "order: the model computes otherwise"
+        )
+
+
+def test_tensors_of_the_same_size_that_have_other_units_are_not_noted(tmp_path: Path) -> None:
+    square = {f"h.0.attn.{n}_proj.weight": normal((4, 4), seed=at) for at, n in enumerate("qkvo")}
+    step = {"target": r"b::h\.0\.attn\.v_proj\.weight", "like": "a", "others": {"h.0.attn.o_proj.weight": 1}}
+    assert notes(tmp_path, square, [{"rebasin": step}]) == []
+    plain = {f"layers.{n}.weight": normal((4, 4), seed=n) for n in range(3)}
+    step = {"target": r"b::layers\.0\.weight", "like": "a", "others": {"layers.1.weight": 1}}
+    assert notes(tmp_path, plain, [{"rebasin": step}]) == []
+
+
+def test_a_wrong_name_of_the_others_is_told_there(tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, {"b": GATED, "a": GATED}, gated("gate_prj.weight"))
+    assert (bad.code, bad.message.split(":")[0]) == ("tensor-missing", "rebasin.others")

@@ -52,8 +52,9 @@ def only(target: str, says: str) -> Mend:
     return put(says, target=target)
 
 
-def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect: Any = (), **keys: Any) -> Case:
-    return Case(name, code, transforms, mend, dict(expect), b=B, a=a, **keys)
+def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect: Any = (), *,
+         other: Any = B, **keys: Any) -> Case:  # fmt: skip
+    return Case(name, code, transforms, mend, dict(expect), b=other, a=a, **keys)
 
 
 NO_CODES = {"v.qweight": np.ones((4, 8), np.int32), "v.qzeros": np.ones((1, 1), np.int32)}
@@ -78,6 +79,13 @@ CODED = [
     case("codes beside the scales of others", "scale-mismatch", [{"assign": {"from": "a::x", "to": "a::z"}}], first,
          {**CODES, "z": CODES["x"][::-1], "z_scale": CODES["x_scale"] * 2},
          {**dict.fromkeys("xz", FLOATS["x"].astype(ml_dtypes.bfloat16)), "x_scale": None, "z_scale": None}),
+    case("codes of another alias without their scales", "scale-left", [{"copy": {"from": "b::x", "to": "a::y"}}],
+         first, {"z": W}, {"y": FLOATS["x"].astype(ml_dtypes.bfloat16)}, note=True, other=CODES),
+    case("codes that took another's name, dequantized", "scale-mismatch",
+         [{"assign": {"from": "a::x", "to": "a::z"}}, *dequantize()],
+         lambda plan, hint: {**plan, "transforms": plan["transforms"][::-1]} if "let this step come before" in hint
+         else plan, {**CODES, "z": CODES["x"][::-1], "z_scale": CODES["x_scale"] * 2},
+         {**FLOATS, "z": FLOATS["x"], "z_scale": None}),
     case("codes that the plan makes and reverses alone", "scale-mismatch",
          [*quantize("a::w", to="float8_e4m3fn"), {"take_": {"target": "a::w", "dim": 0, "indices": [1, 0]}}],
          quantize_last, {"w": W}, {"w": RISEN[::-1].astype(FP8), "w_scale": SCALES_OF_W[::-1]}),
@@ -117,7 +125,22 @@ CODED = [
          {"v": np.array([[127, 1]], np.int16)},
          {"v": np.array([[127, 1]], np.int8), "v_scale": np.ones((1, 1), np.float32)}),
     case("codes to quantize", "dtype-unsupported", quantize("a::w|x"), only("a::w", "Narrow the pattern, so that it"),
-         {**ONE, **CODES}, ONE_CODES, of="ops/quantize.py"),
+         {**ONE, "x": CODES["x"]}, ONE_CODES, of="ops/quantize.py"),
+    case("quantized integers to prune", "dtype-unsupported",
+         [{"wanda_": {"target": "a::x", "norms": "a::norms", "ratio": 0.5}}], first,
+         {"x": I8, "x_scale": ONE_CODES["w_scale"], "norms": np.ones(2, np.float32)},
+         {"x": (I8 * (I8 == 127)).astype(ml_dtypes.bfloat16), "x_scale": None}),
+    case("quantized integers to quantize", "dtype-unsupported", quantize("a::x", to="float8_e4m3fn"), first,
+         {"x": np.diag(np.array([7, 7], np.int8)), "x_scale": np.ones((2, 1), np.float32)},
+         {"x": np.diag([448, 448]).astype(FP8), "x_scale": np.full((2, 1), 7 / 448, np.float32)}),
+    case("units of quantized integers", "dtype-unsupported", [{"rebasin": {"target": "a::x", "like": "b"}}], first,
+         {"x": I8, "x_scale": ONE_CODES["w_scale"]},
+         {"x": I8.astype(ml_dtypes.bfloat16), "x_scale": None}, other={"x": I8.astype(ml_dtypes.bfloat16)}),
+    case("a direction of quantized integers", "dtype-unsupported",
+         [{"ablate_": {"target": "a::x", "direction": "b::r"}}], first,
+         {"x": I8, "x_scale": ONE_CODES["w_scale"]},
+         {"x": (I8 * np.array([[0], [1]])).astype(ml_dtypes.bfloat16), "x_scale": None},
+         other={"r": np.array([2, 0], np.float32)}),
     case("blocks of rows", "codes-unknown", quantize("a::w", per="channel", block=[2, 2]),
          put("Leave out `block`.", block=None), ONE, ONE_CODES),
     case("blocks of mxfp4", "codes-unknown", quantize("a::w", to="mxfp4", block=[2, 2]),

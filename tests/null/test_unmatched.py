@@ -78,6 +78,22 @@ def test_both_sides_are_listed_where_whole_models_do_not_pair_up(step: Any, word
     assert "`unmatched: drop`" in problem.hint
 
 
+def test_of_three_sets_those_that_lack_a_tensor_are_named():
+    step = {
+        "from": {"a": "a::.*", "same": r"same::\g<0>", "b": r"b::\g<0>"},
+        "expr": "a + same + b",
+        "to": r"out::\g<0>",
+    }
+    (problem,) = told(WORK, {"compute": {**step, "unmatched": "error"}}).said
+    assert "1 tensor of 'a' has no partner in 'b' ('x')" in problem.message
+    assert "in 'same'" not in problem.message
+    more = step | {"from": step["from"] | {"a": "more::.*"}}
+    (problem,) = told(WORK, {"compute": {**more, "unmatched": "error"}}).said
+    assert "1 tensor of 'more' has no partner in 'b' ('x')" in problem.message
+    assert "1 tensor of 'more' has no partner in 'same' ('y')" in problem.message
+    assert "1 tensor of 'more' has no partner in 'same' and 'b' ('z')" in problem.message
+
+
 def test_many_names_are_counted_and_the_first_are_listed():
     (problem,) = told(compute("flat::.*", r"deep::\g<0>")).said
     assert "5 tensors of 'deep' have no partner in 'flat' ('head', 'layers.0.b', " in problem.message

@@ -49,7 +49,11 @@ def notes(folder: Path, expr: str, **tensors: np.ndarray) -> list[Diagnostic]:
         ("-q", "uint8", r"from -255 to 0"),
         ("-q", "int8", r"from -127 to 128"),
         ("q * q", "int16", r"'q \* q' is computed in int16 and wraps"),
-        ("q @ q.T", "int8", r"'q @ q.T' is computed in int8"),
+        ("q @ q.T", "int8", r"'q @ q.T' is computed in int8 and wraps: its values go from -65,024 to 65,536"),
+        ("dot(q, q)", "uint8", r"from 0 to 260,100"),
+        ("einsum('ij,jk->ik', q, q)", "int8", r"from -65,024 to 65,536"),
+        ("einsum('ij,kj->', q, q)", "int8", r"from -1,040,384 to 1,048,576"),
+        ("einsum('ij->i', q)", "uint8", r"from 0 to 1,020"),
     ],
 )
 def test_arithmetic_that_can_wrap_is_noted(expr: str, dtype: str, what: str, tmp_path: Path) -> None:

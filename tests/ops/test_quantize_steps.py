@@ -139,11 +139,12 @@ def test_zeros_of_int8_are_subtracted(groups: int, tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
 
 
+@pytest.mark.parametrize("said", [True, False], ids=["said", "unsaid"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
 @pytest.mark.parametrize(("rows", "columns", "groups"), [(16, 64, 2), (12, 30, 1), (8, 48, 48)])
 def test_what_compressed_tensors_packs_is_read(
-    bits: int, zeros: bool, rows: int, columns: int, groups: int, tmp_path: Path
+    bits: int, zeros: bool, rows: int, columns: int, groups: int, said: bool, tmp_path: Path
 ) -> None:
     half, count = 1 << (bits - 1), 32 // bits
     codes = RNG.integers(-half, half, (rows, columns))
@@ -155,7 +156,7 @@ def test_what_compressed_tensors_packs_is_read(
         tensors["l.weight_zero_point"] = rows_of_words((points + half).T, count).T.copy()
     weights = {"num_bits": bits, "type": "int", "symmetric": not zeros}
     config = {"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}}
-    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    found = in_a_folder(tmp_path, tensors, config if said else {}, [step(to="float32")])
     owners = np.arange(columns) // (columns // groups)
     wanted = (codes - points[:, owners]).astype(np.float32) * scales.astype(np.float32)[:, owners]
     assert {n: np.asarray(x).tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
@@ -272,6 +273,28 @@ def packed_by_hand(x: np.ndarray, group: int, order: list[int], axis: int, less:
             zeros[g, out] = np.clip(np.rint(-low / scale), 0, 15)
             codes[g * group : (g + 1) * group, out] = np.clip(np.rint(own / scale) + zeros[g, out], 0, 15)
     return {"qweight": words(codes, order, axis), "qzeros": words((zeros - less) % 16, order, 1), "scales": scales}
+
+
+@pytest.mark.parametrize("to", ["gptq", "awq"])
+@pytest.mark.parametrize("size", [1e-6, 1e-7, 1e-9])
+def test_weights_too_small_for_the_scales_of_their_dtype_are_refused(size: float, to: str, tmp_path: Path) -> None:
+    x = normal((8, 16))
+    x[3, :8] *= size / np.abs(x[3, :8]).max()
+    with pytest.raises(PlanError, match="a number too large or too small for its scale"):
+        run_plan(tmp_path, {"l.weight": x}, [{"quantize": {"target": ".*", "to": to, "group": 8}}])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+@pytest.mark.parametrize("to", ["gptq", "awq"])
+def test_small_weights_are_packed_where_their_scales_hold_them(to: str, dtype: Any, tmp_path: Path) -> None:
+    x = (normal((8, 16)) * (1e-4 if dtype == np.float32 else 1e-20)).astype(dtype)
+    x[2] = 0
+    back = [{"quantize": {"target": ".*", "to": to, "group": 8}}, {"dequantize": {"target": ".*", "to": "float32"}}]
+    found = run_plan(tmp_path, {"l.weight": x}, back)["l.weight"]
+    wide = x.astype(np.float32).reshape(8, 2, 8)
+    steps = (np.maximum(wide.max(2), 0) - np.minimum(wide.min(2), 0)) / 15
+    gap = np.abs(found.reshape(8, 2, 8) - wide)
+    assert (gap <= 1.1 * steps[:, :, None]).all()
 
 
 @pytest.mark.parametrize("to", ["gptq", "awq"])

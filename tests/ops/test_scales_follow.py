@@ -3,6 +3,8 @@ refused. The oracle is NumPy on the floats."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
+from safetensors import safe_open
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
@@ -139,6 +143,30 @@ def test_codes_that_would_be_read_with_scales_that_are_not_theirs_are_refused(wh
     assert "as a first step: `dequantize: {target: 'model::.*', to: bfloat16}`." in bad.hint
     with pytest.raises(PlanError, match="scale-mismatch"):
         run_plan(tmp_path, TENSORS, WRONG[which])
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_codes_beside_scales_that_are_not_theirs_are_not_dequantized(which: str, tmp_path: Path) -> None:
+    back = {"dequantize": {"target": ".*", "to": "float32"}}
+    (bad,) = problems(tmp_path, TENSORS, [*WRONG[which], back])
+    assert (bad.code, bad.severity) == ("scale-mismatch", "error")
+    assert bad.message.startswith("dequantize.target: '")
+    with pytest.raises(PlanError, match="scale-mismatch"):
+        run_plan(tmp_path, TENSORS, [*WRONG[which], back])
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_codes_that_the_plan_makes_are_not_dequantized_with_other_scales(which: str, tmp_path: Path) -> None:
+    back = {"dequantize": {"target": ".*", "to": "float32"}}
+    (bad,) = problems(tmp_path, MATRICES, [*QUANTIZE, *WRONG[which], back])
+    assert (bad.code, bad.severity) == ("scale-mismatch", "error")
+
+
+def test_codes_of_a_pytree_are_not_dequantized_with_other_scales() -> None:
+    tree = {name: TENSORS[name] for name in TENSORS if name.startswith("row")}
+    steps = [*WRONG["codes that change places"], {"dequantize": {"target": ".*", "to": "float32"}}]
+    with pytest.raises(PlanError, match=r"is 'row2.weight', whose scales are in 'row2.weight_scale', but 'row\.w"):
+        bs.load({"transforms": steps}).apply(tree)
 
 
 def test_the_first_element_with_another_scale_is_named(tmp_path: Path) -> None:
@@ -278,6 +306,29 @@ def test_every_part_of_packed_codes_must_be_their_own(part: str, tmp_path: Path)
     assert (bad.code, bad.severity) == ("scale-mismatch", "error")
 
 
+@pytest.mark.parametrize("part", ["scales", "qzeros", "g_idx"])
+def test_packed_codes_with_parts_of_others_are_not_dequantized(part: str, tmp_path: Path) -> None:
+    steps = [{"assign": {"from": rf"b\.{part}", "to": f"a.{part}"}},
+             {"dequantize": {"target": ".*", "to": "float32"}}]  # fmt: skip
+    (bad,) = problems(tmp_path, PACKED, steps)
+    assert (bad.code, bad.severity) == ("scale-mismatch", "error")
+
+
+def test_packed_codes_that_left_the_order_of_their_inputs_are_dequantized_with_a_note(tmp_path: Path) -> None:
+    away: list[Any] = [{"move": {"from": r"a\.(qweight|qzeros|scales)", "to": r"c.\1"}}]
+    back: list[Any] = [{"dequantize": {"target": "c.*", "to": "float32"}}]
+    (said,) = problems(tmp_path, PACKED, [*away, *back])
+    assert (said.code, said.severity) == ("scale-left", "note")
+    assert said.message == "dequantize.target: 'c.qweight', codes, is read without what stood in 'a.g_idx'"
+    assert said.hint.startswith("Move it as well, before this step, or leave out the step that deletes it.")
+    moved = [*away, {"move": {"from": r"a\.g_idx", "to": "c.g_idx"}}, *back]
+    assert problems(tmp_path, PACKED, moved) == ()
+    gone: list[Any] = [{"delete": {"target": r"a\.g_idx"}}, {"dequantize": {"target": "a.*", "to": "float32"}}]
+    (said,) = problems(tmp_path, PACKED, gone)
+    assert (said.code, said.severity) == ("scale-left", "note")
+    assert problems(tmp_path, PACKED, gone[1:]) == ()
+
+
 def test_packed_codes_that_are_renamed_or_stacked_with_all_parts_are_right(tmp_path: Path) -> None:
     assert problems(tmp_path, PACKED, [{"move": {"from": r"a\.(.+)", "to": r"c.\1"}}]) == ()
     stack = [{"stack": {"from": [rf"{n}\.{part}" for n in "ab"], "to": f"all.{part}", "dim": 0}}
@@ -336,3 +387,71 @@ def test_codes_of_a_pytree_are_not_computed_on_after_they_were_renamed() -> None
     steps = [{"move": {"from": "w", "to": "x"}}, {"cast_": {"target": "x", "to": "float32"}}]
     with pytest.raises(PlanError, match="'x' holds codes of 'w', whose scales were left in 'w_scale'"):
         bs.load({"transforms": steps}).apply(tree)
+
+
+# --- Configs ----------------------------------------------------------------------------------------------------------
+
+CODED_CONFIG = {"model_type": "llama", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
+
+def model(folder: Path, tensors: dict[str, Array], config: dict[str, Any]) -> str:
+    folder.mkdir()
+    write(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def said_of(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(note.code, note.hint) for note in bs.check(bs.load(plan)) if note.code in ("scale-left", "config-key")]
+
+
+def test_a_scale_is_not_moved_after_codes_once_the_config_says_floats(tmp_path: Path) -> None:
+    """What was left is dequantized first; moved after its codes it would be codes in a model of floats."""
+    names = [n for n in TENSORS if n.startswith("row")]
+    path = model(tmp_path / "m", {n: TENSORS[n] for n in names}, CODED_CONFIG)
+    away = {"move": {"from": r"row\.weight", "to": "x.weight"}}
+    back = {"dequantize": {"target": ".*", "to": "bfloat16"}}
+    plan = {
+        "inputs": [f"m::{path}"],
+        "transforms": [away, back],
+        "output": {"path": str(tmp_path / "out"), "alias": "m"},
+    }
+    ((code, hint),) = said_of(plan)
+    assert code == "scale-left"
+    step = yaml.safe_load(re.findall("`(.*)`", hint)[0])
+    assert step == {"dequantize": {"target": "m::.*", "to": "bfloat16"}} and "Let `" in hint
+    mended = plan | {"transforms": [step, away]}
+    assert said_of(mended) == []
+    bs.load(mended).run(durable=False)
+    with safe_open(tmp_path / "out/model.safetensors", "np") as found:
+        assert found.get_tensor("x.weight").astype(np.float32).tolist() == floats("row").tolist()
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {"model_type": "llama"}
+
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1, "hidden_size": 128}
+LAYER = {f"model.layers.0.self_attn.{p}_proj.weight{tail}": x for p in "qkv"
+         for tail, x in (("", codes_of((128, 128))), ("_scale_inv", scales_of((1, 1))))}  # fmt: skip
+
+
+def test_a_config_that_says_nothing_of_codes_is_noted(tmp_path: Path) -> None:
+    settings = CODED_CONFIG["quantization_config"]
+    path = model(tmp_path / "m", LAYER, LLAMA | {"quantization_config": settings})
+    away = {"config": {"remove": ["quantization_config"]}}
+    plan = {"inputs": [path], "transforms": [away], "output": str(tmp_path / "out")}
+    (said,) = [note for note in bs.check(bs.load(plan)) if "quantization_config" in note.message]
+    assert said.message.endswith(
+        "config.json has no quantization_config, but 'model.layers.0.self_attn.q_proj.weight' is quantized, as that of "
+        "its checkpoint says"
+    )
+    patch = yaml.safe_load(re.findall("`(.*)`", said.hint)[0])["config"]
+    assert patch["quantization_config"] == settings
+    mended = plan | {"output": {"path": str(tmp_path / "out"), "config": patch}}
+    assert not [note for note in bs.check(bs.load(mended)) if "quantization_config" in note.message]
+    bs.load(mended).run(durable=False)
+    assert json.loads((tmp_path / "out/config.json").read_text())["quantization_config"] == settings
+
+
+def test_a_config_that_never_said_anything_of_codes_is_not_noted(tmp_path: Path) -> None:
+    path = model(tmp_path / "m", LAYER, LLAMA)
+    plan = {"inputs": [path], "transforms": [{"config": {"patch": {"x": 1}}}], "output": str(tmp_path / "out")}
+    assert not [note for note in bs.check(bs.load(plan)) if "quantization_config" in note.message]
