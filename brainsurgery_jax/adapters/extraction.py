@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
 from brainsurgery_jax.adapters.kernels import differing, pooled, rank_above, share_budget, spectrum
+from brainsurgery_jax.adapters.quantized import refuse_quantized
 from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
@@ -80,6 +81,8 @@ class ExtractStep:
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
+        self._refuse_taken()
+        refuse_quantized(self.view, self._looked_at(), "tuned")
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
@@ -92,6 +95,25 @@ class ExtractStep:
         for name, expr in found.tensors.items():
             yield Bind(self.to, name, expr)
         yield SetConfig(self.to, self._config(found), ADAPTER_CONFIG)
+
+    def _refuse_taken(self) -> None:
+        """Refuse an alias for the adapter that holds tensors already: they would be in it as well."""
+        if self.to in self.view.aliases() and (self.to in (self.base, self.tuned) or self.view.names(self.to)):
+            raise Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
+                          hint="Give another name to the adapter.")  # fmt: skip
+
+    def _looked_at(self) -> dict[str, list[str]]:
+        """The names that are looked at, by alias: all, or those of `of`, which is about either model."""
+        both = {alias: list(self.view.names(alias, key)) for alias, key in ((self.base, "base"), (self.tuned, "tuned"))}
+        if self.of is None:
+            return both
+        if self.of.alias not in both:
+            message = f"'{self.of}' is about '{self.of.alias}', and the models are '{self.base}' and '{self.tuned}'"
+            raise Refusal("alias-unknown", message, key="of", hint=f"Name the base: `of: '{self.base}::PATTERN'`.")
+        if not (matched := set(self.view.match(self.of, "of"))):
+            refuse_quantized(self.view, both, "of")  # whose codes have other names than the floats
+            raise self.view.nothing(self.of, "of")
+        return {alias: [name for name in names if name in matched] for alias, names in both.items()}
 
     # --- the two models
 

@@ -93,6 +93,12 @@ def lora_extract(
     if extent.least is not None and extent.rank is None:
         raise Refusal("key-missing", "`least` lowers a `rank`, and there is none", key="least",
                       hint="Write `rank: 16` beside it, or leave it out.")  # fmt: skip
+    if extent.least is not None and extent.least < 0:
+        raise Refusal("value-type", f"no singular value is below 0, and least is {extent.least:g}", key="least",
+                      hint="Write a bound of at least 0, such as `least: 0.01`.")  # fmt: skip
+    if dtype is not None and not dtype.is_float:
+        raise Refusal("dtype-unsupported", f"factors are floats, and {dtype} is none", key="dtype",
+                      hint="Write `dtype: bfloat16`, or leave it out for float32.")  # fmt: skip
     wanted = Extent(extent.rank, extent.energy, extent.budget, extent.least, extent.whole or ())
     yield from ExtractStep(view, models.base, models.tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 

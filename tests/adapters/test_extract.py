@@ -269,3 +269,14 @@ def test_the_same_adapter_comes_out_whatever_the_budget(tmp_path: Path):
     bs.load(spec).run(durable=False, memory=64 << 20)
     again = read(tmp_path / "lora/adapter_model.safetensors")
     assert all(np.array_equal(x, again[name]) for name, x in first.items())
+
+
+def test_an_empty_alias_may_become_the_adapter(tmp_path: Path):
+    step = {"lora_extract": {"base": "base", "tuned": "tuned", "to": "lora", "rank": 1}}
+    assert not problems(tmp_path, {"base": W, "tuned": W}, [{"prefixes": {"mode": "add", "alias": "lora"}}, step])
+
+
+def test_the_alias_of_other_tensors_is_not_taken_for_the_adapter(tmp_path: Path):
+    step = {"lora_extract": {"base": "base", "tuned": "tuned", "to": "other", "rank": 1}}
+    (found,) = problems(tmp_path, {"base": W, "tuned": W, "other": {"x": normal((2,))}}, step)
+    assert found.code == "alias-exists"

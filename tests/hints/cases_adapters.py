@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import yaml
 
 from tests import checkpoints
-from tests.hints.cases import Case, Mend, Plan, add, changed, inserted, step
+from tests.hints.cases import Case, Mend, Plan, add, changed, inserted, quoted, step
 from tests.hints.cases_ops import put, range_of, steps
 
 F32 = np.float32
@@ -29,7 +30,7 @@ def extract(**keys: Any) -> list[Any]:
 
 
 def extracted(name: str, code: str, mend: Mend, b: Mapping[str, np.ndarray] = TUNED, **facts: Any) -> Case:
-    keys = {key: facts.pop(key) for key in ("rank", "energy", "budget") if key in facts}
+    keys = {key: facts.pop(key) for key in ("rank", "energy", "budget", "to", "of", "dtype", "least") if key in facts}
     made = facts.pop("made", {**GONE, **MADE})
     return Case(name, code, extract(**keys), mend, made, a=facts.pop("a", BASE), b=b,
                 output={"path": "out.safetensors", "alias": "c"}, **facts)  # fmt: skip
@@ -81,6 +82,12 @@ def call_weight(plan: Plan) -> None:
     plan["transforms"][:0] = [{"move": {"from": f"{alias}::h.w", "to": f"{alias}::h.w.weight"}} for alias in "ab"]
 
 
+def do_first(plan: Plan, hint: str) -> Plan:
+    """Do the steps that stand between the backticks before all others."""
+    plan["transforms"][:0] = map(yaml.safe_load, quoted(hint))
+    return plan
+
+
 def set_budget(plan: Plan, hint: str) -> Plan:
     assert "give at least as many" in hint
     step(plan)[1]["budget"] = range_of(hint)[0]
@@ -95,8 +102,28 @@ FULL = np.diag(np.array([4, 1, 0.25], F32))
 ROOTS = np.diag(np.array([2, 1, 0.5], F32))
 FACTORS = {f"{PEFT}{name}": x for name, x in LORA.items()}
 
+CODES = {name: {"h.w.weight": own["h.w.weight"].astype(np.int8), "h.w.weight_scale": np.ones((3, 1), F32),
+                "h.n.weight": own["h.n.weight"]} for name, own in (("base", BASE), ("tuned", TUNED))}  # fmt: skip
+NO_SCALE = {"h.w.weight_scale": None}
+INTS = {name: x.astype(np.int8) for name, x in LORA.items()}
+ALPHA = {"h.w.alpha": np.array(3, F32)}
+
 ADAPTERS = [
     # out of a model
+    extracted("models that are quantized", "scale-ignored", do_first, a=CODES["base"], b=CODES["tuned"],
+              made={**GONE, **NO_SCALE, **MADE}),
+    extracted("a model that is quantized, some of it", "scale-ignored", do_first, a=CODES["base"],
+              of=r"a::h\.w\.weight", made={**GONE, **NO_SCALE, **MADE}),
+    extracted("the tuned model as the adapter", "alias-exists", put("Give another name to the adapter.", to="c"),
+              to="b"),
+    extracted("names of no model", "alias-unknown", put("Name the base: `of: 'a::PATTERN'`.", of=r"a::h\.w\..*"),
+              of=r"z::h\.w\..*"),
+    extracted("names that are none", "no-match", put("lists the names that it started with", of=r"a::h\.w\..*"),
+              of=r"a::v\..*"),
+    extracted("factors of integers", "dtype-unsupported", put("Write `dtype: bfloat16`, or leave it out", dtype=None),
+              dtype="int8"),
+    extracted("a bound below 0", "value-type", put("a bound of at least 0, such as `least: 0.01`", least=0.01),
+              least=-1),
     extracted("no size of factors", "key-missing", add(1), rank=None),
     extracted("a share in percent", "value-type", add(0), rank=None, energy=95),
     extracted("a tensor of the tuned model alone", "unmatched", OF, b={**TUNED, "more": np.ones(2, F32)}),
