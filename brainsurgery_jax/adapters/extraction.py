@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
 from brainsurgery_jax.adapters.kernels import differing, pooled, rank_above, share_budget, spectrum
-from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG
+from brainsurgery_jax.adapters.quantized import refuse_quantized
+from brainsurgery_jax.adapters.reading import read_modules
+from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, read_settings
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.adapters import HEAD, patterns_of, words_of
+from brainsurgery_jax.families.adapters import HEAD, patterns_of, value_for, words_of
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.numerics.math import fold_seed
@@ -80,6 +82,8 @@ class ExtractStep:
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
+        earlier = self.earlier
+        refuse_quantized(self.view, self._looked_at(), "tuned")
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
@@ -87,11 +91,52 @@ class ExtractStep:
         found = self._collect(changed, changes, ranks)
         if not found.ranks:
             raise self._nothing(changed, changes)
+        found.ranks = {**earlier.ranks, **found.ranks}
+        found.whole = [*dict.fromkeys((*earlier.whole, *found.whole))]
+        found.biased |= earlier.biased
         if self.to not in self.view.aliases():
             yield AddAlias(self.to, like=self.base)
         for name, expr in found.tensors.items():
             yield Bind(self.to, name, expr)
         yield SetConfig(self.to, self._config(found), ADAPTER_CONFIG)
+
+    @cached_property
+    def earlier(self) -> AdapterParts:
+        """What earlier steps have put into the adapter. Raises Refusal for an alias that holds something else."""
+        found = AdapterParts()
+        if self.to not in self.view.aliases() or not (names := self.view.names(self.to)):
+            return found
+        settings = read_settings(self.view, self.to, {}, "to")
+        if self.to in (self.base, self.tuned) or not settings.own or settings.config.get("target_parameters"):
+            raise self._taken()
+        for module, own in read_modules(self.to, names, "to").items():
+            if own.factors is not None:
+                found.ranks[module] = self.view.fetch(self.to, own.factors[0], "to").aval.shape[0]
+            if own.whole.keys() - {"bias"}:
+                found.whole.append(module)
+            found.biased |= own.whole.keys() == {"bias"} or "bias" in own.parts
+        alpha, pattern = settings.config.get("lora_alpha"), settings.pattern("alpha_pattern")
+        if any(value_for(module, pattern, alpha or 0) != rank for module, rank in found.ranks.items()):
+            raise self._taken()
+        return found
+
+    def _taken(self) -> Refusal:
+        """That an alias holds what would be in the adapter as well."""
+        return Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
+                       hint="Give another name to the adapter.")  # fmt: skip
+
+    def _looked_at(self) -> dict[str, list[str]]:
+        """The names that are looked at, by alias: all, or those of `of`, which is about either model."""
+        both = {alias: list(self.view.names(alias, key)) for alias, key in ((self.base, "base"), (self.tuned, "tuned"))}
+        if self.of is None:
+            return both
+        if self.of.alias not in both:
+            message = f"'{self.of}' is about '{self.of.alias}', and the models are '{self.base}' and '{self.tuned}'"
+            raise Refusal("alias-unknown", message, key="of", hint=f"Name the base: `of: '{self.base}::PATTERN'`.")
+        if not (matched := set(self.view.match(self.of, "of"))):
+            refuse_quantized(self.view, both, "of")  # whose codes have other names than the floats
+            raise self.view.nothing(self.of, "of")
+        return {alias: [name for name in names if name in matched] for alias, names in both.items()}
 
     # --- the two models
 

@@ -15,11 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
 from brainsurgery_jax.adapters.architecture import Architecture
-from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, read_modules
-from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, refuse_kind, refuse_misspelt
+from brainsurgery_jax.adapters.quantized import refuse_quantized
+from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, fetch_factor, read_modules
+from brainsurgery_jax.adapters.settings import (
+    ADAPTER_CONFIG,
+    SCALES,
+    AdapterSettings,
+    read_settings,
+    refuse_kind,
+    refuse_misspelt,
+    refuse_unscaled,
+)
 from brainsurgery_jax.adapters.stacked import StackedBase, StackedFactors, read_stacked
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, value_for
@@ -28,20 +38,32 @@ from brainsurgery_jax.select import Ref
 
 Numbers = Mapping[str, float]
 
+_WEIGHTED = re.compile(r"(.+?)(?:\.base_layer)*\.(?:lora[_.].*|modules_to_save(?:\.default)?\.weight|weight)")
+"""Names of tensors by which the weight of a module changes."""
+
 
 class AdapterToMerge(NamedTuple):
-    """An adapter: its config, its modules by name, and its weight in the result."""
+    """An adapter: its settings, its modules by name, and its weight in the result."""
 
-    alias: str
+    settings: AdapterSettings
     weight: float
-    config: Mapping[str, object]
     modules: Mapping[str, AdaptedModule]
     stacked: Sequence[StackedFactors] = ()
 
-    def pattern(self, key: str) -> Mapping[str, float]:
-        """A rank_pattern or alpha_pattern."""
-        found = self.config.get(key)
-        return found if isinstance(found, Mapping) else {}
+    @property
+    def alias(self) -> str:
+        return self.settings.alias
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What adapter_config.json says, and the step instead."""
+        return self.settings.config
+
+    @property
+    def is_scaled_by_config(self) -> bool:
+        """Whether its config decides by how much a product counts."""
+        factors = [own for own in self.modules.values() if own.factors is not None]
+        return bool(self.stacked) or any("alpha" not in own.parts for own in factors)
 
 
 class Term(NamedTuple):
@@ -67,6 +89,7 @@ class FoldStep:
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
         refuse_misspelt(self.config or {})
+        self._refuse_idle_scale()
         steps = [*self._untie(), *self._computations(), *self._reconfigure()]
         if self.to != self.base:
             if self.to in self.view.aliases():
@@ -101,27 +124,44 @@ class FoldStep:
 
     def _load(self, alias: str, weight: float) -> AdapterToMerge:
         names = self.view.names(alias)
-        known = self.view.config(alias, "adapters")
-        own = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
-        config = dict(own) if isinstance(own, Mapping) else {}
-        config |= self.config or {}
-        refuse_kind(alias, config)
+        settings = read_settings(self.view, alias, self.config or {}, "adapters", several=len(self.adapters) > 1)
+        refuse_kind(settings, merges=True)
+        self._refuse_codes(names)
         shapes = {name: self._shape(alias, name) for name in names}
-        stacked = read_stacked(StackedBase(self.base, self.model, self.finder), alias, shapes, config)
+        stacked = read_stacked(StackedBase(self.base, self.model, self.finder), alias, shapes, settings.config)
         taken = {name for factors in stacked for name in (factors.a, factors.b)}
         modules = read_modules(alias, [name for name in names if name not in taken])
-        adapter = AdapterToMerge(alias, weight, config, modules, stacked)
-        multiplied = bool(stacked) or any(own.factors is not None for own in modules.values())
-        scaled = not multiplied or any("alpha" in own.parts for own in modules.values())
-        if own is None and "lora_alpha" not in config and not scaled and any(name.startswith(HEAD) for name in names):
-            hint = "Open the folder that holds it, or write what it says: `config: {lora_alpha: 16}`."
-            message = f"'{alias}' came without an {ADAPTER_CONFIG}, so by how much its product counts is not known"
-            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+        adapter = AdapterToMerge(settings, weight, modules, stacked)
+        refuse_unscaled(settings, names, scaled=not adapter.is_scaled_by_config)
+        ranks = {m: shapes[own.factors[0]][0] for m, own in modules.items() if own.factors is not None}
+        ranks |= {f"{own.module}.{own.parameter}": own.rank(shapes[own.a][0]) for own in stacked}
+        check_agreement(self.view, settings, AdapterFacts(modules, ranks))
         return adapter
+
+    def _refuse_codes(self, names: Sequence[str]) -> None:
+        """Refuse a base in which modules that an adapter has factors or weights for are quantized."""
+        changed = {match[1] for name in names if (match := _WEIGHTED.fullmatch(name)) is not None}
+        modules = {self.finder.find(module.removeprefix(HEAD)) for module in changed}
+        held = [name for name in self.model.shapes if name.rpartition(".")[0] in modules]
+        refuse_quantized(self.view, {self.base: held}, "base")
+
+    def _refuse_idle_scale(self) -> None:
+        """Refuse settings of the step by which no product counts, since tensors say by how much."""
+        idle = next((key for key in SCALES if key in (self.config or {})), None)
+        if idle is None or any(adapter.is_scaled_by_config for adapter in self.loaded):
+            return
+        parts = (own.parts.get("alpha") for adapter in self.loaded for own in adapter.modules.values())
+        if (name := next(filter(None, parts), None)) is not None:
+            hint = "Leave it out; or `delete` these tensors before, if they are wrong."
+            message = f"'{idle}' of 'config' does not count: tensors such as '{name}' say by how much products count"
+            raise Refusal("adapter-config", message, key="config", hint=hint)
 
     def _stacked_term(self, adapter: AdapterToMerge, own: StackedFactors, number: int) -> Term:
         """What an adapter does to stacked experts."""
         rank = own.rank(self._shape(adapter.alias, own.a)[0])
+        fetch_factor(self.view, self.base, f"{own.module}.{own.parameter}", "base")
+        for name in (own.a, own.b):
+            fetch_factor(self.view, adapter.alias, name, "adapters")
         scale = self._scale_of(adapter, f"{own.module}.{own.parameter}", rank)
         operands = {f"a{number}": Ref(adapter.alias, own.a), f"b{number}": Ref(adapter.alias, own.b)}
         change = f"{scale} * {own.product(f'a{number}', f'b{number}', rank)}"
@@ -206,8 +246,7 @@ class FoldStep:
     def _scale_of(adapter: AdapterToMerge, name: str, rank: int) -> str:
         """The factor that a config says for a module or parameter."""
         usual = adapter.config.get("lora_alpha", 8 if adapter.config else rank)
-        assert isinstance(usual, int | float)
-        alpha = value_for(name, adapter.pattern("alpha_pattern"), usual)
+        alpha = value_for(name, adapter.settings.pattern("alpha_pattern"), usual)
         return repr(alpha / (sqrt(rank) if adapter.config.get("use_rslora") else rank))
 
     def _product(
@@ -242,14 +281,18 @@ class FoldStep:
         if f"{known}.weight" not in self.model.shapes:
             message = f"'{self.base}' has no '{known}.weight', to which '{adapter.alias}' adds a product"
             raise Refusal("tensor-missing", message, key="base")
-        return self.model.shapes[f"{known}.weight"]
+        return fetch_factor(self.view, self.base, f"{known}.weight", "base").aval.shape
 
     def _check_shapes(
         self, adapter: AdapterToMerge, own: AdaptedModule, shape: Sequence[int], *, turned: bool
     ) -> None:  # fmt: skip
         """Refuse factors whose product has not the shape of the weight."""
         assert own.factors is not None
-        (rank, *inputs), (outputs, *ranks) = (self._shape(adapter.alias, name) for name in own.factors)
+        for part in ("magnitude", "factor_bias"):
+            if (name := own.parts.get(part)) is not None:
+                fetch_factor(self.view, adapter.alias, name, "adapters")
+        both = (fetch_factor(self.view, adapter.alias, name, "adapters") for name in own.factors)
+        (rank, *inputs), (outputs, *ranks) = (found.aval.shape for found in both)
         made = (outputs, prod(inputs)) if not turned else (prod(inputs), outputs)
         wanted = (shape[0], prod(shape[1:]))
         if made != wanted or prod(ranks) != rank:
@@ -308,7 +351,7 @@ class FoldStep:
         """Steps that replace rows of a table, a run of neighbours each."""
         given = adapter.config.get("trainable_token_indices")
         own = next((v for k, v in given.items() if module.endswith(k)), None) if isinstance(given, Mapping) else given
-        rows = [int(row) for row in own] if isinstance(own, list) else []
+        rows = own if isinstance(own, list) and all(type(row) is int and row >= 0 for row in own) else []
         if len(rows) != self._shape(adapter.alias, name)[0] or adapter.weight != 1:
             message = f"which rows of '{module}' the tensor '{name}' of '{adapter.alias}' replaces is not known"
             hint = f"{ADAPTER_CONFIG} has to list as many `trainable_token_indices`, and the weight has to be 1."

@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from brainsurgery_jax.dtypes import float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD
+from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.wording import few
 
 _PARTS = {
@@ -35,6 +37,19 @@ _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
 _SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.[^.]+$)")
 _UNDERSCORED = re.compile(r"(?:lora_(?:unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_(.+)")
 """Names of modules whose dots are underscores, behind what part of a pipeline they belong to."""
+
+_VARIANT = re.compile(r"\.lora_")
+"""Names of what variants of LoRA have beside the factors."""
+
+
+def fetch_factor(view: View, alias: str, name: str, key: str) -> TensorExpr:
+    """A tensor that products are made of. Raises Refusal for integers: products of them wrap, and rounded to them, no
+    factors of another rank have the same product."""
+    found = view.fetch(alias, name, key)
+    if not found.aval.dtype.is_float:
+        raise Refusal("dtype-unsupported", f"factors are floats, and '{name}' is {found.aval}", key=key,
+                      hint=float_hint(found.aval.dtype), kinds=("float",))  # fmt: skip
+    return found
 
 
 @dataclass
@@ -56,8 +71,8 @@ class AdaptedModule:
         return "table_a" in self.parts
 
 
-def read_modules(alias: str, names: Iterable[str]) -> dict[str, AdaptedModule]:
-    """The modules that an adapter changes, by the names that it has for them.
+def read_modules(alias: str, names: Iterable[str], key: str = "adapters") -> dict[str, AdaptedModule]:
+    """The modules that an adapter changes, by the names that it has for them. `key`: that which names the adapter.
 
     Raises Refusal for names that are none of an adapter, and for a factor without the other.
     """
@@ -76,12 +91,14 @@ def read_modules(alias: str, names: Iterable[str]) -> dict[str, AdaptedModule]:
     if unknown:
         message = f"'{alias}' has tensors of which it is not known how they change a model: {few(unknown)}"
         hint = "LoRA's have names of PEFT, diffusers or kohya. If they are not needed, `delete` them."
-        raise Refusal("adapter-merge", message, key="adapters", hint=hint)
-    _refuse_single(alias, found)
+        if any(map(_VARIANT.search, unknown)):
+            hint = "They belong to the factors. Merge it by `peft`, and start from its result."
+        raise Refusal("adapter-merge", message, key=key, hint=hint)
+    _refuse_single(alias, found, key)
     return found
 
 
-def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule]) -> None:
+def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule], key: str) -> None:
     """Refuse factors that stand alone, and what goes with factors where there are none."""
     for module, own in modules.items():
         with_factors = own.parts.keys() & {"a", "b", "table_a", "table_b", "magnitude", "factor_bias", "alpha"}
@@ -89,7 +106,7 @@ def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule]) -> None:
             name = own.parts[next(part for part in own.parts if part in with_factors)]
             hint = "Use the whole adapter; or `delete` what is left of this module."
             message = f"'{alias}' has '{name}', but not both factors of '{module}'"
-            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+            raise Refusal("adapter-merge", message, key=key, hint=hint)
 
 
 class ModuleFinder:

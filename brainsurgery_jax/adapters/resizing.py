@@ -12,14 +12,21 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
+from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
 from brainsurgery_jax.adapters.extraction import Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
-from brainsurgery_jax.adapters.reading import AdaptedModule, read_modules
-from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG
+from brainsurgery_jax.adapters.reading import AdaptedModule, fetch_factor, read_modules
+from brainsurgery_jax.adapters.settings import (
+    ADAPTER_CONFIG,
+    AdapterSettings,
+    read_settings,
+    refuse_kind,
+    refuse_misspelt,
+    refuse_unscaled,
+)
 from brainsurgery_jax.adapters.stacked import Factors, Wrapped, cut_factors, join_factors, read_wrapped
-from brainsurgery_jax.dtypes import float_hint
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.adapters import Adapter, FactorTensor, keep_scales, read_adapter
+from brainsurgery_jax.families.adapters import Adapter, FactorTensor, keep_scales, patterns_of, read_adapter, usual_rank
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import with_shape
@@ -51,14 +58,18 @@ class ResizeStep:
     adapter: str
     to: str
     extent: Extent
+    config: Mapping[str, object] | None = None
 
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
+        refuse_misspelt(self.config or {})
+        refuse_kind(self.settings, merges=False)
         pairs = {m: self._pair(own) for m, own in self.modules.items() if own.factors is not None}
         pairs |= {own.parameter: self._stacked_pair(own) for own in self.stacked}
         if not pairs:
             raise Refusal("adapter-merge", f"'{self.adapter}' holds no factors", key="adapter",
                           hint="Name the alias of an adapter.")  # fmt: skip
+        self._check(pairs)
         ranks = self._ranks(pairs)
         results = dict(self._results(pairs, ranks))
         if self.to != self.adapter:
@@ -70,15 +81,22 @@ class ResizeStep:
             expr = results.get(name) or self.view.fetch(self.adapter, name, "adapter")
             if name in results or self.to != self.adapter:
                 yield Bind(self.to, name, expr, "rebind", (self.adapter, name))
-        if self._config is not None:
-            yield SetConfig(self.to, keep_scales(self._config, self._resized(results, ranks)), ADAPTER_CONFIG)
+        if self.settings.own or self.config:
+            config = {**_said_ranks(pairs), **self.settings.config}
+            yield SetConfig(self.to, keep_scales(config, self._resized(results, ranks)), ADAPTER_CONFIG)
 
     @cached_property
-    def _config(self) -> Mapping[str, object] | None:
-        """The adapter_config.json; None if there is none."""
-        known = self.view.config(self.adapter, "adapter")
-        found = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
-        return found if isinstance(found, Mapping) else None
+    def settings(self) -> AdapterSettings:
+        """What adapter_config.json says, and the step instead."""
+        return read_settings(self.view, self.adapter, self.config or {}, "adapter")
+
+    def _check(self, pairs: Mapping[str, FactorPair]) -> None:
+        """Refuse factors whose scale is not known, or of which the config says otherwise."""
+        multiplied = [own for own in self.modules.values() if own.factors is not None]
+        scaled = not self.stacked and all("alpha" in own.parts for own in multiplied)
+        refuse_unscaled(self.settings, list(self._shapes), scaled=scaled)
+        ranks = {module: pair.rank for module, pair in pairs.items()}
+        check_agreement(self.view, self.settings, AdapterFacts(self.modules, ranks))
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -87,12 +105,12 @@ class ResizeStep:
 
     @cached_property
     def stacked(self) -> list[Wrapped]:
-        return read_wrapped(self.adapter, self._shapes, self._config or {})
+        return read_wrapped(self.adapter, self._shapes, self.settings.config)
 
     @cached_property
     def modules(self) -> dict[str, AdaptedModule]:
         taken = {name for own in self.stacked for name in (own.a, own.b)}
-        return read_modules(self.adapter, [name for name in self._shapes if name not in taken])
+        return read_modules(self.adapter, [name for name in self._shapes if name not in taken], "adapter")
 
     def _resized(self, results: Mapping[str, TensorExpr], ranks: Mapping[str, int]) -> Adapter:
         """The adapter with its new ranks, those of stacked experts by parameter."""
@@ -102,12 +120,12 @@ class ResizeStep:
         return found._replace(factors={**found.factors, **taken})
 
     def _stacked_pair(self, own: Wrapped) -> FactorPair:
-        b, a = self._factor(own.b), self._factor(own.a)
+        b, a = (fetch_factor(self.view, self.adapter, name, "adapter") for name in (own.b, own.a))
         return FactorPair((own.a, own.b), cut_factors(self.view, b, a, own.experts))
 
     def _pair(self, own: AdaptedModule) -> FactorPair:
         assert own.factors is not None
-        a, b = map(self._factor, own.factors)
+        a, b = (fetch_factor(self.view, self.adapter, name, "adapter") for name in own.factors)
         rank = a.aval.shape[0]
         flat_a = self._with_shape(a, (rank, prod(a.aval.shape[1:])))
         flat_b = self._with_shape(b, (b.aval.shape[0], prod(b.aval.shape[1:])))
@@ -116,14 +134,6 @@ class ResizeStep:
             message = f"'{own.factors[0]}' {a.aval} and '{own.factors[1]}' {b.aval} are no factors of one product"
             raise Refusal("shapes-differ", message, key="adapter", hint=hint)
         return FactorPair(own.factors, [(flat_b, flat_a)])
-
-    def _factor(self, name: str) -> TensorExpr:
-        """A factor. Raises Refusal for integers: rounded to them, no factors of another rank have the same product."""
-        found = self.view.fetch(self.adapter, name, "adapter")
-        if not found.aval.dtype.is_float:
-            raise Refusal("dtype-unsupported", f"factors are floats, and '{name}' is {found.aval}", key="adapter",
-                          hint=float_hint(found.aval.dtype), kinds=("float",))  # fmt: skip
-        return found
 
     def _with_shape(self, x: TensorExpr, shape: tuple[int, ...]) -> TensorExpr:
         return x if x.aval.shape == shape else self.view.apply(with_shape, x, shape=shape)
@@ -161,3 +171,10 @@ class ResizeStep:
             if alpha is not None:
                 found = self.view.fetch(self.adapter, alpha, "adapter")
                 yield alpha, self.view.apply(scale, found, by=rank / pair.rank)
+
+
+def _said_ranks(pairs: Mapping[str, FactorPair]) -> dict[str, object]:
+    """What a config has to say of the ranks that there are."""
+    ranks = {module: pair.rank for module, pair in pairs.items()}
+    usual = usual_rank(ranks)
+    return {"r": usual, "rank_pattern": patterns_of({m: r for m, r in ranks.items() if r != usual}, ranks)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any, NamedTuple, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
@@ -34,6 +34,55 @@ CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 """Modules of GPT-2 that hold their weights as [in, out]."""
 
 N = TypeVar("N", bound=float)
+
+
+class SettingType(NamedTuple):
+    """What PEFT takes for a setting: the types, also of the values of a mapping, in words, and as an example."""
+
+    types: tuple[type, ...]
+    wanted: str
+    example: str
+    values: tuple[type, ...] = ()
+
+    def fits(self, value: object) -> bool:
+        """Whether PEFT takes a value."""
+        inner = value.values() if self.values and isinstance(value, Mapping) else ()
+        return _is_of(value, self.types) and all(_is_of(each, self.values) for each in inner)
+
+
+def _is_of(value: object, types: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types) and (not isinstance(value, float) or isfinite(value))
+
+
+_SWITCH = SettingType((bool,), "true or false", "false")
+_NAMES = SettingType((list,), "a list of names", "[lm_head]")
+SETTING_TYPES: Mapping[str, SettingType] = {
+    "r": SettingType((int,), "a whole number", "8"),
+    "lora_alpha": SettingType((int, float), "a number", "16"),
+    "target_modules": SettingType((list, str), "a list of names, or a regular expression", "[q_proj]"),
+    "modules_to_save": _NAMES,
+    "target_parameters": _NAMES._replace(example="[experts.down_proj]"),
+    "rank_pattern": SettingType((Mapping,), "a mapping of patterns to ranks", "{q_proj: 8}", (int,)),
+    "alpha_pattern": SettingType((Mapping,), "a mapping of patterns to alphas", "{q_proj: 16}", (int, float)),
+    "use_rslora": _SWITCH,
+    "use_dora": _SWITCH,
+    "lora_bias": _SWITCH,
+    "fan_in_fan_out": _SWITCH,
+    "trainable_token_indices": SettingType((list, Mapping), "a list of rows, or one for each table", "[0, 1]"),
+}
+"""What PEFT takes, as far as it stops at anything else."""
+
+_NEVER_NULL = ("r", "lora_alpha")
+"""Settings for which null stands for no default."""
+
+
+def wrong_settings(config: Config) -> Iterator[tuple[str, SettingType]]:
+    """The settings with a value that PEFT does not take."""
+    for key, kind in SETTING_TYPES.items():
+        if key in config and not kind.fits(config[key]) and (config[key] is not None or key in _NEVER_NULL):
+            yield key, kind
 
 
 class FactorTensor(NamedTuple):
@@ -267,9 +316,9 @@ def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     targets = config.get("target_modules")
     if targets == "all-linear" or not isinstance(targets, str | list):
         return
-    missed = [m for m in adapter.factors if not _is_target(m, targets)]
+    missed = [m for m in adapter.factors if not is_target(m, targets)]
     listed = targets if isinstance(targets, list) else []
-    idle = [t for t in listed if not any(_is_target(m, [t]) for m in adapter.factors)]
+    idle = [t for t in listed if not any(is_target(m, [t]) for m in adapter.factors)]
     patch = {"target_modules": [*(t for t in listed if t not in idle), *words_for(missed)]}
     if isinstance(targets, str):
         patch = {"target_modules": words_for(adapter.factors)}
@@ -281,7 +330,8 @@ def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
         yield ConfigDifference(f"adapter_config.json {found}", patch)
 
 
-def _is_target(module: str, targets: str | Sequence[object]) -> bool:
+def is_target(module: str, targets: str | Sequence[object]) -> bool:
+    """Whether target_modules, a list or a regular expression, names a module."""
     if isinstance(targets, str):
         return _matches(targets, module)
     return any(module == target or module.endswith(f".{target}") for target in targets)

@@ -10,7 +10,7 @@ from typing import Any
 from brainsurgery_jax.config_patch import apply_change, read_change
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, StoreError
-from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter
+from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter, wrong_settings
 from brainsurgery_jax.graph.expr import Bound
 from brainsurgery_jax.lower.configs import side_file
 from brainsurgery_jax.lower.state import Extras, World
@@ -76,25 +76,12 @@ def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]
     raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be created: {what}", key="format", hint=hint)
 
 
-_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "r": ((int,), "a whole number"), "lora_alpha": ((int, float), "a number"),
-    "target_modules": ((list, str), "a list of names, or a regular expression"),
-    "modules_to_save": ((list,), "a list of names"), "rank_pattern": ((Mapping,), "a mapping of patterns to ranks"),
-    "alpha_pattern": ((Mapping,), "a mapping of patterns to alphas"), "use_rslora": ((bool,), "true or false"),
-    "use_dora": ((bool,), "true or false"), "fan_in_fan_out": ((bool,), "true or false"),
-}  # fmt: skip
-"""What PEFT takes, as far as it stops at anything else."""
-
-
 def _check_settings(asked: Mapping[str, Any]) -> None:
     """Refuse settings that PEFT cannot load."""
-    for key, (types, wanted) in _KINDS.items():
-        value = asked.get(key)
-        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        if value is not None and not fits:
-            hint = f"Give `{key}` as PEFT's LoraConfig takes it; or leave it out, where it follows from the tensors."
-            message = f"option 'config': '{key}' is {value!r}, and PEFT takes {wanted}"
-            raise Refusal("adapter-config", message, key="options", hint=hint)
+    for key, kind in wrong_settings({key: value for key, value in asked.items() if value is not None}):
+        hint = f"Give `{key}` as PEFT's LoraConfig takes it; or leave it out, where it follows from the tensors."
+        message = f"option 'config': '{key}' is {asked[key]!r}, and PEFT takes {kind.wanted}"
+        raise Refusal("adapter-config", message, key="options", hint=hint)
 
 
 def _refuse_unpaired(adapter: Adapter) -> None:

@@ -93,6 +93,12 @@ def lora_extract(
     if extent.least is not None and extent.rank is None:
         raise Refusal("key-missing", "`least` lowers a `rank`, and there is none", key="least",
                       hint="Write `rank: 16` beside it, or leave it out.")  # fmt: skip
+    if extent.least is not None and extent.least < 0:
+        raise Refusal("value-type", f"no singular value is below 0, and least is {extent.least:g}", key="least",
+                      hint="Write a bound of at least 0, such as `least: 0.01`.")  # fmt: skip
+    if dtype is not None and not dtype.is_float:
+        raise Refusal("dtype-unsupported", f"factors are floats, and {dtype} is none", key="dtype",
+                      hint="Write `dtype: bfloat16`, or leave it out for float32.")  # fmt: skip
     wanted = Extent(extent.rank, extent.energy, extent.budget, extent.least, extent.whole or ())
     yield from ExtractStep(view, models.base, models.tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 
@@ -104,13 +110,16 @@ def read_weights(value: object) -> Mapping[str, float]:
         case str() if value:
             return {value: 1.0}
         case list() | tuple() if value and all(isinstance(alias, str) for alias in value):
-            if len(set(value)) == len(value):
-                return dict.fromkeys(value, 1.0)
+            if (twice := next((alias for alias in value if value.count(alias) > 1), None)) is not None:
+                raise ValueError(f"'{twice}' is named twice: name it once, with the weight of both, `{{{twice}: 2}}`")
+            return dict.fromkeys(value, 1.0)
         case Mapping() if value:
             numbers = {
                 str(a): float(w) for a, w in value.items() if isinstance(w, int | float) and not isinstance(w, bool)
             }
-            if len(numbers) == len(value) and all(map(isfinite, numbers.values())):
+            if (odd := next((alias for alias, weight in numbers.items() if not isfinite(weight)), None)) is not None:
+                raise ValueError(f"the weight of '{odd}' is {numbers[odd]}, and weights are finite")
+            if len(numbers) == len(value):
                 return numbers
     raise ValueError(f"{wanted}, got {value!r}")
 
@@ -130,6 +139,9 @@ Weights = Annotated[
 ]
 
 
+Settings = Annotated[Mapping[str, object], Field(description="keys of adapter_config.json that count instead")]
+
+
 @control(makes=Makes("to"), configures=True)
 def lora_merge(
     view: View,
@@ -137,8 +149,7 @@ def lora_merge(
     base: Annotated[Text, Field(description="alias of the model")],
     adapters: Weights,
     to: Annotated[Text, Field(description="alias of the result; without it, the base is changed")] | None = None,
-    config: Annotated[Mapping[str, object], Field(description="keys of adapter_config.json that count instead")]
-    | None = None,
+    config: Settings | None = None,
 ) -> Iterator[Edit]:
     """Merge adapters into a model: with one of weight 1, the result is what `peft` merges.
 
@@ -164,17 +175,19 @@ def lora_resize(
     adapter: Annotated[Text, Field(description="alias of an adapter")],
     to: Annotated[Text, Field(description="alias of the result; without it, the adapter is changed")] | None = None,
     extent: ResizeKeys,
+    config: Settings | None = None,
 ) -> Iterator[Edit]:
     """Give an adapter another rank: of each product of factors the best approximation of that `rank`, or of the least
     rank that keeps a share of its `energy`.
 
     A larger rank adds zeros, and leaves the product as it is. The product is not formed: the cost is that of QR
     factorizations of the factors. adapter_config.json gets the new ranks, and alphas that scale every product as
-    before. What is no factor stays, magnitudes of DoRA as well.
+    before. What is no factor stays, magnitudes of DoRA as well. `config` has what an adapter without its
+    adapter_config.json does not tell.
     Example: `lora_resize: {adapter: adapter, rank: 8}`
     """
     from brainsurgery_jax.adapters.extraction import Extent
     from brainsurgery_jax.adapters.resizing import ResizeStep
 
     check_extent(rank=extent.rank, energy=extent.energy)
-    yield from ResizeStep(view, adapter, to or adapter, Extent(extent.rank, extent.energy)).edits()
+    yield from ResizeStep(view, adapter, to or adapter, Extent(extent.rank, extent.energy), config).edits()

@@ -269,3 +269,28 @@ def test_the_same_adapter_comes_out_whatever_the_budget(tmp_path: Path):
     bs.load(spec).run(durable=False, memory=64 << 20)
     again = read(tmp_path / "lora/adapter_model.safetensors")
     assert all(np.array_equal(x, again[name]) for name, x in first.items())
+
+
+def test_steps_with_other_ranks_add_to_an_adapter_that_peft_loads_whole(tmp_path: Path):
+    wanted = logits(tuned(tmp_path, llama(), "q_proj", "1.self_attn.k_proj", "norm"))
+    step = {"base": "base", "tuned": "tuned", "to": "adapter"}
+    steps = [{"lora_extract": {**step, "rank": 32, "of": r"base::.*(q_proj|norm)\.weight"}},
+             {"lora_extract": {**step, "rank": 16, "of": r"base::.*k_proj\.weight"}}]  # fmt: skip
+    inputs = [f"{alias}::{tmp_path / alias}" for alias in ("base", "tuned")]
+    output = {"path": str(tmp_path / "lora"), "alias": "adapter", "format": "peft"}
+    bs.load({"inputs": inputs, "transforms": steps, "output": output}).run(durable=False)
+    config = config_of(tmp_path / "lora")
+    assert (config["r"], config["rank_pattern"]) == (32, {"k_proj": 16})
+    found = logits(with_adapter(tmp_path, tmp_path / "lora"))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_an_empty_alias_may_become_the_adapter(tmp_path: Path):
+    step = {"lora_extract": {"base": "base", "tuned": "tuned", "to": "lora", "rank": 1}}
+    assert not problems(tmp_path, {"base": W, "tuned": W}, [{"prefixes": {"mode": "add", "alias": "lora"}}, step])
+
+
+def test_the_alias_of_other_tensors_is_not_taken_for_the_adapter(tmp_path: Path):
+    step = {"lora_extract": {"base": "base", "tuned": "tuned", "to": "other", "rank": 1}}
+    (found,) = problems(tmp_path, {"base": W, "tuned": W, "other": {"x": normal((2,))}}, step)
+    assert found.code == "alias-exists"

@@ -45,7 +45,7 @@ def test_an_extraction_outside_of_a_trace_gives_factors():
 
 
 def test_which_tensors_differ_cannot_be_told_under_a_trace():
-    made = plan({"lora_extract": {**EXTRACT, "to": "base"}}, "base", "base", "tuned")
+    made = plan({"lora_extract": {**EXTRACT, "to": "lora"}}, "lora", "base", "tuned")
     with pytest.raises(PlanError, match="depends on values") as caught:
         jax.jit(lambda tree: made.apply(base=BASE, tuned=tree, checks="skip"))(BASE)
     assert [d.code for d in caught.value.diagnostics] == ["apply-values"]

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import yaml
 
 from tests import checkpoints
-from tests.hints.cases import Case, Mend, Plan, add, changed, inserted, step
+from tests.hints.cases import Case, Mend, Plan, add, changed, inserted, quoted, step
 from tests.hints.cases_ops import put, range_of, steps
 
 F32 = np.float32
@@ -29,7 +30,7 @@ def extract(**keys: Any) -> list[Any]:
 
 
 def extracted(name: str, code: str, mend: Mend, b: Mapping[str, np.ndarray] = TUNED, **facts: Any) -> Case:
-    keys = {key: facts.pop(key) for key in ("rank", "energy", "budget") if key in facts}
+    keys = {key: facts.pop(key) for key in ("rank", "energy", "budget", "to", "of", "dtype", "least") if key in facts}
     made = facts.pop("made", {**GONE, **MADE})
     return Case(name, code, extract(**keys), mend, made, a=facts.pop("a", BASE), b=b,
                 output={"path": "out.safetensors", "alias": "c"}, **facts)  # fmt: skip
@@ -81,6 +82,12 @@ def call_weight(plan: Plan) -> None:
     plan["transforms"][:0] = [{"move": {"from": f"{alias}::h.w", "to": f"{alias}::h.w.weight"}} for alias in "ab"]
 
 
+def do_first(plan: Plan, hint: str) -> Plan:
+    """Do the steps that stand between the backticks before all others."""
+    plan["transforms"][:0] = map(yaml.safe_load, quoted(hint))
+    return plan
+
+
 def set_budget(plan: Plan, hint: str) -> Plan:
     assert "give at least as many" in hint
     step(plan)[1]["budget"] = range_of(hint)[0]
@@ -95,8 +102,28 @@ FULL = np.diag(np.array([4, 1, 0.25], F32))
 ROOTS = np.diag(np.array([2, 1, 0.5], F32))
 FACTORS = {f"{PEFT}{name}": x for name, x in LORA.items()}
 
+CODES = {name: {"h.w.weight": own["h.w.weight"].astype(np.int8), "h.w.weight_scale": np.ones((3, 1), F32),
+                "h.n.weight": own["h.n.weight"]} for name, own in (("base", BASE), ("tuned", TUNED))}  # fmt: skip
+NO_SCALE = {"h.w.weight_scale": None}
+INTS = {name: x.astype(np.int8) for name, x in LORA.items()}
+ALPHA = {"h.w.alpha": np.array(3, F32)}
+
 ADAPTERS = [
     # out of a model
+    extracted("models that are quantized", "scale-ignored", do_first, a=CODES["base"], b=CODES["tuned"],
+              made={**GONE, **NO_SCALE, **MADE}),
+    extracted("a model that is quantized, some of it", "scale-ignored", do_first, a=CODES["base"],
+              of=r"a::h\.w\.weight", made={**GONE, **NO_SCALE, **MADE}),
+    extracted("the tuned model as the adapter", "alias-exists", put("Give another name to the adapter.", to="c"),
+              to="b"),
+    extracted("names of no model", "alias-unknown", put("Name the base: `of: 'a::PATTERN'`.", of=r"a::h\.w\..*"),
+              of=r"z::h\.w\..*"),
+    extracted("names that are none", "no-match", put("lists the names that it started with", of=r"a::h\.w\..*"),
+              of=r"a::v\..*"),
+    extracted("factors of integers", "dtype-unsupported", put("Write `dtype: bfloat16`, or leave it out", dtype=None),
+              dtype="int8"),
+    extracted("a bound below 0", "value-type", put("a bound of at least 0, such as `least: 0.01`", least=0.01),
+              least=-1),
     extracted("no size of factors", "key-missing", add(1), rank=None),
     extracted("a share in percent", "value-type", add(0), rank=None, energy=95),
     extracted("a tensor of the tuned model alone", "unmatched", OF, b={**TUNED, "more": np.ones(2, F32)}),
@@ -117,6 +144,25 @@ ADAPTERS = [
               made={**GONE, **{name: ROOTS for name in MADE}}, at_run=True),
     extracted("a budget that is too small", "adapter-extract", set_budget, rank=None, budget=1, at_run=True),
     # into a model
+    merged("a base that is quantized", do_first, LORA, "scale-ignored", a=CODES["base"],
+           made={"h.w.weight": TUNED["h.w.weight"], **NO_SCALE}),
+    merged("factors of integers, merged", inserted({"cast_": {"target": "b::.*", "to": "float32"}}, says="Cast first"),
+           INTS, "dtype-unsupported"),
+    merged("what variants have beside factors", steps("Merge it by `peft`, and start from its result."),
+           {**LORA, "h.w.lora_diag": np.ones(1, F32)}, made={}),
+    merged("a variant of LoRA", steps("Merge it by `peft`, and start from its result."), LORA,
+           config={"kasa_config": {}}, made={}),
+    merged("an alpha beside those of tensors", delete("b::.*alpha", "`delete` these tensors before"), {**LORA, **ALPHA},
+           "adapter-config", config={"lora_alpha": 1}),
+    merged("an alpha beside those of tensors, left out", put("Leave it out", config=None), {**LORA, **ALPHA},
+           "adapter-config", config={"lora_alpha": 1}, made={"h.w.weight": BASE["h.w.weight"] + 3 * ONE}),
+    merged("a rank that the factors do not have", put('`config: {"r": 1}`', config={"r": 1, "lora_alpha": 1}), LORA,
+           "adapter-config", config={"r": 2, "lora_alpha": 1}),
+    merged("DoRA without magnitudes", put("`config: {use_dora: false}`", config={"use_dora": False, "lora_alpha": 1}),
+           LORA, "adapter-config", config={"use_dora": True, "lora_alpha": 1}),
+    merged("a module that the config does not name",
+           put('`config: {"target_modules": ["k", "h.w"]}`', config={"target_modules": ["k", "h.w"], "lora_alpha": 1}),
+           LORA, "config-differs", config={"target_modules": ["k"], "lora_alpha": 1}, note=True),
     merged("a tensor that is none of an adapter", delete("b::.*hada"), {**LORA, "h.w.hada": DOWN}),
     merged("a factor alone", delete("b::h.z.*"), {**LORA, "h.z.lora_A.weight": DOWN}),
     merged("a module that may be several",
@@ -146,6 +192,15 @@ ADAPTERS = [
            config={"trainable_token_indices": [0]},
            made={"h.w.weight": np.array([[7, 7, 7], [3, 4, 5], [7, 7, 7]], F32)}),
     # at another rank
+    resized("an adapter without its config, resized", "adapter-merge", add(0), FACTORS),
+    resized("another kind of adapter, resized", "adapter-merge",
+            steps("Merge it by `peft`, and start from its result."), keys={"config": {"peft_type": "IA3"}}),
+    resized("factors that were taken out of the base, resized", "adapter-merge", steps("or merge it by `peft`"),
+            keys={"config": {"init_lora_weights": "pissa"}}),
+    resized("a rank that the factors do not have, resized", "adapter-config",
+            put('`config: {"r": 1}`', config={"r": 1, "lora_alpha": 1}), keys={"config": {"r": 2, "lora_alpha": 1}}),
+    resized("an alpha that is no number, resized", "adapter-config",
+            put("Write `config: {lora_alpha: 16}`", config={"lora_alpha": 16}), keys={"config": {"lora_alpha": None}}),
     resized("an alias for the result that is there", "alias-exists", put("leave `to` out", to=None), keys={"to": "b"}),
     resized("an alias without factors", "adapter-merge", put("Name the alias of an adapter.", adapter="a"),
             b={f"{PEFT}n.weight": np.ones(2, F32)}, keys={"adapter": "b"}),

@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
     "adapters": "wording errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors "
-    "ops.elementwise ops.lowrank ops.sets ops.shape ops._stacked",
+    "ops.elementwise ops.lowrank ops.sets ops.shape ops._stacked ops._quantization",
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
     "ops._codes": "json_text errors dtypes codes index.parts _lazy op numerics",
