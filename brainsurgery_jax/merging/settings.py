@@ -161,8 +161,10 @@ def _mistakes_of(name: str, value: object, known: MergeParameter, key: str) -> I
 def _mistake_of_one(name: str, value: object, known: MergeParameter, key: str) -> Refusal | None:
     """What is wrong with a value that stands alone."""
     if not known.takes(value):
-        message = f"'{name}' is {_KINDS[known.kind]}, got {value!r}"
-        return Refusal("merge-parameter", message, key=key, hint=f"{name}: {known.doc}.")
+        message, hint = f"'{name}' is {_KINDS[known.kind]}, got {value!r}", f"{name}: {known.doc}."
+        if known.kind is bool:
+            hint = f"{name}: {known.doc}. Write `{name}: true` or `{name}: false`."
+        return Refusal("merge-parameter", message, key=key, hint=hint)
     if isinstance(value, int | float) and not (known.low <= value <= known.high and abs(value) <= float_info.max):
         message, hint = f"'{name}' is {known.span}, got {_shown(value)}", f"{name}: {known.doc}. Give {known.span}."
         return Refusal("merge-parameter", message, key=key, hint=hint)
