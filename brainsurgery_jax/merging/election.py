@@ -117,9 +117,8 @@ def consensus(merging: Merging) -> TensorExpr:
     """The sum of task vectors without entries that fewer than `least` tasks need: the mask of a task is where its task
     vector is at least `mask` times as large as the sum of the others. Raises Refusal."""
     least = merging.whole("least")
-    count = len(
-        merging.settings.own.keys() - {merging.base.alias if merging.base else ""}
-    )  # also where some are skipped
+    base = merging.base.alias if merging.base else ""
+    count = len(merging.settings.own.keys() - {base})  # those of the step, though a tensor may have fewer
     if least > count:
         message = f"consensus keeps what `least: {least}` models need, and there {'are' if count > 1 else 'is'} {count}"
         hint = f"Name more models, or write `parameters: {{least: {count}}}`."
