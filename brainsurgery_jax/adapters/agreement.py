@@ -70,7 +70,8 @@ def _extras(settings: AdapterSettings, modules: Mapping[str, AdaptedModule], rul
     said = settings.config.get(rule.setting, False if settings.own else None)
     multiplied = {module: own for module, own in modules.items() if own.factors is not None}
     wrong = [module for module, own in multiplied.items() if (rule.part in own.parts) != bool(said)]
-    if not wrong or said is None or (said and not rule.needed):
+    some = 0 < len(wrong) < len(multiplied)
+    if not wrong or said is None or (said and (some or not rule.needed)):
         return
     there = f"no {rule.words}" if said else rule.words
     now, right = ("true", "false") if said else ("false", "true")

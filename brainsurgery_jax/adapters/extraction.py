@@ -83,7 +83,7 @@ class ExtractStep:
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
         earlier = self.earlier
-        refuse_quantized(self.view, self._looked_at(), "tuned")
+        refuse_quantized(self.view, self._looked_at(), "tuned", " Or look at floats alone: `of: PATTERN`.")
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}

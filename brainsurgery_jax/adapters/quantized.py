@@ -9,8 +9,8 @@ from brainsurgery_jax.ops._quantization import find_quantized
 from brainsurgery_jax.protocol import View
 
 
-def refuse_quantized(view: View, names: Mapping[str, Sequence[str]], key: str) -> None:
-    """Refuse codes among the tensors of these names, by alias."""
+def refuse_quantized(view: View, names: Mapping[str, Sequence[str]], key: str, otherwise: str = "") -> None:
+    """Refuse codes among the tensors of these names, by alias. `otherwise`: what else may be done."""
     found = {alias: next(find_quantized(view, alias, own), None) for alias, own in names.items()}
     codes = {alias: first for alias, first in found.items() if first is not None}
     if codes:
@@ -19,4 +19,4 @@ def refuse_quantized(view: View, names: Mapping[str, Sequence[str]], key: str) -
         message = f"'{alias}::{first.name}' holds codes, {aval}, whose scales are in '{first.scales}'"
         steps = " and ".join(f"`dequantize: {{target: '{each}::.*', to: float32}}`" for each in codes)
         raise Refusal("scale-ignored", f"{message}: an adapter belongs to floats", key=key,
-                      hint=f"Make floats of it before: {steps}.")  # fmt: skip
+                      hint=f"Make floats of it before: {steps}.{otherwise}")  # fmt: skip

@@ -64,7 +64,8 @@ def read_settings(
     own = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
     config = {**(own if isinstance(own, Mapping) else {}), **given}
     found = AdapterSettings(alias, key, config, isinstance(own, Mapping), several)
-    refuse(_wrong_type(found, name, found.place) for name, _ in wrong_settings(config))
+    if config.get("peft_type", "LORA") == "LORA":  # others give settings of these names other types
+        refuse(_wrong_type(found, name, found.place) for name, _ in wrong_settings(config))
     return found
 
 

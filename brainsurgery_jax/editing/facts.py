@@ -14,6 +14,9 @@ from brainsurgery_jax.editing.arrays import EPS, check_floats, check_shape, doub
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Avals
 
+NOT_POSITIVE = "the covariance is not positive definite to the precision of its dtype"
+"""Why an edit is refused that must solve with a covariance."""
+
 
 class FactParams(TypedDict):
     """How the matrix lies."""

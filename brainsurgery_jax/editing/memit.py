@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.editing.arrays import anywhere, like_first, solve_positive
-from brainsurgery_jax.editing.facts import Memories, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.facts import NOT_POSITIVE, Memories, check_facts, edit_facts, fact_space
 from brainsurgery_jax.op import Number, kernel
 
 
@@ -19,7 +19,7 @@ def insert_facts(facts: Memories, *, share: Array, weight: Array) -> Array:
 
 
 @kernel("memit", check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
-        refusal="the covariance is not positive definite, or a tensor holds NaN or infinity")  # fmt: skip
+        refusal=f"{NOT_POSITIVE}, or a tensor holds NaN or infinity")  # fmt: skip
 def edit_matrix(
     w: Array, *facts: Array, share: Number, weight: Number, transposed: bool, residual: bool,
 ) -> tuple[Array, Flag]:  # fmt: skip

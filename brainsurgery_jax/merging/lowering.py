@@ -166,16 +166,20 @@ class MergeStep:
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
         return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
 
+    def _config(self) -> Mapping[str, object]:
+        """The config of the model whose names the result has."""
+        known = self.view.config(self.primary)
+        return known[1] if known is not None and isinstance(known[1], Mapping) else {}
+
     def _layer_axes(self, rows: Sequence[TensorRow], settings: Settings) -> Mapping[str, int]:
         """The axis of layers of each tensor that is merged layer by layer. Raises Refusal."""
-        known = self.view.config(self.primary)
-        config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
-        counts = [value for key, value in config.items() if "layer" in key]
         shapes = {row.name: row.exprs[self.primary].aval.shape for row in rows if row.is_float}
-        found = layer_axes(shapes, counts, self.layer_axis, settings.is_by_layer, apart=not self.method.by_element)
-        for stack in found.unclear:
+        apart = not self.method.by_element
+        found = layer_axes(shapes, self._config, self.layer_axis, settings.is_by_layer, apart=apart)
+        for stack, axes in found.unclear.items():
             message = f"the tensors of '{stack}' may hold all layers, and {self.method.name} merges each as one tensor"
-            self.view.note("merge-parameter", message, "method", "To merge them layer by layer say `layer_axis: 0`.")
+            words = " or ".join(f"`layer_axis: {axis}`" for axis in axes)
+            self.view.note("merge-parameter", message, "method", f"To merge them layer by layer say {words}.")
         return found.known
 
     def _part(

@@ -1,4 +1,4 @@
-"""Random numbers of a merge: they depend on the seed, the tensor's name and the model alone."""
+"""Random numbers of a merge: they depend on the seed, the tensor's name, the layer if it holds all, and the model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def uniform(*, shape: tuple[int, ...], key_high: Number, key_low: Number, block:
 
 def draw(merging: Merging, model: ModelTensor) -> TensorExpr:
     """A random number for each element of a model's tensor."""
-    seed = fold_seed(merging.view.seed, f"{model.alias}::{merging.name}")
+    layer = "" if merging.layer is None else f"[{merging.layer[1]}]"
+    seed = fold_seed(merging.view.seed, f"{model.alias}::{merging.name}{layer}")
     high, low = float(seed >> 32), float(seed & 0xFFFFFFFF)
     return merging.view.apply(uniform, shape=merging.aval.shape, key_high=high, key_low=low)

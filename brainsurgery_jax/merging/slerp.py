@@ -96,7 +96,8 @@ def nuslerp(merging: Merging) -> TensorExpr:
     """Slerp whose `t` is the share of the second weight; of differences to the base, if there is one. Raises
     Refusal."""
     one, other = merging.numbers("weight")
-    refuse_no_sum(merging, (one, other))
+    if not merging.compat:
+        refuse_no_sum(merging, (one, other))
     small = merging.compat and abs(one + other) < 1e-6  # where mergekit takes equal weights
     t = 0.5 if small else other / (one + other)
     based = merging.base is not None

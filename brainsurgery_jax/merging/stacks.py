@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
@@ -16,11 +16,11 @@ _LAYERS = re.compile(r"(?:^|[./])(?:\w*layers|\w*blocks|h)(?=[./])", re.IGNORECA
 
 
 class LayerAxes(NamedTuple):
-    """The axis of layers of every tensor that is merged layer by layer, and the stacks that may hold all layers and are
-    not known to."""
+    """The axis of layers of every tensor that is merged layer by layer; and the stacks that may hold all layers and are
+    not known to, each with the axes that may be that of layers."""
 
     known: Mapping[str, int]
-    unclear: Sequence[str] = ()
+    unclear: Mapping[str, Sequence[int]] = {}
 
 
 def stack_of(name: str) -> str | None:
@@ -37,15 +37,16 @@ def has_layers(names: Iterable[str]) -> bool:
 
 def layer_axes(
     shapes: Mapping[str, Shape],
-    counts: Sequence[object],
+    config: Callable[[], Mapping[str, object]],
     given: int | None,
     is_by_layer: Callable[[str], bool],
     *,
     apart: bool,
 ) -> LayerAxes:
     """Which tensors are merged layer by layer, and along which axis: those of stacks, if the step names the axis
-    (`given`), if a parameter of one goes by layer, or if the method looks at a tensor as a whole (`apart`) and a config
-    says how many layers there are (`counts`). Raises Refusal."""
+    (`given`), if a parameter of one goes by layer, or if the method looks at a tensor as a whole (`apart`) and a
+    `config`, read where there are stacks, says how many layers there are. A model that numbers layers has no stacks
+    that only `apart` would take apart. Raises Refusal."""
     stacks: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
         if (stack := stack_of(name)) is not None:
@@ -53,17 +54,38 @@ def layer_axes(
     if given is not None:
         _refuse_given(stacks, given)
         return LayerAxes({name: given for own in stacks.values() for name in own})
-    known, unclear = dict[str, int](), list[str]()
-    for stack, own in stacks.items():
-        even = [at for at in (0, 1) if _is_even(own.values(), at)]
-        told = [at for at in even if next(iter(own.values()))[at] in counts]
+    apart = apart and not any(layer_of(name) for name in shapes)
+    wanted = {stack: own for stack, own in stacks.items() if apart or any(map(is_by_layer, own))}
+    counts = _counts_of(config()) if wanted else frozenset()
+    known, unclear = dict[str, int](), dict[str, Sequence[int]]()
+    for stack, own in wanted.items():
         if any(map(is_by_layer, own)):
+            even = _even(own.values())
+            told = [at for at in even if next(iter(own.values()))[at] in counts]
             known |= dict.fromkeys(own, _only(stack, own.values(), told or even))
-        elif apart and len(told) == 1:
-            known |= dict.fromkeys(own, told[0])
-        elif apart and even and len(own) > 1:
-            unclear.append(stack)
+            continue
+        matrices = [shape for shape in own.values() if len(shape) > 1]
+        even = _even(matrices) if len(matrices) > 1 else []
+        told = [at for at in even if matrices[0][at] in counts]
+        if len(told) == 1:  # a vector may be one that all layers share
+            (axis,), count = told, matrices[0][told[0]]
+            known |= {name: axis for name, shape in own.items() if len(shape) > axis and shape[axis] == count}
+        elif even:
+            unclear[stack] = even
     return LayerAxes(known, unclear)
+
+
+def _counts_of(config: Mapping[str, object]) -> frozenset[int]:
+    """The numbers of layers that a config tells, also within the parts of it that describe parts of the model."""
+    found = set[int]()
+    for level in (config, *(part for part in config.values() if isinstance(part, Mapping))):
+        found |= {value for key, value in level.items() if "layer" in key and type(value) is int}
+    return frozenset(found)
+
+
+def _even(shapes: Collection[Shape]) -> list[int]:
+    """The axes, of 0 and 1, along which all tensors have one size."""
+    return [at for at in (0, 1) if _is_even(shapes, at)]
 
 
 def _is_even(shapes: Iterable[Shape], axis: int) -> bool:

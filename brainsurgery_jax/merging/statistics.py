@@ -39,7 +39,7 @@ def _statistics_of(merging: Merging, model: ModelTensor) -> TensorExpr | None:
     if not merging.view.has(alias, merging.name):
         return None
     found = merging.view.fetch(alias, merging.name, "models")
-    if merging.layer is not None and len(found.aval.shape) > 1:
+    if merging.layer is not None and len(found.aval.shape) > merging.layer[0]:
         axis, at = merging.layer
         found = merging.view.apply(entry, found, axis=axis, at=at)
     return found if found.aval.shape else merging.view.apply(with_shape, found, shape=(1,))

@@ -267,10 +267,14 @@ def _ends(x: Array, group: int) -> tuple[Array, Array]:
     return xp.minimum(stacked.min(axis=2), zero).T, xp.maximum(stacked.max(axis=2), zero).T
 
 
+NEGLIGIBLE = 2.0**-10
+"""The range of a group beside the largest below which its codes may be lost."""
+
+
 def choose_group_scales(x: Array, *, group: int, dtype: DType) -> tuple[Array, Flag]:
     """The scales [groups, out] of a matrix [out, in] in `dtype`, such that the range of each group has 16 codes, 1
     where that is nothing; and whether their dtype holds them: none is infinite, or so small that its rounding moves
-    the largest code by more than half a step."""
+    the largest code by more than half a step, but for groups that are negligible beside others."""
     low, high = _ends(x, group)
     xp = _xp(x)
     exact = quotient(high - low, xp.full(low.shape, np.float32(INT4)))
@@ -278,6 +282,7 @@ def choose_group_scales(x: Array, *, group: int, dtype: DType) -> tuple[Array, F
     # Both are raised: what float32 holds below its normal numbers is zero on some devices.
     raised = exact * np.float32(2.0**24)
     held = abs(_single(scales) * np.float32(2.0**24) - raised) * np.float32(2 * INT4) <= raised
+    held |= raised <= raised.max() * np.float32(NEGLIGIBLE)  # beside others, as those of dead channels are
     return xp.where(scales == 0, xp.ones_like(scales), scales), held.all()
 
 

@@ -16,7 +16,7 @@ from brainsurgery_jax.editing import sparsegpt as sparse_gpt
 from brainsurgery_jax.editing import wanda as wandas
 from brainsurgery_jax.editing.arrays import anywhere, like_first
 from brainsurgery_jax.editing.emmet import constrain_facts
-from brainsurgery_jax.editing.facts import check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.facts import NOT_POSITIVE, check_facts, edit_facts, fact_space
 from brainsurgery_jax.editing.memit import edit_matrix
 from brainsurgery_jax.editing.rome import insert_fact
 from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
@@ -49,7 +49,7 @@ def _check_one(avals: Avals, params: Params) -> None:
 @op(
     _edit("rome_", "keys", "values", "covariance", optional=("covariance",)),
     check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
-    refusal="the key is zero, the covariance is not positive definite, or a tensor holds NaN or infinity",
+    refusal=f"the key is zero, {NOT_POSITIVE}, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def rome(w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False) -> tuple[Array, Flag]:
     """Edit one fact (ROME): the matrix gives the value [out] for the key [in], and changes least for other keys.
@@ -98,7 +98,7 @@ def _check_exact(avals: Avals, params: Params) -> None:
 @op(
     _edit("emmet_", "keys", "values", "covariance", optional=("covariance",)),
     check=_check_exact, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
-    refusal="the keys depend on each other, the covariance is not positive definite, or a tensor holds NaN or infinity",
+    refusal=f"the keys depend on each other, {NOT_POSITIVE}, or a tensor holds NaN or infinity",
 )  # fmt: skip
 def emmet(
     w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False

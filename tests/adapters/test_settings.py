@@ -70,6 +70,8 @@ def test_a_setting_of_another_type_is_refused_by_every_step(op: str, wrong: Any,
 @BOTH
 @pytest.mark.parametrize(("wrong", "why"), [
     ({"peft_type": "IA3"}, "'peft_type' in adapter_config.json of 'a' is IA3"),
+    ({"peft_type": "ADALORA", "rank_pattern": {"w.lora_E": [True, False]}}, "'peft_type' in adapter_config.json of 'a' "
+     "is ADALORA"),
     *(({"init_lora_weights": start}, f"is '{start}': it changed the base before training")
       for start in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")),
     *(({key: {}}, f"'{key}' in adapter_config.json of 'a' is set")
@@ -133,6 +135,16 @@ def test_magnitudes_of_which_a_config_says_otherwise_are_refused(
     config = CONFIG if use is None else {**CONFIG, "use_dora": use}
     found = said(tmp_path, op, config, {**FACTORS, **magnitude})
     assert found.code == "adapter-config" and f"there are {'' if there else 'no '}magnitudes of 'w'" in found.message
+
+
+@BOTH
+def test_magnitudes_of_some_modules_count_for_these(op: str, tmp_path: Path):
+    names = {"w": FACTORS, "v": {name.replace("model.w", "model.v"): x for name, x in FACTORS.items()}}
+    tensors = {**names["w"], **names["v"], "base_model.model.w.lora_magnitude_vector": np.ones(4, np.float32)}
+    config = {**CONFIG, "use_dora": True, "target_modules": ["w", "v"]}
+    made = plan(tmp_path, op, config, tensors)
+    write(tmp_path / "base.safetensors", {**BASE, "v.weight": BASE["w.weight"]})
+    assert [d for d in bs.check(made) if d.severity == "error"] == []
 
 
 @BOTH

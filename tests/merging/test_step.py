@@ -292,6 +292,59 @@ def test_stacks_of_which_no_config_tells_the_layers_are_told(tmp_path: Path):
     assert bs.check(bs.load(plan)) == ()
 
 
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della"])
+def test_each_layer_of_a_stack_has_random_choices_of_its_own(method: str, tmp_path: Path):
+    ones = {"layers.w": np.ones((3, 32, 32), np.float32), "layers.b": np.ones((3, 32), np.float32)}
+    models = {"base": {name: 0 * x for name, x in ones.items()}, "a": ones}
+    parameters = {"density": 0.5, **({"epsilon": 0.2} if method == "della" else {})}
+    made = with_config(tmp_path, models, {"method": method, "base": "base", "models": {"a": parameters}, "to": "m"})
+    kept = made["layers.w"] != 0
+    assert all(0.4 < (kept[i] == kept[j]).mean() < 0.6 for i, j in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_what_a_stack_has_for_all_layers_is_merged_as_one(tmp_path: Path):
+    models = {alias: {**x, "layers.u": x["layers.w"][..., :2], "layers.shared": np.arange(7, dtype=np.float32) + at}
+              for at, (alias, x) in enumerate(STACKS.items())}  # fmt: skip
+    keys = {"method": "slerp", "models": ["a", "b"], "parameters": {"t": 0.3}, "to": "m"}
+    made = with_config(tmp_path, models, keys)
+    apart = {alias: {"w": x["layers.w"][0], "shared": x["layers.shared"]} for alias, x in models.items()}
+    wanted = merge(tmp_path, apart, keys)
+    np.testing.assert_allclose(made["layers.w"][0], wanted["w"], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(made["layers.shared"], wanted["shared"])
+
+
+def test_where_layers_are_numbered_no_other_tensor_holds_all(tmp_path: Path):
+    models = {alias: {**{f"h.{i}.w": x["layers.w"][i] for i in range(3)}, "classifier.layers.w": x["layers.w"][0, :3],
+                      "classifier.layers.u": x["layers.w"][0, :3, :2]} for alias, x in STACKS.items()}  # fmt: skip
+    keys = {"method": "slerp", "models": ["a", "b"], "parameters": {"t": 0.3}, "to": "m"}
+    made = with_config(tmp_path, models, keys)["classifier.layers.w"]
+    wanted = merge(tmp_path, {alias: {"w": x["classifier.layers.w"]} for alias, x in models.items()}, keys)["w"]
+    np.testing.assert_array_equal(made, wanted)
+
+
+def test_the_note_on_a_stack_names_the_axis_that_fits(tmp_path: Path):
+    shapes = {"q": (16, 4, 32), "o": (32, 4, 16), "norm": (16, 4)}
+    models = {alias: {f"layers.{n}": normal(size, seed=seed) for n, size in shapes.items()}
+              for seed, alias in enumerate(("a", "b"))}  # fmt: skip
+    keys = {"method": "karcher", "models": ["a", "b"], "to": "m"}
+    plan = plan_of(tmp_path, models, {"merge": keys})
+    plan["output"]["alias"] = "m"
+    (note,) = bs.check(bs.load(plan))
+    assert note.hint == "To merge them layer by layer say `layer_axis: 1`."
+
+
+def test_a_config_is_read_only_where_there_are_stacks(tmp_path: Path):
+    for alias, tensors in TWO.items():
+        (tmp_path / alias).mkdir()
+        write(tmp_path / alias / "model.safetensors", tensors)
+        (tmp_path / alias / "config.json").write_text('{"num_hidden_layers": 4,}')
+    plan = {"inputs": [f"{alias}::{tmp_path / alias}" for alias in TWO],
+            "transforms": [{"merge": {"method": "karcher", "models": ["ones", "zeros"], "to": "m"}}],
+            "output": {"path": str(tmp_path / "m.safetensors"), "alias": "m"}}  # fmt: skip
+    bs.load(plan).run(durable=False)
+    assert read(tmp_path / "m.safetensors")["norm"].shape == (2,)
+
+
 def test_an_axis_of_layers_along_which_sizes_differ_is_refused(tmp_path: Path):
     keys = {"method": "karcher", "models": ["a", "b"], "to": "m", "layer_axis": -1}
     models = {alias: {**x, "layers.u": np.ones((3, 7), np.float32)} for alias, x in STACKS.items()}

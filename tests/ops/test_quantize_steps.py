@@ -279,9 +279,19 @@ def packed_by_hand(x: np.ndarray, group: int, order: list[int], axis: int, less:
 @pytest.mark.parametrize("size", [1e-6, 1e-7, 1e-9])
 def test_weights_too_small_for_the_scales_of_their_dtype_are_refused(size: float, to: str, tmp_path: Path) -> None:
     x = normal((8, 16))
-    x[3, :8] *= size / np.abs(x[3, :8]).max()
+    x *= size / np.abs(x).max()
     with pytest.raises(PlanError, match="a number too large or too small for its scale"):
         run_plan(tmp_path, {"l.weight": x}, [{"quantize": {"target": ".*", "to": to, "group": 8}}])
+
+
+@pytest.mark.parametrize("to", ["gptq", "awq"])
+def test_a_dead_group_beside_others_is_packed(to: str, tmp_path: Path) -> None:
+    x = normal((8, 16))
+    x[3, :8] *= 1e-7
+    back = [{"quantize": {"target": ".*", "to": to, "group": 8}}, {"dequantize": {"target": ".*", "to": "float32"}}]
+    found = run_plan(tmp_path, {"l.weight": x}, back)["l.weight"]
+    assert np.abs(found[3, :8] - x[3, :8]).max() < 1e-6
+    assert np.abs(found - x).max() < 0.2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16])
