@@ -269,7 +269,8 @@ ERRORS: Mapping[str, Error] = {
     "scale applied twice in one plan": Error("bulk_regex", ((SCALE, SCALE * 2),)),
     "scale applied twice: plan run on its own output": Error("bulk_regex", spoil=_run_before),
     "scale forgotten (alpha / r)": Error(
-        "lora_fold", ((MERGED, MERGED.replace("adapter}", "adapter, config: {lora_alpha: 2, r: 2}}")),), seen=""),
+        "lora_fold", ((MERGED, MERGED.replace("adapter}", "adapter, config: {lora_alpha: 2, r: 2}}")),),
+        seen="check"),
     "wrong sign": Error("lora_fold", ((MERGED, MERGED.replace("adapters: adapter", "adapters: {adapter: -1}")),),
                         seen=""),
     "second delta against the changed base": Error("merge", (("(b - o)", "(b - w)"),)),
