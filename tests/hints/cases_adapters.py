@@ -83,8 +83,8 @@ def call_weight(plan: Plan) -> None:
 
 
 def do_first(plan: Plan, hint: str) -> Plan:
-    """Do the steps that stand between the backticks before all others."""
-    plan["transforms"][:0] = map(yaml.safe_load, quoted(hint))
+    """Do the steps `dequantize` that the hint names before all others."""
+    plan["transforms"][:0] = [yaml.safe_load(text) for text in quoted(hint) if text.startswith("dequantize")]
     return plan
 
 
@@ -105,6 +105,7 @@ FACTORS = {f"{PEFT}{name}": x for name, x in LORA.items()}
 CODES = {name: {"h.w.weight": own["h.w.weight"].astype(np.int8), "h.w.weight_scale": np.ones((3, 1), F32),
                 "h.n.weight": own["h.n.weight"]} for name, own in (("base", BASE), ("tuned", TUNED))}  # fmt: skip
 NO_SCALE = {"h.w.weight_scale": None}
+KEPT = {"h.k.weight": np.ones((3, 3), np.int8), "h.k.weight_scale": np.ones((3, 1), F32)}
 INTS = {name: x.astype(np.int8) for name, x in LORA.items()}
 ALPHA = {"h.w.alpha": np.array(3, F32)}
 
@@ -114,6 +115,9 @@ ADAPTERS = [
               made={**GONE, **NO_SCALE, **MADE}),
     extracted("a model that is quantized, some of it", "scale-ignored", do_first, a=CODES["base"],
               of=r"a::h\.w\.weight", made={**GONE, **NO_SCALE, **MADE}),
+    extracted("codes that are the same in both models", "scale-ignored", put("look at floats alone: `of: PATTERN`",
+              of=r"a::h\.w\.weight"), a={**BASE, **KEPT}, b={**TUNED, **KEPT},
+              made={**GONE, **dict.fromkeys(KEPT), **MADE}),
     extracted("the tuned model as the adapter", "alias-exists", put("Give another name to the adapter.", to="c"),
               to="b"),
     extracted("names of no model", "alias-unknown", put("Name the base: `of: 'a::PATTERN'`.", of=r"a::h\.w\..*"),
