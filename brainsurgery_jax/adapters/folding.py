@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
 from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.quantized import refuse_quantized
-from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, fetch_factor, read_modules
+from brainsurgery_jax.adapters.reading import (
+    AdaptedModule,
+    ModuleFinder,
+    fetch_factor,
+    is_scaled_by_config,
+    read_modules,
+)
 from brainsurgery_jax.adapters.settings import (
     ADAPTER_CONFIG,
     SCALES,
@@ -62,8 +68,7 @@ class AdapterToMerge(NamedTuple):
     @property
     def is_scaled_by_config(self) -> bool:
         """Whether its config decides by how much a product counts."""
-        factors = [own for own in self.modules.values() if own.factors is not None]
-        return bool(self.stacked) or any("alpha" not in own.parts for own in factors)
+        return is_scaled_by_config(self.modules.values(), stacked=bool(self.stacked))
 
 
 class Term(NamedTuple):

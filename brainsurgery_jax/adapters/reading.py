@@ -71,6 +71,12 @@ class AdaptedModule:
         return "table_a" in self.parts
 
 
+def is_scaled_by_config(modules: Iterable[AdaptedModule], *, stacked: bool) -> bool:
+    """Whether a config decides by how much a product counts, as there is no tensor that says it. `stacked`: there are
+    factors of stacked experts, which have none."""
+    return stacked or any("alpha" not in own.parts for own in modules if own.factors is not None)
+
+
 def read_modules(alias: str, names: Iterable[str], key: str = "adapters") -> dict[str, AdaptedModule]:
     """The modules that an adapter changes, by the names that it has for them. `key`: that which names the adapter.
 

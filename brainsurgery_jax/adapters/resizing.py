@@ -15,7 +15,7 @@ from typing import NamedTuple
 from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
 from brainsurgery_jax.adapters.extraction import Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
-from brainsurgery_jax.adapters.reading import AdaptedModule, fetch_factor, read_modules
+from brainsurgery_jax.adapters.reading import AdaptedModule, fetch_factor, is_scaled_by_config, read_modules
 from brainsurgery_jax.adapters.settings import (
     ADAPTER_CONFIG,
     AdapterSettings,
@@ -92,9 +92,8 @@ class ResizeStep:
 
     def _check(self, pairs: Mapping[str, FactorPair]) -> None:
         """Refuse factors whose scale is not known, or of which the config says otherwise."""
-        multiplied = [own for own in self.modules.values() if own.factors is not None]
-        scaled = not self.stacked and all("alpha" in own.parts for own in multiplied)
-        refuse_unscaled(self.settings, list(self._shapes), scaled=scaled)
+        by_config = is_scaled_by_config(self.modules.values(), stacked=bool(self.stacked))
+        refuse_unscaled(self.settings, list(self._shapes), scaled=not by_config)
         ranks = {module: pair.rank for module, pair in pairs.items()}
         check_agreement(self.view, self.settings, AdapterFacts(self.modules, ranks))
 

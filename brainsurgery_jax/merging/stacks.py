@@ -55,11 +55,12 @@ def layer_axes(
         _refuse_given(stacks, given)
         return LayerAxes({name: given for own in stacks.values() for name in own})
     apart = apart and not any(layer_of(name) for name in shapes)
-    wanted = {stack: own for stack, own in stacks.items() if apart or any(map(is_by_layer, own))}
+    by_layer = {stack for stack, own in stacks.items() if any(map(is_by_layer, own))}
+    wanted = {stack: own for stack, own in stacks.items() if apart or stack in by_layer}
     counts = _counts_of(config()) if wanted else frozenset()
     known, unclear = dict[str, int](), dict[str, Sequence[int]]()
     for stack, own in wanted.items():
-        if any(map(is_by_layer, own)):
+        if stack in by_layer:
             even = _even(own.values())
             told = [at for at in even if next(iter(own.values()))[at] in counts]
             known |= dict.fromkeys(own, _only(stack, own.values(), told or even))
