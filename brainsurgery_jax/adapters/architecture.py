@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from brainsurgery_jax.families.adapters import CONV1D
+from brainsurgery_jax.protocol import View
 
 _TOKENS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
 """Tables of tokens, which PEFT adapts by `lora_embedding_A` and `lora_embedding_B`."""
@@ -115,3 +116,10 @@ class Architecture:
         last = module.rpartition(".")[2]
         masked = self.name.endswith(("ForMaskedLM", "ForPreTraining")) and last in _TOKENS
         return masked or (bool(self.config.get("is_encoder_decoder")) and last in ("shared", "embed_tokens"))
+
+
+def read_architecture(view: View, alias: str) -> Architecture:
+    """The architecture of a base."""
+    known = view.config(alias, "base")
+    config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
+    return Architecture(config, {name: view.fetch(alias, name, "base").aval.shape for name in view.names(alias)})

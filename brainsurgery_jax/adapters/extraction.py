@@ -6,48 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
 
-from brainsurgery_jax.adapters.architecture import Architecture
+from brainsurgery_jax.adapters.architecture import Architecture, read_architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
-from brainsurgery_jax.adapters.kernels import differing, pooled, rank_above, share_budget, spectrum
+from brainsurgery_jax.adapters.kernels import differing
 from brainsurgery_jax.adapters.quantized import refuse_quantized
+from brainsurgery_jax.adapters.ranks import Extent, RankChoice
 from brainsurgery_jax.adapters.reading import read_modules
 from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, read_settings
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, patterns_of, value_for, words_of
-from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.numerics.math import fold_seed
-from brainsurgery_jax.ops.lowrank import MethodKeys, energy_rank, factors, numbers_of
-from brainsurgery_jax.ops.sets import entry
+from brainsurgery_jax.ops.lowrank import MethodKeys, factors, numbers_of
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.wording import few
-
-
-class Extent(NamedTuple):
-    """How large factors are: a rank, or a share of the energy of each matrix, or parameters of all together.
-
-    `least`: with a rank, singular values up to this are left out. `whole`: the last parts of the names of modules that
-    are kept whole.
-    """
-
-    rank: int | None = None
-    energy: float | None = None
-    budget: int | None = None
-    least: float | None = None
-    whole: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return next(f"{key} {value:,}" for key, value in self._asdict().items() if value is not None)
-
-    def keeps_whole(self, module: str) -> bool:
-        """Whether a module is one of those that are kept whole."""
-        return any(f".{module}".endswith(f".{word}") for word in self.whole)
 
 
 @dataclass
@@ -87,7 +64,7 @@ class ExtractStep:
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
-        ranks = self._ranks(changes)
+        ranks = self.choice.ranks(changes)
         found = self._collect(changed, changes, ranks)
         if not found.ranks:
             raise self._nothing(changed, changes)
@@ -138,15 +115,17 @@ class ExtractStep:
             raise self.view.nothing(self.of, "of")
         return {alias: [name for name in names if name in matched] for alias, names in both.items()}
 
+    @property
+    def choice(self) -> RankChoice:
+        """How ranks are chosen."""
+        return RankChoice(self.view, self.extent)
+
     # --- the two models
 
     @cached_property
     def model(self) -> Architecture:
         """The base, by what its config says and the shapes that it has."""
-        known = self.view.config(self.base, "base")
-        config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
-        shapes = {name: self.view.fetch(self.base, name, "base").aval.shape for name in self.view.names(self.base)}
-        return Architecture(config, shapes)
+        return read_architecture(self.view, self.base)
 
     @cached_property
     def is_tied(self) -> bool:
@@ -239,68 +218,13 @@ class ExtractStep:
         kept = shared or self.extent.keeps_whole(pair.module)
         return known and aval.dtype.is_float and fits and pair.is_alike and not kept
 
-    # --- ranks
-
-    def _ranks(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
-        """The rank of each change: 0 where it is left out, all of it where factors take more than the tensor."""
-        extent = self.extent
-        if extent.rank is not None and extent.least is None:
-            self._tell_cut(changes, extent.rank)
-            return {name: min(extent.rank, change.full) for name, change in changes.items()}
-        if self.view.provisional:  # which tensors differ is not known yet
-            return {name: change.full for name, change in changes.items()}
-        if extent.energy is not None:
-            return {name: self._largest(c, energy_rank, energy=extent.energy) for name, c in changes.items()}
-        if extent.rank is not None:
-            found = {name: self._largest(c, rank_above, least=extent.least) for name, c in changes.items()}
-            return {name: min(extent.rank, rank) for name, rank in found.items()}
-        return self._share(changes)
-
-    def _tell_cut(self, changes: Mapping[str, WeightChange], rank: int) -> None:
-        """Say which matrices have fewer rows or columns than the rank that the plan names."""
-        small = {name: change.full for name, change in changes.items() if change.full < rank}
-        if not small or self.view.provisional:  # which tensors differ is not known yet
-            return
-        name, full = next(iter(small.items()))
-        others = f" (and {len(small) - 1} more)" if len(small) > 1 else ""
-        message = f"rank {rank} is more than '{name}'{others} can have: all of it is kept, at rank {full}"
-        self.view.note("adapter-extract", message, "rank")
-
-    def _largest(self, change: WeightChange, rank_of: Kernel[..., Any], **keys: object) -> int:
-        """The rank that the data ask for, of stacked experts the largest."""
-        found = [self.view.apply(rank_of, delta, **keys) for delta in change.deltas]
-        return max(self.view.number(rank, change.full) for rank in found)
-
-    def _share(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
-        """Ranks that share a budget of parameters."""
-        if not changes:
-            return {}
-        budget = self.extent.budget
-        costs = tuple(change.cost for change in changes.values())
-        each = [[self.view.apply(spectrum, delta) for delta in change.deltas] for change in changes.values()]
-        spectra = [own[0] if len(own) == 1 else self.view.apply(pooled, *own) for own in each]
-        ranks = self.view.apply(share_budget, *spectra, costs=costs, budget=budget)
-        found = {
-            name: self.view.number(self.view.apply(entry, ranks, axis=0, at=at), change.full)
-            for at, (name, change) in enumerate(changes.items())
-        }
-        if not any(found.values()):
-            hint = f"The smallest matrix takes {min(costs):,} parameters at rank 1: give at least as many."
-            raise Refusal("adapter-extract", f"no matrix fits into {budget:,} parameters", key="budget", hint=hint)
-        return found
-
-    def _is_low(self, change: WeightChange, rank: int) -> bool:
-        """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept, and
-        so is one that is not known yet."""
-        return self.extent.rank is not None or self.view.provisional or rank * change.cost < change.size
-
     # --- what the adapter holds
 
     def _collect(
         self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange], ranks: Mapping[str, int]
     ) -> AdapterParts:  # fmt: skip
         found, left_out = AdapterParts(), {name for name, rank in ranks.items() if not rank}
-        low = {n: c for n, c in changes.items() if ranks[n] and self._is_low(c, ranks[n])}
+        low = {n: c for n, c in changes.items() if ranks[n] and self.choice.is_low(c, ranks[n])}
         whole = {
             pair.module: pair.name for pair in reversed(changed)
             if pair.name not in low and pair.name not in left_out and pair.parameter != "bias"

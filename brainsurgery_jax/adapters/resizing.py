@@ -13,8 +13,8 @@ from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
-from brainsurgery_jax.adapters.extraction import Extent
 from brainsurgery_jax.adapters.kernels import product_rank, refactor
+from brainsurgery_jax.adapters.ranks import Extent
 from brainsurgery_jax.adapters.reading import AdaptedModule, fetch_factor, is_scaled_by_config, read_modules
 from brainsurgery_jax.adapters.settings import (
     ADAPTER_CONFIG,

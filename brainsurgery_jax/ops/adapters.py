@@ -87,7 +87,8 @@ def lora_extract(
     Example: `lora_extract: {base: base, tuned: tuned, to: adapter, rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    from brainsurgery_jax.adapters.extraction import Extent, ExtractStep  # which few plans need
+    from brainsurgery_jax.adapters.extraction import ExtractStep  # which few plans need
+    from brainsurgery_jax.adapters.ranks import Extent
 
     check_extent(rank=extent.rank, energy=extent.energy, budget=extent.budget)
     if extent.least is not None and extent.rank is None:
@@ -186,7 +187,7 @@ def lora_resize(
     adapter_config.json does not tell.
     Example: `lora_resize: {adapter: adapter, rank: 8}`
     """
-    from brainsurgery_jax.adapters.extraction import Extent
+    from brainsurgery_jax.adapters.ranks import Extent
     from brainsurgery_jax.adapters.resizing import ResizeStep
 
     check_extent(rank=extent.rank, energy=extent.energy)
