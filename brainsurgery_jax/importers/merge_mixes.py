@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import FORM, Config, MergeSlice, MergeSource
+from brainsurgery_jax.importers.mergekit_config import Config, MergeSlice, MergeSource
 
 
 class Mix(NamedTuple):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
+from brainsurgery_jax.importers.config_reader import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.imported import ImportedInput
-from brainsurgery_jax.importers.mergekit_config import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.patterns import Stack, stacks
 from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.protocol import Substep

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import StepComment
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_steps import SlicePlace, StepParts
-from brainsurgery_jax.importers.mergekit_config import FORM, NEEDS_BASE, Config, MergeSlice, MergeSource
+from brainsurgery_jax.importers.mergekit_config import NEEDS_BASE, Config, MergeSlice, MergeSource
 from brainsurgery_jax.importers.patterns import selections, shift_name
 from brainsurgery_jax.protocol import Substep
 

@@ -7,15 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from brainsurgery_jax.importers.merge_models import Model
-from brainsurgery_jax.importers.mergekit_config import (
-    NAMES,
-    PARAMETERS,
-    SWITCHES,
-    Config,
-    MergeSlice,
-    MergeSource,
-    Setting,
-)
+from brainsurgery_jax.importers.mergekit_config import Config, MergeSlice, MergeSource
+from brainsurgery_jax.importers.mergekit_parameters import NAMES, PARAMETERS, SWITCHES, Setting
 from brainsurgery_jax.merging.settings import between, depth_of
 
 

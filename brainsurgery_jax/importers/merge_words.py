@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import ImportedInput
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import FORM, Config
+from brainsurgery_jax.importers.mergekit_config import Config
 from brainsurgery_jax.importers.mergekit_words import BASE, UNION, Tokenizer, WordSource
 from brainsurgery_jax.protocol import Substep
 

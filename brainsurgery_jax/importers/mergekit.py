@@ -15,6 +15,7 @@ from functools import cached_property
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_chat import set_chat
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
@@ -25,16 +26,15 @@ from brainsurgery_jax.importers.merge_words import share_words
 from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
 from brainsurgery_jax.importers.mergekit_config import (
     BY_EXPRESSION,
-    FORM,
     NEEDS_BASE,
     Config,
     MergeSlice,
     MergeSource,
-    ParameterValue,
     read_config,
     read_root,
 )
 from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
+from brainsurgery_jax.importers.mergekit_parameters import ParameterValue
 from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
 from brainsurgery_jax.merging.settings import depth_of
 from brainsurgery_jax.protocol import Substep

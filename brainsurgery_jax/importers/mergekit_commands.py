@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import Imported
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import FORM
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 

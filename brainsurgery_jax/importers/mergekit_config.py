@@ -7,40 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
+from brainsurgery_jax.importers.config_reader import FORM, UNSUPPORTED
+from brainsurgery_jax.importers.mergekit_parameters import PARAMETERS, ParameterReader, Parameters, value_at
 from brainsurgery_jax.importers.mergekit_words import AskedChat, Tokenizer, read_chat, read_tokenizer
-from brainsurgery_jax.merging.settings import MergeParameter, between
-from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.plan.overrides import read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 
-FORM = "import-form"
-UNSUPPORTED = "import-unsupported"
-
-_TASK = ("weight", "lambda", "normalize")
-PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "linear": ("weight", "normalize"),
-    "task_arithmetic": ("weight", "lambda", "normalize"),
-    "passthrough": ("scale",),
-    "slerp": ("t",),
-    "nuslerp": ("weight", "nuslerp_flatten", "nuslerp_row_wise"),
-    "multislerp": ("weight", "normalize_weights", "eps"),
-    "karcher": ("max_iter", "tol"),
-    "ties": (*_TASK, "density"),
-    **{name: (*_TASK, "density", "rescale") for name in ("dare_linear", "dare_ties")},
-    **{name: (*_TASK, "density", "epsilon", "rescale") for name in ("della", "della_linear")},
-    **{name: (*_TASK, "density", "gamma") for name in ("breadcrumbs", "breadcrumbs_ties")},
-    "model_stock": ("filter_wise",),
-    "sce": ("select_topk",),
-    "arcee_fusion": (),
-    "nearswap": ("t",),
-    "ram": ("epsilon",),
-    "ramplus_tl": ("epsilon", "r", "alpha"),
-}
-"""The methods that plans can say, and their parameters."""
 BY_EXPRESSION = ("linear", "task_arithmetic", "passthrough")
 """Methods that become `compute` and `copy` steps; the others become one step `merge`."""
-NAMES = {"nuslerp_flatten": "flatten", "nuslerp_row_wise": "row_wise"}
-"""Parameters that have another name in a plan."""
 NEEDS_BASE = (
     "task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties",
     "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
@@ -49,33 +23,11 @@ _KEYS = ("merge_method", "models", "slices", "modules", "base_model", "parameter
          "tokenizer_source", "tokenizer", "chat_template")  # fmt: skip
 _PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
-_MOST = 1e30
-SWITCHES = ("normalize", "rescale", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights", "filter_wise")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 _WORDS = frozenset((*_KEYS, *_PARTS, *(word for words in PARAMETERS.values() for word in words)))
 """All keys with a meaning. Others are helpers, which may be repeated."""
-
-
-class ParameterValue(NamedTuple):
-    """A value for the tensors whose names contain a text (None: all tensors). Several values are spread over the
-    layers."""
-
-    filter: str | None
-    values: tuple[float, ...]
-
-
-Setting = tuple[ParameterValue, ...]
-Parameters = Mapping[str, Setting]
-
-
-def value_at(setting: Setting, name: str, depth: float) -> float | None:
-    """The value for a tensor at a relative depth from 0 to 1: that of the first filter that its name meets."""
-    for condition in setting:
-        if condition.filter is None or condition.filter in name:
-            return between(condition.values, depth)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +123,7 @@ class _ConfigReader:
         self.problems: list[Diagnostic] = []
         self.notes: list[str] = []
         self.method = ""
+        self.parameters = ParameterReader(self, "")
 
     def complain(self, message: str, node: Node, hint: str = "", code: str = FORM) -> None:
         self.problems.append(Diagnostic(code, message, node.span, hint))
@@ -178,6 +131,7 @@ class _ConfigReader:
     def config(self, root: Map, path: str) -> Config:
         self.check_keys(root, _KEYS, "configuration")
         self.method = self.method_of(root)
+        self.parameters = ParameterReader(self, self.method)
         base = _value_of(root, "base_model")
         base_path = None if base is None else self.model(base)
         slices, sliced = self.slices(self.only_module(root))
@@ -185,22 +139,14 @@ class _ConfigReader:
             slices = (_with_base(slices[0], base_path, base.span),)
         if self.method in NEEDS_BASE and base is None:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
-        parameters = self.parameters(get(root, "parameters"))
-        self.refuse_no_value(root, [parameters, *(piece.parameters for piece in slices)])
+        parameters = self.parameters.read(get(root, "parameters"))
+        self.parameters.refuse_missing(root, [parameters, *(piece.parameters for piece in slices)])
         return Config(
             path, self.method, slices, sliced, base_path, parameters,
             self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), read_tokenizer(root, self), read_chat(root, self),
             tuple(self.notes),
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
-
-    def refuse_no_value(self, root: Map, given: Sequence[Parameters]) -> None:
-        """Complain of a parameter that the method needs, and nothing gives."""
-        for name in PARAMETERS.get(self.method, ()):
-            known = self.known(name)
-            if known.default is None and not any(name in level for level in given):
-                hint = f"Add `parameters: {{{name}: 0.5}}` to the configuration, with a value of your own."
-                self.complain(f"{self.method} needs a {name}: {known.doc}", root, hint)
 
     def check_keys(self, node: Map, keys: Sequence[str], where: str) -> None:
         """Refuse a key that is misspelt or misplaced, and note any other unknown key, which mergekit ignores."""
@@ -249,7 +195,7 @@ class _ConfigReader:
 
     def within_module(self, module: Map, own: Parameters) -> Parameters:
         """The parameters of a slice, and behind them those of its module."""
-        outer = self.parameters(get(module, "parameters")) if get(module, "merge_method") is None else {}
+        outer = self.parameters.read(get(module, "parameters")) if get(module, "merge_method") is None else {}
         return {name: (*own.get(name, ()), *outer.get(name, ())) for name in dict.fromkeys((*own, *outer))}
 
     def slices(self, root: Map) -> tuple[tuple[MergeSlice, ...], bool]:
@@ -284,7 +230,7 @@ class _ConfigReader:
         self.distinct(sources)
         if len({len(s.layers) for s in sources if s.layers is not None}) > 1:
             self.complain("the sources of a slice have different numbers of layers", node)
-        return MergeSlice(sources, self.parameters(get(node, "parameters")))
+        return MergeSlice(sources, self.parameters.read(get(node, "parameters")))
 
     def distinct(self, sources: Sequence[MergeSource]) -> None:
         seen: set[str] = set()
@@ -304,7 +250,7 @@ class _ConfigReader:
             self.complain("missing key 'model'", node, "Add `model: PATH`.")
         layers = self.layers(get(node, "layer_range"), node) if ranged else None
         return MergeSource(
-            self.model(model) if model else "", node.span, self.of_model(get(node, "parameters")), layers
+            self.model(model) if model else "", node.span, self.parameters.of_model(get(node, "parameters")), layers
         )
 
     def layers(self, node: Node | None, source: Map) -> range | None:
@@ -352,69 +298,3 @@ class _ConfigReader:
             return str(node.value)
         self.complain(f"{key}: expected one of {', '.join(_DTYPES)}, got {describe(node)}", node)
         return None
-
-    # --- Parameters ---
-
-    def parameters(self, node: Node | None) -> Parameters:
-        if node is None or (isinstance(node, Scalar) and node.value is None):
-            return {}
-        if not isinstance(node, Map):
-            self.complain(f"parameters: expected a mapping, got {describe(node)}", node)
-            return {}
-        used = PARAMETERS.get(self.method, ())
-        for key, _ in node.entries:
-            if self.method and key.text not in used:
-                if near := did_you_mean(key.text, used):
-                    message = f"the key '{key.text}' of a {self.method} merge's parameters is not supported.{near}"
-                    self.complain(message, key, f"Supported: {', '.join(used)}.", UNSUPPORTED)
-                else:
-                    self.note(key, f"has no effect on {self.method}")
-        return {key.text: self.setting(key.text, value) for key, value in node.entries if key.text in used}
-
-    def of_model(self, node: Node | None) -> Parameters:
-        """The parameters of a model, but for those that mergekit takes for all models alone."""
-        found = self.parameters(node)
-        for key, _ in node.entries if isinstance(node, Map) else ():
-            if key.text in found and not self.known(key.text).each:
-                self.note(key, "has no effect below a model: mergekit takes it for all models")
-        return {name: setting for name, setting in found.items() if self.known(name).each}
-
-    def known(self, name: str) -> MergeParameter:
-        """What a plan knows of a parameter of the method."""
-        return METHODS[self.method].parameters[NAMES.get(name, name)]
-
-    def setting(self, name: str, node: Node) -> Setting:
-        """A number, a list of numbers, a mapping of a filter and a value, or a list of such mappings."""
-        if isinstance(node, List) and any(isinstance(item, Map) for item in node.items):
-            return tuple(self.condition(name, item) for item in node.items)
-        return (self.condition(name, node),)
-
-    def condition(self, name: str, node: Node) -> ParameterValue:
-        if not isinstance(node, Map):
-            return ParameterValue(None, self.values(name, node))
-        self.check_keys(node, ("filter", "value"), "condition")
-        chosen, value = get(node, "filter"), get(node, "value")
-        if value is None:
-            self.complain(f"{name}: missing key 'value'", node)
-            return ParameterValue(None, (0.0,))
-        text = None if chosen is None or not isinstance(chosen, Scalar) or chosen.text == "*" else chosen.text
-        return ParameterValue(text, self.values(name, value))
-
-    def values(self, name: str, node: Node) -> tuple[float, ...]:
-        nodes = node.items if isinstance(node, List) else (node,)
-        numbers = [n.value for n in nodes if isinstance(n, Scalar) and isinstance(n.value, (int, float))]
-        if name in SWITCHES:
-            fits, wanted = isinstance(node, Scalar) and node.value in (True, False), "true or false"
-        else:
-            numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # false for NaN, too
-            fits = len(numbers) == len(nodes) > 0
-            wanted = "a number or a list of numbers"
-            known = self.known(name)
-            if fits and not all(known.low <= n <= known.high for n in numbers):
-                fits, wanted = False, known.span
-            elif fits and isinstance(known.default, int) and not (len(numbers) == 1 and float(numbers[0]).is_integer()):
-                fits, wanted = False, "one whole number"
-        if not fits:
-            self.complain(f"{name}: expected {wanted}, got {describe(node)}", node)
-            return (0.0,)
-        return tuple(float(n) for n in numbers)

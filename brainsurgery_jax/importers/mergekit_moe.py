@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeGuard
 
 from brainsurgery_jax.errors import Span
+from brainsurgery_jax.importers.config_reader import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.imported import Imported
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import FORM, UNSUPPORTED
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Span
+from brainsurgery_jax.importers.config_reader import ConfigReader
 from brainsurgery_jax.plan.source import Map, Node, Scalar, describe, get
 
 UNION, BASE = "union", "base"
@@ -31,14 +32,6 @@ class Tokenizer(NamedTuple):
     words: Mapping[str, WordSource]
     multiple_of: int | None
     span: Span
-
-
-class ConfigReader(Protocol):
-    """What reads a configuration, and collects its mistakes."""
-
-    def complain(self, message: str, node: Node, hint: str = "") -> None: ...
-    def check_keys(self, node: Map, keys: Sequence[str], where: str) -> None: ...
-    def model(self, node: Node) -> str: ...
 
 
 def read_tokenizer(root: Map, reader: ConfigReader) -> Tokenizer | None:
