@@ -4,53 +4,83 @@ its last use."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from types import ModuleType
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import Array, Flag, jnp, np
-from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
+from brainsurgery_jax.dtypes import FLOAT32, to_numpy
 from brainsurgery_jax.expression.operations import OPERATIONS
 from brainsurgery_jax.expression.program import Computation, Literal, Node
 from brainsurgery_jax.expression.ranges import find_guarded
 from brainsurgery_jax.expression.typing import freely
-from brainsurgery_jax.numerics.math import kind, on_host, seal
+from brainsurgery_jax.numerics.math import kind, narrow_to, on_host, seal, to_float64
 
 Shape = tuple[int, ...]
 
 
 def evaluate(program: Computation, xs: Sequence[Array], shapes: Sequence[Shape] | None = None) -> tuple[Array, Flag]:
     """The result, and whether no value stopped it. `shapes`: of each node, where operands are parts of tensors."""
-    xp: ModuleType = np if all(map(on_host, xs)) else jnp
+    if all(map(on_host, xs)):
+        return _evaluate(np, program, xs, shapes)
+    with freely():
+        if not any(node.work == FLOAT32 for node in program.nodes if not node.is_leaf):
+            return _evaluate(jnp, program, xs, shapes)
+        made, accepted = jax.lax.platform_dependent(
+            *xs,
+            cpu=lambda *xs: _evaluate(jnp, program, xs, shapes, subnormal=True),
+            default=lambda *xs: _evaluate(jnp, program, xs, shapes),
+        )
+        # What no value can stop has to be known as such, without values.
+        return made, accepted if find_guarded(program) else jnp.ones((), np.bool_)
+
+
+def _evaluate(
+    xp: ModuleType,
+    program: Computation,
+    xs: Sequence[Array],
+    shapes: Sequence[Shape] | None,
+    *,
+    subnormal: bool = False,
+) -> tuple[Array, Flag]:
+    """The same. `subnormal`: traced for the CPU, where these numbers of float32 are kept by computing in float64."""
     guarded, left = find_guarded(program), program.uses()
     accepted = xp.ones((), dtype=np.bool_)
     held: dict[int, Array] = {}
-    with nullcontext() if xp is np else freely():
-        for number, node in enumerate(program.nodes):
-            if node.is_leaf:
-                held[number] = xs[node.params["index"]]
-                continue
-            shape = node.aval.shape if shapes is None else shapes[number]
-            made, fits = _step(xp, node, shape, held, guarded=number in guarded)
-            accepted = accepted if fits is None else accepted & fits
-            held[number] = made
-            for source in node.sources:
-                left[source] -= 1
-                if not left[source]:
-                    held.pop(source, None)
+    for number, node in enumerate(program.nodes):
+        if node.is_leaf:
+            held[number] = xs[node.params["index"]]
+            continue
+        shape = node.aval.shape if shapes is None else shapes[number]
+        how = _Way(xp, number in guarded, subnormal and node.work == FLOAT32)
+        made, fits = _step(how, node, shape, held)
+        accepted = accepted if fits is None else accepted & fits
+        held[number] = made
+        for source in node.sources:
+            left[source] -= 1
+            if not left[source]:
+                held.pop(source, None)
     return held[len(program.nodes) - 1], accepted
 
 
-def _step(
-    xp: ModuleType, node: Node, shape: Shape, held: Mapping[int, Array], *, guarded: bool
-) -> tuple[Array, Flag | None]:
+class _Way(NamedTuple):
+    """How a node is computed: by numpy or JAX, with a look whether its operands can be computed on, in float64."""
+
+    xp: ModuleType
+    guarded: bool
+    wide: bool
+
+
+def _step(way: _Way, node: Node, shape: Shape, held: Mapping[int, Array]) -> tuple[Array, Flag | None]:
     """The result of one node, and whether its operands can be computed on, if that is asked."""
+    xp, operation, fits, dtype = way.xp, OPERATIONS[node.op], None, to_numpy(node.aval.dtype)
     xs = [_operand(xp, node, at, held) for at in range(len(node.operands))]
-    operation, fits = OPERATIONS[node.op], None
-    if guarded and operation.guard is not None:
+    xs = [to_float64(x) if way.wide and x.dtype == np.float32 else x for x in xs]
+    if way.guarded and operation.guard is not None:
         found, fits = operation.guard(xp, node, shape, xs)
     else:
         found = operation.compute(xp, node, shape, xs)
-    made = xp.asarray(found).astype(to_numpy(node.aval.dtype), copy=False)
+    made = xp.asarray(found)
+    made = narrow_to(made, dtype) if way.wide else made.astype(dtype, copy=False)
     return (seal(made) if operation.sealed and xp is not np else made), fits
 
 

@@ -12,7 +12,7 @@ from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.on_the_way import SLAB
 from brainsurgery_jax.expression.program import Literal, Node
-from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal
+from brainsurgery_jax.numerics.math import kind, narrow_to, on_host, quotient, seal
 from brainsurgery_jax.numerics.ranks import pick_places
 from brainsurgery_jax.numerics.selecting import interpolate, select_at
 from brainsurgery_jax.numerics.squares import sum_squares
@@ -39,7 +39,7 @@ def reduce_over(fn: Callable[[ModuleType, Array, Over], Array]) -> Compute:
     def compute(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
         (x,), made = xs, to_numpy(node.aval.dtype)
         axes, keepdims = node.params["axes"], node.params["keepdims"]
-        plain = lambda x: fn(xp, x, Over(axes, keepdims, _double(x))).astype(made)  # noqa: E731
+        plain = lambda x: narrow_to(fn(xp, x, Over(axes, keepdims, _double(x))), made)  # noqa: E731
         if on_host(x) or kind(x) not in ("float", "complex"):
             return plain(x)
         narrow = lambda x: fn(xp, x, Over(axes, keepdims, x.dtype.type)).astype(made)  # noqa: E731
@@ -205,7 +205,7 @@ def pick_by_order(name: str) -> Compute:
     """The middle, or another place in the order of the elements."""
 
     def compute(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
-        x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
+        x = xs[0] if kind(xs[0]) == "float" else xs[0].astype(to_numpy(node.aval.dtype))
         if not on_host(x) and (found := _pick_traced(node, x)) is not None:
             return found.reshape(shape)
         is_large = on_host(x) and len(node.params["axes"]) == x.ndim and x.size >= MANY

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._lazy import Array, Flag, jax, np
 from brainsurgery_jax.numerics.doubles import as64, differences, is_long, unequal
+from brainsurgery_jax.numerics.math import keep_subnormal
 from brainsurgery_jax.protocol import Known, Pending, TensorExpr, Verdict
 from brainsurgery_jax.reduction import Part, Reduction
 
@@ -40,10 +41,15 @@ def quiet(block: Callable[..., Part]) -> Callable[..., Part]:
     return quietly
 
 
+def _kept(traced: Callable[..., Array] | None) -> Callable[..., Array] | None:
+    """A test of traced arrays for which no subnormal number is zero."""
+    return None if traced is None else lambda *xs: keep_subnormal(traced, np.bool_, *xs)
+
+
 def both(holds: Test, traced: Callable[..., Array] | None = None) -> Reduction[bool, bool]:
     """Whether `holds` is true of all blocks. `traced`: the same of whole JAX arrays, under a trace."""
     block = quiet(lambda *xs: bool(holds(*xs)))
-    return Reduction(block, lambda a, b: a and b, bool, True, traced=traced, decisive=False, unordered=True)
+    return Reduction(block, lambda a, b: a and b, bool, True, traced=_kept(traced), decisive=False, unordered=True)
 
 
 def largest(sizes: Callable[..., np.ndarray], traced: Callable[..., Array] | None = None) -> Reduction[float, float]:
@@ -53,7 +59,7 @@ def largest(sizes: Callable[..., np.ndarray], traced: Callable[..., Array] | Non
         found = float(sizes(*xs).max())
         return float("inf") if isnan(found) else found
 
-    return Reduction(quiet(block), max, float, 0.0, traced=traced, unordered=True)
+    return Reduction(quiet(block), max, float, 0.0, traced=_kept(traced), unordered=True)
 
 
 # What `traced` maps is one function for equal parameters, so that what was compiled for a check serves the next one.
@@ -245,7 +251,7 @@ def closeness(rtol: float, atol: float) -> Reduction[Faults, Faults]:
         bound = abs(y)
         return ((x == y) | ((abs(x - y) <= atol + rtol * bound) & (bound < float("inf")))).all()
 
-    return Reduction(in_pieces(block, _join), _join, lambda found: found, NONE, traced=is_close)
+    return Reduction(in_pieces(block, _join), _join, lambda found: found, NONE, traced=_kept(is_close))
 
 
 def place(at: int, shape: Sequence[int]) -> str:
@@ -266,5 +272,5 @@ def reduce_norm(kind: Norm, holds: Callable[[Array], Array]) -> Reduction[float,
     squares = in_pieces(lambda x: float(np.sum(abs(as64(x)) ** 2)), operator.add)
     return Reduction(
         squares, operator.add, lambda total: total**0.5, 0.0,
-        traced=lambda x: holds((abs(as64(x)) ** 2).sum() ** 0.5),
+        traced=_kept(lambda x: holds((abs(as64(x)) ** 2).sum() ** 0.5)),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind, float_hint
@@ -94,12 +94,39 @@ def to_float32(x: Array) -> jax.Array:
     return _like_astype(_to_float32, "float32")(x)
 
 
+@overload
+def narrow_to(x: np.ndarray, dtype: np.dtype) -> np.ndarray: ...
+@overload
+def narrow_to(x: jax.Array, dtype: np.dtype) -> jax.Array: ...
+@overload
+def narrow_to(x: Array, dtype: np.dtype) -> Array: ...
+def narrow_to(x: Array, dtype: np.dtype) -> Array:
+    """`x` in a dtype; where that rounds float64 to float32 in code compiled for the CPU, subnormal numbers are kept."""
+    if not on_host(x) and (x.dtype, dtype) == (np.float64, np.float32):
+        return jax.lax.platform_dependent(x, cpu=to_float32, default=lambda x: x.astype(dtype))
+    return x.astype(dtype, copy=False)
+
+
+def keep_subnormal(fn: Callable[..., Any], dtype: np.dtype | type[np.generic], *xs: Array) -> jax.Array:
+    """`fn(*xs)` of traced arrays, which chooses among elements or compares them, in a dtype. On the CPU, where compiled
+    code takes subnormal numbers for zero, floats of at most 32 bits are float64 for it."""
+
+    target = np.dtype(dtype)
+
+    def on_cpu(*ys: Array) -> jax.Array:
+        made = fn(*(to_float64(y) if kind(y) == "float" and y.dtype.itemsize < 8 else y for y in ys))
+        narrows = made.dtype == np.float64 and _kind_of(target) == "float" and target.itemsize < 8
+        return (to_float32(made) if narrows else made).astype(target)
+
+    return jax.lax.platform_dependent(*xs, cpu=on_cpu, default=lambda *ys: fn(*map(widen, ys)).astype(target))
+
+
 @cache
 def _like_astype(fn: Callable[[Array], jax.Array], dtype: str) -> Callable[[Array], jax.Array]:
     """`fn` with the derivative of `astype`: bits have none of their own, so gradients would silently be zero."""
     wrapped = jax.custom_jvp(fn)
     wrapped.defjvps(lambda tangent, result, x: tangent.astype(dtype))
-    return wrapped
+    return jax.jit(wrapped)  # traced once for each shape
 
 
 def _to_float32(x: Array) -> jax.Array:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from brainsurgery_jax._lazy import Array, Flag, Inexact, jnp, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.numerics.math import on_host
+from brainsurgery_jax.numerics.math import keep_subnormal, on_host
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.protocol import TensorExpr, View
@@ -81,8 +81,11 @@ def ranked_units(x: Inexact[Array, " n"], *, largest: bool) -> tuple[Array, Flag
     """The numbers of units, those with the smallest (or largest) scores first; of equal ones the first."""
     xp = np if on_host(x) else jnp
     scores = -x if largest else x
-    order = np.argsort(scores, kind="stable") if on_host(x) else jnp.argsort(scores, stable=True)
-    return order.astype(np.int64), xp.isfinite(x).all()
+    if on_host(x):
+        order = np.argsort(scores, kind="stable").astype(np.int64)
+    else:
+        order = keep_subnormal(lambda scores: jnp.argsort(scores, stable=True), np.int64, scores)
+    return order, xp.isfinite(x).all()
 
 
 @kernel(
@@ -92,10 +95,14 @@ def ranked_units(x: Inexact[Array, " n"], *, largest: bool) -> tuple[Array, Flag
 )
 def units_beyond(x: Inexact[Array, " n"], *, bound: float, above: bool) -> Array:
     """How many scores are above (or below) a bound, which is none of either."""
-    xp = np if on_host(x) else jnp
-    limit = xp.asarray(bound, dtype=np.float64)
-    wide = x.astype(np.float64)
-    return xp.asarray(xp.sum(wide > limit if above else wide < limit, dtype=np.int64))
+
+    def count(x: Array) -> Array:
+        xp = np if on_host(x) else jnp
+        limit = xp.asarray(bound, dtype=np.float64)
+        wide = x.astype(np.float64)
+        return xp.asarray(xp.sum(wide > limit if above else wide < limit, dtype=np.int64))
+
+    return count(x) if on_host(x) else keep_subnormal(count, np.int64, x)
 
 
 def choose(view: View, chosen: UnitChoice, key: str, *, drops: bool = False) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from pydantic import Field, StrictInt
 from brainsurgery_jax._lazy import Array, Flag, Inexact, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.numerics.math import on_host
+from brainsurgery_jax.numerics.math import keep_subnormal, on_host
 from brainsurgery_jax.op import Avals, Form, op
 from brainsurgery_jax.ops.shape import Dim, axis_of
 
@@ -73,8 +73,8 @@ def keep_largest(
     if on_host(scores):
         chosen = np.sort(np.argsort(-ranked, kind="stable")[:keep])
     else:
-        keys = (jnp.negative(ranked), jax.lax.iota(np.int32, count))
-        chosen = jnp.sort(jax.lax.sort(keys, num_keys=1, is_stable=True)[1][:keep])
+        first = lambda ranked: jax.lax.sort((-ranked, jax.lax.iota(np.int32, count)), num_keys=1, is_stable=True)[1]  # noqa: E731
+        chosen = jnp.sort(keep_subnormal(first, np.int32, ranked)[:keep])
     units = (*x.shape[:axis], outer, count, x.shape[axis] // (outer * count), *x.shape[axis + 1 :])
     made = xp.take(x.reshape(units), chosen, axis=axis + 1)
     whole = made.reshape((*x.shape[:axis], -1, *x.shape[axis + 1 :])) if x.size else made.reshape(x.shape)

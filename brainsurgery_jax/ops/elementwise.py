@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 from brainsurgery_jax._lazy import Array, Flag, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, Aval, DType, float_hint
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.numerics.math import kind, on_host, seal, to_float32, to_float64
+from brainsurgery_jax.numerics.math import kind, narrow_to, on_host, seal, to_float32, to_float64
 from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow, round_once, round_to
 from brainsurgery_jax.op import Avals, DTypeName, Form, Number, NumberOrTensor, Params, op
 from brainsurgery_jax.ops import _drawn
@@ -210,7 +210,7 @@ def scale(x: Num[Array, "..."], *, by: NumberOrTensor) -> tuple[Array, Array]:
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
         exact = xp.all((y == xp.round(y)) & (y >= low) & (y <= high) & (xp.abs(x.astype(np.float64)) <= 2.0**53))
         return y.astype(x.dtype), exact
-    factor = by.astype(np.float64 if x.dtype in (np.float64, np.complex128) else np.float32)
+    factor = narrow_to(by, np.dtype(np.float64 if x.dtype in (np.float64, np.complex128) else np.float32))
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
     return round_once("multiply", x, factor), xp.ones((), dtype=np.bool_)
@@ -268,8 +268,10 @@ def _round_bound(value: Number, x: Array) -> Array:
     if kind(x) in ("int", "uint"):
         info = np.iinfo(dtype)
         return xp.clip(value, float(info.min), float(info.max)).astype(dtype)
+    if dtype.name == "bfloat16" and not on_host(x):
+        return round_to(narrow_to(value, np.dtype(np.float32)), dtype)
     if dtype.itemsize > 1:
-        return xp.asarray(value.astype(dtype))
+        return xp.asarray(narrow_to(value, dtype))
     own = value.astype(dtype).astype(np.float32)
     return xp.where(xp.isnan(own), value.astype(np.float32) * np.float32(np.inf), own)
 

@@ -12,7 +12,7 @@ from brainsurgery_jax._lazy import Array, Flag, Num, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
-from brainsurgery_jax.numerics.math import kind, on_host, quotient, to_float64, wide, widen
+from brainsurgery_jax.numerics.math import keep_subnormal, kind, on_host, quotient, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.numerics.squares import PASSING, goes_by_pieces, sum_squares
 from brainsurgery_jax.numerics.sums import Key, Total, Values, add_up, keep_extreme, reduce_axes
@@ -66,8 +66,9 @@ def _widen(x: Array) -> Array:
 
 
 def _extreme(x: Array, mode: str, axes: tuple[int, ...]) -> Array:
-    xp = np if on_host(x) else jnp
-    return getattr(xp, mode)(widen(x), axis=axes, keepdims=True)
+    if on_host(x):
+        return getattr(np, mode)(widen(x), axis=axes, keepdims=True)
+    return keep_subnormal(lambda x: getattr(jnp, mode)(x, axis=axes, keepdims=True), x.dtype, x)
 
 
 def _finish(x: Array, mode: str, count: int, dtype: DType) -> tuple[Array, Flag]:

@@ -205,6 +205,51 @@ def test_an_op_gives_under_jit_and_vmap_what_it_gives_outside_or_says_why_not(
             assert_near(found, outside, 1e-5 if dtype == np.float32 or str(row) in ROUGH else 1e-9)
 
 
+# --- Subnormal numbers ------------------------------------------------------------------------------------------------
+
+LOSE_THEM = re.compile("rebasin|(de)?quantize|phlora|refactor$|merge$|expert_ranks")
+"""Rows of merges, factorizations and codes, which take subnormal numbers for zero under `jit` on the CPU."""
+
+TRACED = [row for row in TABLE if limit_of(str(row), "jit", "f", checks=True) is None]
+
+
+@pytest.mark.parametrize("row", [row for row in TRACED if not LOSE_THEM.match(str(row))], ids=str)
+def test_an_op_keeps_subnormal_numbers_under_jit(row: Row) -> None:
+    """numpy keeps them by itself; XLA's code for the CPU takes them for zero."""
+    plan, tiny = plan_of(row), tree_of(row, np.float32, 1e-41)
+    wanted = plan.apply({name: np.asarray(x) for name, x in tiny.items()}, checks="skip")
+    (found,) = by_jit(plan, "skip", tiny, tiny)
+    for inside, outside in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        a, b = (np.asarray(x).astype(np.complex128) for x in (inside, outside))
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=6e-45)
+
+
+BOTH = {"left": "w", "right": "z"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("assertion", [
+    {"iszero": "w"}, {"iszero": {"of": "w", "eps": 1e-42}}, {"equal": BOTH}, {"equal": BOTH | {"eps": 1e-42}},
+    {"close": BOTH | {"rtol": 0, "atol": 1e-42}}, {"norm": {"of": "w", "is": 0, "eps": 1e-42}},
+    {"norm": {"of": "w", "is": 0, "eps": 1e-42, "ord": "max"}},
+], ids=str)  # fmt: skip
+def test_no_assert_takes_subnormal_numbers_for_zero_under_jit(assertion: Mapping[str, Any], dtype: str) -> None:
+    tree = {"w": jnp.asarray(np.linspace(1e-41, 3e-39, 16)).astype(dtype), "z": jnp.zeros(16, dtype)}
+    plan = bs.load({"transforms": [{"assert": dict(assertion)}]})
+    _, verdicts = jax.jit(lambda tree: plan.apply(tree, checks="return"))(tree)
+    assert not jax.tree.reduce(jnp.logical_and, verdicts)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bounds_and_factors_that_are_subnormal_are_kept_under_jit(dtype: str) -> None:
+    steps = [{"clamp_": {"target": "w", "min": 2e-41, "max": 1e-39}}, {"scale_": {"target": "one", "by": 1e-39}}]
+    tree = {"w": jnp.asarray(np.linspace(1e-41, 3e-39, 16)).astype(dtype), "one": jnp.ones(4, dtype)}
+    plan = bs.load({"transforms": steps})
+    found, wanted = jax.jit(plan.apply)(tree), plan.apply({name: np.asarray(x) for name, x in tree.items()})
+    for name in tree:
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(wanted[name]))
+
+
 # --- Gradients --------------------------------------------------------------------------------------------------------
 
 
