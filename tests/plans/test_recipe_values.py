@@ -303,6 +303,14 @@ def test_a_mask_of_other_values_than_zero_and_one_is_refused(tmp_path: Path):
         spoilt("subnetwork-mask", tmp_path, "masks", lambda held: held["h.1.mlp.c_fc.weight"].fill(0.5))
 
 
+def test_a_mask_of_another_shape_than_its_weight_is_refused(tmp_path: Path):
+    def shorten(held: dict[str, np.ndarray]) -> None:
+        held["h.1.mlp.c_fc.weight"] = held["h.1.mlp.c_fc.weight"][0]
+
+    with pytest.raises(bs.PlanError, match="cannot reshape"):
+        spoilt("subnetwork-mask", tmp_path, "masks", shorten)
+
+
 def test_masks_keep_what_they_select_or_the_rest_and_nothing_else(tmp_path: Path):
     refused("subnetwork-mask", tmp_path, "does not hold", keep=2)
 
