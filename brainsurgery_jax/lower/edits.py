@@ -13,6 +13,7 @@ from brainsurgery_jax.codes import Block, can_hold_codes, find_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.graph.expr import POISON, Expr, pair
+from brainsurgery_jax.graph.structure import put
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
@@ -32,6 +33,11 @@ def each_move(moves: Iterable[MoveAll]) -> Iterator[tuple[str, str, str, str]]:
     """Moves one by one: alias and name, before and after."""
     for alias, names, to_alias, to_names in moves:
         yield from zip(repeat(alias), names, repeat(to_alias), to_names, strict=False)
+
+
+def _puts_nothing(expr: Expr) -> bool:
+    """Whether this is a tensor with a slice that selects nothing of it replaced."""
+    return expr.is_call and expr.kernel is put and expr.aval.size > 0 and 0 in dict(expr.static)["index"].shape
 
 
 class Unknown(Exception):
@@ -141,7 +147,7 @@ class Drafts:
 
     def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
         """Bind a name to a tensor, if the destination rule allows it. Returns whether it replaced one. Counts as a
-        write. `like`: the tensor whose place and type in the tree it takes."""
+        write, but for a slice that selects nothing. `like`: the tensor whose place and type in the tree it takes."""
         space = self.drafts.get(alias) or self.space(alias)
         old = space.names.get(name)
         if dest == "new" and old is not None:
@@ -161,7 +167,7 @@ class Drafts:
         if old is None:
             space.reads.pop(name, None)
             space.writes.pop(name, None)
-        else:
+        elif not _puts_nothing(expr):
             space.writes[name] = space.writes.get(name, 1) + 1
         return old is not None
 

@@ -1,4 +1,5 @@
-"""Random numbers of a merge: they depend on the seed, the tensor's name, the layer if it holds all, and the model."""
+"""Random numbers of a merge: they depend on the seed, the tensor's name, the layer if it holds all, and the
+model's alias: models keep their choices in another order and beside others."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def reads(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
 def writes(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
     """The number of times that earlier steps wrote every match satisfies all bounds; loading a tensor counts once.
 
-    A tensor that is moved takes its number along.
+    A tensor that is moved takes its number along. A step on a slice that selects nothing writes nothing.
     Example: `assert: {writes: {of: '.*', is: 1}}`
     """
     return _counter(view, of, 1, "writes", number)

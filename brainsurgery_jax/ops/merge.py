@@ -115,7 +115,7 @@ def merge(
     matches a name counts. `of` is a pattern of the
     names to be merged. Results have the dtype of the base, or of the first model, or `dtype`; they are computed in
     float32 (float64 stays) and rounded once. Whole numbers are taken over.
-    Random choices depend on the plan's `seed`, the name and the model. `docs/merging.md` has the formulas.
+    Random choices depend on the plan's `seed`, the name and the alias of the model. `docs/merging.md` has the formulas.
 
     Averages: linear, slerp, nuslerp, multislerp, karcher, fisher, regmean. With a base: task_arithmetic, ties,
     dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties, model_stock, sce, arcee_fusion,

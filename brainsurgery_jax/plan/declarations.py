@@ -44,6 +44,11 @@ class Variable(NamedTuple):
         """Whether its value is a list."""
         return self.type == "paths"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its value is a text as it is given."""
+        return self.type in ("text", "path")
+
     def __str__(self) -> str:
         """What it is, in words: its type, and its help."""
         return TYPES[self.type] + (f" ({self.help})" if self.help else "")
@@ -158,7 +163,7 @@ def fit(value: Node, variable: Variable) -> Scalar | List | Diagnostic:
     if value.value is None:
         value = replace(value, value=value.text)
     given = value.value
-    if variable.type in ("text", "path"):
+    if variable.is_text:
         return replace(value, value=value.text)
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     fits = {"number": is_number, "integer": is_number and isinstance(given, int), "boolean": isinstance(given, bool)}

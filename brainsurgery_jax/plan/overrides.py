@@ -2,6 +2,7 @@
 
 Unlike in the reference, overrides come after all files wherever they stand, and their values are YAML: `rank=8` is a
 number. An unquoted value is a text to its end, so `to=a: b`, `target=*.weight` and `x=a #1` need no quotes for YAML.
+For a variable of type text or path brackets are text, too: `small=[12]`.
 An override puts its value in place of what was there: `x=[1]` makes a list of one item, whatever the files say.
 """
 
@@ -54,7 +55,7 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
     """What plan files, composed plans and overrides make. Raises one PlanError with every mistake."""
     problems: list[Diagnostic] = []
     roots: list[Map] = []
-    overrides: list[_Override] = []
+    assigned: list[str] = []
     for item in items:
         try:
             if isinstance(item, Map):
@@ -64,12 +65,18 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
             elif is_plan_file(item):
                 roots.append(_read_plan(item, read))
             else:
-                overrides.append(_parse(item))
+                assigned.append(item)
         except PlanError as error:
             problems += error.diagnostics
     notes: list[Diagnostic] = []
     plan = _merge_all(roots, notes)
     declared = {name: variable for root in roots for name, variable in variables_of(root).items()}
+    overrides: list[_Override] = []
+    for item in assigned:
+        try:
+            overrides.append(_parse(item, plan, declared))
+        except PlanError as error:
+            problems += error.diagnostics
     if not problems:  # where a file is missing, an override that does not fit would be a mistake too many
         plan = _apply_all(plan, overrides, problems)
     if problems:
@@ -221,20 +228,23 @@ class _Override(NamedTuple):
     value: Node
 
 
-def _parse(item: str) -> _Override:
-    path, equals, value = item.partition("=")
+def _parse(item: str, plan: Map, declared: Mapping[str, Variable]) -> _Override:
+    typed, equals, value = item.partition("=")
     if not equals:
         message = f"'{item}' is neither a plan file (.yaml or .yml) nor an override (path=value).{_nearest(item)}"
         hint = "A plan file ends in .yaml or .yml; an override, without spaces, is like transforms[0].scale.by=2."
         raise PlanError([Diagnostic("plan-item", message, None, hint)])
     name = f"override '{item}'"
-    return _Override(parse_path(path, name), _value(value, name, len(path) + 1))
+    path = _of_variable(parse_path(typed, name), plan)
+    variable = declared.get(str(path[1].at)) if len(path) == 2 and path[0].at == "vars" else None
+    return _Override(path, _value(value, name, len(typed) + 1, variable))
 
 
-def _value(text: str, name: str, col: int) -> Node:
-    """A value of the command line: in brackets or quotes it is YAML, else one unquoted scalar whatever it holds."""
+def _value(text: str, name: str, col: int, variable: Variable | None) -> Node:
+    """A value of the command line: in brackets or quotes it is YAML, else one unquoted scalar whatever it holds. Only
+    quotes are YAML for a variable of type text, whose value may be a pattern: `[12]`."""
     bare = text.strip()
-    if not bare.startswith(("[", "{", "'", '"')):
+    if not bare.startswith(("'", '"') if variable is not None and variable.is_text else ("[", "{", "'", '"')):
         return Scalar(read_scalar(bare), bare, Span(name, 1, col + text.index(bare) + 1))
     try:
         node = compose(" " * col + text, name)  # the spaces make its columns those of the whole override
@@ -249,7 +259,7 @@ def _value(text: str, name: str, col: int) -> Node:
 def _apply_all(plan: Map, overrides: Iterable[_Override], problems: list[Diagnostic]) -> Map:
     for override in overrides:
         try:
-            changed = put(plan, _of_variable(override.path, plan), override.value)
+            changed = put(plan, override.path, override.value)
         except PlanError as error:
             problems += error.diagnostics
         else:

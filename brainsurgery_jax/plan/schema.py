@@ -274,9 +274,17 @@ def _clean(made: Any) -> Any:
 
 def _or_variable(made: Schema) -> Schema:
     """What a value is, or a variable in its place, or in the place of an element."""
+    made = _with_variable_elements(made)
+    return made if _takes_text(made) else {"anyOf": [made, _VARIABLE]}
+
+
+def _with_variable_elements(made: Schema) -> Schema:
+    """What a value is, where elements of lists may be variables."""
     if "items" in made:
         made = made | {"items": _or_variable(made["items"])}
-    return made if _takes_text(made) else {"anyOf": [made, _VARIABLE]}
+    if "anyOf" in made:
+        made = made | {"anyOf": [_with_variable_elements(each) for each in made["anyOf"]]}
+    return made
 
 
 def _takes_text(made: Schema) -> bool:

@@ -80,11 +80,11 @@ def _with_vars(
     root: Map, replaced: Collection[str], declared: Mapping[str, Variable], recipe: str
 ) -> tuple[Map, tuple[Diagnostic, ...]]:
     table = get(root, "vars")
-    if isinstance(table, Scalar | List) or (
-        table and any(isinstance(v, List) and not _takes_list(declared.get(k.text)) for k, v in table.entries)
-    ):
+    if isinstance(table, Scalar | List):
         hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
+    if table and (lists := tuple(_find_lists(table, declared))):
+        return root, lists
     problems: list[Diagnostic] = []
     used = find_variables(root)
     values = _values(table, declared, problems) if table else {}
@@ -100,8 +100,17 @@ def _with_vars(
     return replace(root, entries=entries), tuple(problems)
 
 
-def _takes_list(variable: Variable | None) -> bool:
-    return variable is not None and variable.takes_list
+def _find_lists(table: Map, declared: Mapping[str, Variable]) -> Iterator[Diagnostic]:
+    """Return the diagnostics of variables with a list for a value, which only paths may be."""
+    for key, node in table.entries:
+        variable = declared.get(key.text)
+        if not isinstance(node, List) or (variable is not None and variable.takes_list):
+            continue
+        expected = "a single value" if variable is None else variable
+        hint = f"Write `{key.text}: ...` with a single value."
+        if variable is None or variable.is_text:
+            hint += f" A text in brackets, such as a pattern, stands in quotes: `{key.text}: '[12]'`."
+        yield Diagnostic("vars-form", f"vars.{key.text}: expected {expected}, got a list", node.span, hint)
 
 
 def _values(

@@ -21,6 +21,7 @@ NEEDS: Mapping[str, str] = {
     "phlora-delta": "the shape of its result depends on values",
     "moe-upcycle": "came without a config.json",
     "olmoe": "came without a config.json",
+    "expert-removal": "came without a config.json",
     "drop-layers": "came without a config.json",
     "head-pruning": "came without a config.json",
     "fold-norms": "came without a config.json",

@@ -97,7 +97,7 @@ def _settings(plan: str, folder: Path) -> Settings:
     """The settings of the right plan, with its inputs in a folder."""
     match plan:
         case "bulk_regex":
-            return _identified(_narrow(folder), "model") | {"values": 48}
+            return _identified(_narrow(folder), "model")
         case "surgery_validated":
             return _identified(_narrow(folder), "model") | {"layer": 5, "first": 2, "last": 4}
         case "prefix_rewrite":
@@ -211,7 +211,7 @@ def _lose_shard(settings: Settings) -> None:
 
 
 SCALE = r"  - scale_: {target: 'h\.\d+\.attn\.c_proj\.weight', by: 0.5}" + "\n"
-BIAS = r"  - scale_: {target: 'h\.\d+\.attn\.c_attn\.bias::[${vars.values}:]', by: 2}" + "\n"
+BIASES = r"{w: 'h\.\d+\.attn\.c_attn\.(weight|bias)'}"
 TARGET = r"{target: 'h\.\d+\.attn\.c_proj"
 TIE = r"  - copy: {from: 'transformer\.wte\.weight', to: lm_head.weight}" + "\n"
 LAST_CAST = r"  - cast_: {target: 'moe::.+\.experts\..+', to: bfloat16}" + "\n"
@@ -264,7 +264,7 @@ ERRORS: Mapping[str, Error] = {
     "NaN in an input that is scaled": Error("bulk_regex", spoil=_rewrite("model", _nan)),
     "NaN in an input that is factorized": Error("phlora_delta", spoil=_rewrite("tuned", _nan), seen="run",
                                                 before="run"),
-    "bias forgotten: scaled weight": Error("bulk_regex", ((BIAS, ""),)),
+    "bias forgotten: scaled weight": Error("bulk_regex", ((BIASES, BIASES.replace("(weight|bias)", "weight")),)),
     "bias forgotten: pruned weight": Error("pruned", ((PRUNED_BIAS, ""),)),
     "scale applied twice in one plan": Error("bulk_regex", ((SCALE, SCALE * 2),)),
     "scale applied twice: plan run on its own output": Error("bulk_regex", spoil=_run_before),

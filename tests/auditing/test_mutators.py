@@ -15,7 +15,7 @@ from brainsurgery_jax.auditing.stand_ins import make_stand_ins
 from tests.checkpoints import normal, write
 from tests.plans.recipe_inputs import INPUTS
 
-PLANS = ("bulk-regex", "surgery-validated", "moe-lowrank", "expert-removal", "minilm-back", "merge-ties", "rome",
+PLANS = ("bulk-regex", "surgery-validated", "moe-lowrank", "flexolmo-merge", "minilm-back", "merge-ties", "rome",
          "head-pruning", "drop-layers", "steering", "fold-norms", "moe-upcycle", "lora-fold")  # fmt: skip
 
 

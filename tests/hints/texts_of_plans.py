@@ -9,6 +9,7 @@ from tests.hints.rows import HEAD, NO_W, TAIL, W2, M, Row, command, line, plan, 
 JOINED = {"j": np.concatenate([M["h.0.w"], M["h.1.w"]])}
 SCALE = "transforms: [{scale_: {target: w, by: 2}}]"
 BY = "transforms: [{scale_: {target: w, by: '${vars.by}'}}]"
+OF = "transforms: [{scale_: {target: '${vars.of}', by: 2}}]"
 GONE = "transforms: [{delete: {target: w}}]"
 NOTS = 48
 """Parts of a path, about as many as are taken."""
@@ -134,6 +135,10 @@ PLANS = [
         "{epoch: 3}", "{epoch: '3'}", expect=W2),
     Row(plan, "vars-form", f"vars: [name, out]\n{HEAD}{SCALE}\noutput: '${{vars.name}}.safetensors'", "[name, out]",
         "{name: out}", "Write `vars: {rank: 8}`", W2),
+    Row(plan, "vars-form", f"vars: {{by: [2]}}\n{HEAD}{BY}{TAIL}", "by: [2]", "by: 2",
+        "Write `by: ...` with a single value.", W2),
+    Row(plan, "vars-form", f"vars: {{of: [w]}}\n{HEAD}{OF}{TAIL}", "of: [w]", "of: '[w]'",
+        "stands in quotes: `of: '[12]'`", W2),
     Row(plan, "vars-form", f"vars: {{by: {{typ: number, default: 2}}}}\n{HEAD}{BY}{TAIL}", "typ:", "type:",
         "Its keys: type, default, help.", W2),
     Row(plan, "vars-form", f"vars: {{by: {{type: float, default: 2}}}}\n{HEAD}{BY}{TAIL}", "float", "number",

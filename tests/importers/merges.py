@@ -461,6 +461,15 @@ CASES: Mapping[str, Case] = {
         },
         each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0, 1)(n) if "mlp" in n else 0.25), *"ab"),
     ),
+    "slerp of slices from the first layer to the last": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [{"sources": [{"model": m, "layer_range": [0, LAYERS]} for m in "ab"]}],
+            "parameters": {"t": [{"filter": "embed", "value": 0}, {"value": [0.25, 0.75]}]},
+        },
+        each(lambda n, a, b: by.slerp(None, [a, b], 0 if "embed" in n else _by_layer(0.25, 0.75)(n)), *"ab"),
+    ),
     "slerp of slices": Case(
         {
             "merge_method": "slerp",

@@ -22,7 +22,7 @@ from brainsurgery_jax.merging.linear import weighted_mean, weighted_sum
 from brainsurgery_jax.merging.sparsify import Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
 from brainsurgery_jax.merging.tensors import inner_product, inner_products
-from tests.checkpoints import bits, normal, plan_of, read, set_block
+from tests.checkpoints import bits, normal, plan_of, read, set_block, write
 from tests.measured import measured
 from tests.merging.cases import CASES, merge, models
 
@@ -202,3 +202,19 @@ def test_inner_products_beyond_the_range_of_float32_are_summed_in_double_precisi
 
 def test_the_inner_product_of_zeros_is_zero():
     assert inner_products([np.zeros(600, ml_dtypes.bfloat16)], double_sums=False) == [0]
+
+
+def test_random_choices_stay_with_the_alias_of_a_model(tmp_path: Path):
+    held = {name: write(tmp_path / f"{name}.safetensors", {"w": normal((8, 8), seed=at)}) for at, name in
+            enumerate(("base", "a", "b"))}  # fmt: skip
+
+    def merged(**aliases: str) -> np.ndarray:
+        step = {"method": "dare_linear", "base": "base", "models": list(aliases), "to": "merged",
+                "parameters": {"density": 0.5}}  # fmt: skip
+        inputs = [f"base::{held['base']}", *(f"{alias}::{held[name]}" for alias, name in aliases.items())]
+        out = {"path": str(tmp_path / "out.safetensors"), "alias": "merged", "overwrite": True}
+        bs.load({"inputs": inputs, "transforms": [{"merge": step}], "output": out}).run(durable=False)
+        return read(tmp_path / "out.safetensors")["w"]
+
+    np.testing.assert_allclose(merged(a="a", b="b"), merged(b="b", a="a"), rtol=1e-6, atol=1e-6)
+    assert not np.allclose(merged(a="a", b="b"), merged(first="a", second="b"))

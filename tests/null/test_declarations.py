@@ -101,6 +101,25 @@ def test_a_declared_variable_that_nothing_uses_is_told():
     assert [p.code for p in loaded.problems] == ["vars-unused"]
 
 
+@pytest.mark.parametrize("given", ["of=[12]", "vars.of=[12]", "of='[12]'", "of=[a-z]+ {x"])
+def test_brackets_are_text_where_a_variable_is_text(given: str):
+    loaded = api.load(
+        {"inputs": ["m"], "vars": {"of": "<text>"}, "transforms": [{"delete": {"target": "${vars.of}"}}]}, given
+    )
+    assert loaded.problems == ()
+    assert loaded.data.steps[0].params["target"].name == given.partition("=")[2].strip("'")
+
+
+def test_a_list_for_a_text_is_refused_by_the_name_of_its_variable():
+    problem = scaled(plan({"type": "text", "help": "a pattern"}), by=[1, 2])
+    assert isinstance(problem, Diagnostic)
+    assert problem.message == "vars.by: expected text (a pattern), got a list"
+    assert (
+        problem.hint
+        == "Write `by: ...` with a single value. A text in brackets, such as a pattern, stands in quotes: `by: '[12]'`."
+    )
+
+
 # --- Help from comments -----------------------------------------------------------------------------------------------
 
 FILE = """\

@@ -33,6 +33,11 @@ TABLE: dict[str, tuple[dict[str, object], dict[str, tuple[int, int]]]] = {
     "multiply": ({"multiply": {"from_a": "s", "from_b": "t", "to": "d"}}, {"s": (1, 1), "t": (2, 1), "d": (2, 2)}),
     "matmul": ({"matmul": {"from_a": "s", "from_b": "t", "to": "n"}}, {"s": (1, 1), "t": (2, 1), "n": (0, 1)}),
     "scale_": ({"scale_": {"target": "s", "by": 2}}, {"s": (1, 2)}),
+    "a slice that selects nothing": ({"scale_": {"target": "s::[4:]", "by": 2}}, {"s": (1, 1)}),
+    "compute into such a slice": (
+        {"compute": {"from": {"x": "t::[4:]"}, "to": "s::[4:]", "expr": "x"}},
+        {"t": (1, 1), "s": (1, 1)},
+    ),
     "clamp_": ({"clamp_": {"target": "s", "min": 0}}, {"s": (1, 2)}),
     "fill_": ({"fill_": {"target": "s", "mode": "constant", "value": 0}}, {"s": (1, 2)}),
     "cast_": ({"cast_": {"target": "s", "to": "float16"}}, {"s": (1, 2)}),

@@ -14,6 +14,8 @@ from transformers import (
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -60,6 +62,14 @@ def dense(folder: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.3)
     model.bfloat16().save_pretrained(folder / "dense")
     return folder / "dense"
+
+
+def olmoe(folder: Path) -> Path:
+    """A mixture of four experts a layer, two of which each token takes."""
+    torch.manual_seed(8)
+    config = OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, eos_token_id=1)
+    OlmoeForCausalLM(config).save_pretrained(folder / "olmoe")
+    return folder / "olmoe"
 
 
 def trained(folder: Path, target: Path) -> Path:

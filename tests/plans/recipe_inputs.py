@@ -136,7 +136,7 @@ def _joined(folder: Path) -> Settings:
 
 
 def _removed(folder: Path) -> Settings:
-    return {"model": _experts(folder, "model", 1), "expert": 1, "out": folder / "out"}
+    return {"model": models.olmoe(folder), "expert": 1, "out": folder / "out"}
 
 
 def _tuned(folder: Path) -> Settings:
@@ -174,7 +174,7 @@ INPUTS: Mapping[str, Inputs] = {
     "merge-stock": _merged("base", "model1", "model2"),
     "merge-task-arithmetic": _merged("base", "model1", "model2"),
     "merge-dare": _merged("base", "model1", "model2"),
-    "merge-magmax": _merged("base", "model1", "model2"),
+    "merge-magmax": _merged("base", "model1", "model2", "model3"),
     "magnitude-pruning": _gpt2,
     "magnitude-masks": _gpt2,
     "nm-masks": _gpt2,

@@ -49,7 +49,7 @@ def _spoil(tensors: Arrays) -> None:
 
 
 SCALE = r"  - scale_: {target: 'h\.\d+\.attn\.c_proj\.weight', by: 0.5}" + "\n"
-BIAS = r"  - scale_: {target: 'h\.\d+\.attn\.c_attn\.bias::[${vars.values}:]', by: 2}" + "\n"
+BIASES = r"{w: 'h\.\d+\.attn\.c_attn\.(weight|bias)'}"
 TIE = r"  - copy: {from: 'transformer\.wte\.weight', to: lm_head.weight}"
 PLANTED = {
     "name of another tensor that exists": Planted("bulk_regex", r"{target: 'h\.\d+\.attn\.c_proj",
@@ -60,7 +60,8 @@ PLANTED = {
     "pattern reaches too many": Planted("bulk_regex", r"{target: 'h\.\d+\.attn\.c_proj",
         r"{target: 'h\.\d+\..+\.c_proj",
         "assert.unchanged"),
-    "bias forgotten: scaled weight": Planted("bulk_regex", BIAS, "", "assert.writes"),
+    "bias forgotten: scaled weight": Planted("bulk_regex", BIASES, BIASES.replace("(weight|bias)", "weight"),
+        "assert.writes"),
     "scale applied twice in one plan": Planted("bulk_regex", SCALE, SCALE * 2, "assert.writes"),
     "NaN in an input that is scaled": Planted("bulk_regex", "", "", "assert.finite", _spoil),
     "stale tied weight: the head is another table": Planted("prefix_rewrite", TIE, TIE + "\n"
@@ -80,11 +81,7 @@ def settings(planted: Planted, folder: Path) -> dict[str, Any]:
     tensors = gpt2()
     planted.spoil(tensors)
     model = str(write(folder / "m.safetensors", tensors))
-    return {
-        "model": model,
-        "out": str(folder / "out.safetensors"),
-        **({"values": 16} if "bulk" in planted.plan else {}),
-    }
+    return {"model": model, "out": str(folder / "out.safetensors")}
 
 
 def load(planted: Planted, folder: Path, *, asserts: bool = True, wrong: bool = True) -> bs.Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, OlmoeForCausalLM
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.plan.recipes import find_recipe
-from tests.checkpoints import normal, read
+from tests.checkpoints import normal, read, write
 from tests.merging import oracles
 from tests.plans import models, recipe_inputs
 from tests.plans.count_lines import ROOT, plan_lines
@@ -231,8 +231,153 @@ def test_what_a_paper_describes_takes_few_lines(name: str, most: int):
     assert plan_lines((ROOT / f"plans/{name}.yaml").read_text(encoding="utf-8")) <= most
 
 
-def test_a_removed_expert_takes_its_row_with_it(tmp_path: Path):
-    settings, found = made("expert-removal", tmp_path)
-    before, gate = tensors(settings["model"]), "layers.0.mlp.gate.weight"
-    np.testing.assert_array_equal(found[gate], before[gate][:1])
-    assert {n for n in before if n not in found} == {"layers.0.mlp.experts.1.up_proj.weight"}
+@pytest.mark.parametrize("expert", [0, 1, 3])
+def test_a_removed_expert_takes_its_row_and_those_behind_it_keep_theirs(expert: int, tmp_path: Path):
+    settings, _ = made("expert-removal", tmp_path, expert=expert)
+    whole = OlmoeForCausalLM.from_pretrained(settings["model"]).state_dict()
+    loaded: Any = OlmoeForCausalLM.from_pretrained(settings["out"], output_loading_info=True)
+    fewer, told = loaded
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    kept = [n for n in range(4) if n != expert]
+    for name, x in fewer.state_dict().items():
+        wanted = whole[name][kept] if ".mlp.experts." in name or ".mlp.gate." in name else whole[name]
+        assert torch.equal(x, wanted), name
+
+
+# --- What recipes refuse ----------------------------------------------------------------------------------------------
+
+
+def spoilt(name: str, folder: Path, alias: str, spoil: Callable[[dict[str, np.ndarray]], object], **more: Any) -> None:
+    """Run a recipe with one of its inputs spoilt; nothing may be written."""
+    settings = {**recipe_inputs.INPUTS[name](folder), **more}
+    changed = {n: x.copy() for n, x in tensors(settings[alias]).items()}
+    spoil(changed)
+    settings[alias] = write(folder / "spoilt.safetensors", changed)
+    bs.load(f"recipe:{name}", **{k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}).run(
+        durable=False
+    )
+
+
+def refused(name: str, folder: Path, message: str, **more: Any) -> None:
+    """Run a recipe that must be refused before it writes anything."""
+    with pytest.raises(bs.PlanError, match=message):
+        made(name, folder, **more)
+    assert not (folder / "out.safetensors").exists()
+
+
+def _with_nan(held: dict[str, np.ndarray]) -> None:
+    held["h.1.mlp.c_fc.weight"][2, 3] = np.nan
+
+
+@pytest.mark.parametrize("name", ["magnitude-masks", "magnitude-pruning", "nm-masks"])
+def test_what_is_ranked_must_be_finite(name: str, tmp_path: Path):
+    with pytest.raises(
+        bs.PlanError, match=r"'h\.1\.mlp\.c_fc\.weight' has 1 value that is not finite, first at \[2, 3\]"
+    ):
+        spoilt(name, tmp_path, "model", _with_nan)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_share_of_one_leaves_nothing(tmp_path: Path):
+    _, pruned = made("magnitude-pruning", tmp_path, share=1)
+    _, masks = made("magnitude-masks", tmp_path, share=1, out=tmp_path / "masks.safetensors")
+    assert masks
+    assert not any(x.any() for n, x in pruned.items() if n in masks)
+    assert not any(x.any() for x in masks.values())
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 4), (-1, 4)])
+def test_a_group_cannot_keep_more_than_it_has(n: int, m: int, tmp_path: Path):
+    refused("nm-masks", tmp_path, "does not hold", n=n, m=m)
+
+
+def test_a_mask_without_a_weight_is_refused(tmp_path: Path):
+    with pytest.raises(bs.PlanError, match=r"there is no 'x\.h\.1\.mlp\.c_fc\.weight' in 'model'"):
+        spoilt("subnetwork-mask", tmp_path, "masks", lambda held: held.update(
+            {"x.h.1.mlp.c_fc.weight": held.pop("h.1.mlp.c_fc.weight")}))  # fmt: skip
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_mask_of_other_values_than_zero_and_one_is_refused(tmp_path: Path):
+    with pytest.raises(bs.PlanError, match=r"does not hold for 'h\.1\.mlp\.c_fc\.weight'"):
+        spoilt("subnetwork-mask", tmp_path, "masks", lambda held: held["h.1.mlp.c_fc.weight"].fill(0.5))
+
+
+def test_a_mask_of_another_shape_than_its_weight_is_refused(tmp_path: Path):
+    def shorten(held: dict[str, np.ndarray]) -> None:
+        held["h.1.mlp.c_fc.weight"] = held["h.1.mlp.c_fc.weight"][0]
+
+    with pytest.raises(bs.PlanError, match="cannot reshape"):
+        spoilt("subnetwork-mask", tmp_path, "masks", shorten)
+
+
+def test_masks_keep_what_they_select_or_the_rest_and_nothing_else(tmp_path: Path):
+    refused("subnetwork-mask", tmp_path, "does not hold", keep=2)
+
+
+def test_memit_edits_all_five_layers_or_none(tmp_path: Path):
+    def shorten(held: dict[str, np.ndarray]) -> None:
+        for n in range(6, 9):
+            del held[f"h.{n}.mlp.c_proj.weight"]
+
+    with pytest.raises(bs.PlanError, match=r"3 tensors match .* not 5"):
+        spoilt("memit", tmp_path, "model", shorten)
+
+
+@pytest.mark.parametrize("rows", [{"first": 2, "last": 6}, {"first": 0, "last": 8}, {"first": 12, "last": 18}])
+def test_rows_that_are_not_those_of_one_head_are_refused(rows: Mapping[str, int], tmp_path: Path):
+    refused("surgery-validated", tmp_path, "does not hold", **rows)
+
+
+def test_another_number_of_heads_than_that_of_the_config_is_refused(tmp_path: Path):
+    settings = recipe_inputs.INPUTS["surgery-validated"](tmp_path)
+    (Path(settings["model"]).parent / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_head": 2}))
+    with pytest.raises(bs.PlanError, match="the assert inside it holds, and should not"):
+        bs.load(
+            "recipe:surgery-validated", **{k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+        ).run(durable=False)
+
+
+def test_models_that_differ_beside_their_experts_are_not_joined(tmp_path: Path):
+    settings = dict(_joined_with(tmp_path, "layers.0.attn.weight", 1, 2))
+    with pytest.raises(bs.PlanError, match=r"'layers\.0\.attn\.weight'"):
+        bs.load("recipe:flexolmo-merge", **settings).run(durable=False)
+
+
+def _joined_with(folder: Path, name: str, *seeds: int) -> Iterator[tuple[str, str]]:
+    """The settings of `flexolmo-merge`, with a tensor more in each model."""
+    for (key, path), seed in zip(recipe_inputs.INPUTS["flexolmo-merge"](folder).items(), (*seeds, None), strict=True):
+        if seed is not None:
+            write(path / "model.safetensors", {**tensors(path), name: normal((4, 4), seed=seed)})
+        yield key, str(path)
+
+
+def test_a_model_of_three_experts_is_not_joined(tmp_path: Path):
+    settings = dict(recipe_inputs.INPUTS["flexolmo-merge"](tmp_path))
+    more = {**tensors(settings["b"]), "layers.0.mlp.experts.2.up_proj.weight": normal((6, 4))}
+    write(settings["b"] / "model.safetensors", more)
+    with pytest.raises(bs.PlanError, match=r"names differ, only on the right: 'layers\.0\.mlp\.experts\.2\."):
+        bs.load("recipe:flexolmo-merge", **{k: str(v) for k, v in settings.items()}).run(durable=False)
+
+
+def test_all_experts_may_need_little(tmp_path: Path):
+    settings, found = made("flexmore", tmp_path, small=r"\d+")
+    before, up = tensors(settings["model"]), "layers.0.mlp.experts.{}.up_proj.weight"
+    for expert in (1, 2, 3):
+        u, s, v = np.linalg.svd(before[up.format(expert)] - before[up.format(0)], full_matrices=False)
+        wanted = before[up.format(0)] + u[:, :1] * s[:1] @ v[:1]
+        np.testing.assert_allclose(found[up.format(expert)].astype(np.float32), wanted, rtol=2**-8, atol=1e-5)
+
+
+def test_gpt2_of_any_width_computes_what_it_did_after_its_values_were_rescaled(tmp_path: Path):
+    torch.manual_seed(4)
+    before = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=2, n_head=3)).eval()
+    before.transformer.save_pretrained(tmp_path / "gpt2")
+    out = tmp_path / "out.safetensors"
+    bs.load("recipe:bulk-regex", model=str(tmp_path / "gpt2/model.safetensors"), out=str(out)).run(durable=False)
+    after = GPT2LMHeadModel(before.config).eval()
+    after.transformer.load_state_dict(load_file(out))
+    with torch.no_grad():
+        assert torch.equal(after(models.TOKENS).logits, before(models.TOKENS).logits)
+    name = "transformer.h.1.attn.c_proj.weight"
+    assert not torch.equal(after.state_dict()[name], before.state_dict()[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.cli.app import app
 from brainsurgery_jax.cli.recipes import recipes as print_recipes
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
@@ -48,6 +51,68 @@ def test_a_recipe_declares_its_variables_with_help_and_shows_how_it_is_run(name:
     assert usage.split()[2] == f"recipe:{name}"
     given = {word.partition("=")[0] for word in usage.split()[3:]}
     assert {v.name for v in recipe.variables.values() if v.default is None} <= given <= set(recipe.variables)
+
+
+SMALLER: Mapping[str, tuple[str, ...]] = {
+    "rome": ("layer=17",), "emmet": ("layer=17",), "steering": ("layer=6",), "expert-removal": ("expert=63",),
+    "transplant": (r"of=model\.layers\.5\.mlp\..+",), "surgery-validated": ("layer=5",),
+    "olmoe": ("experts=64", "per_token=8"),
+}  # fmt: skip
+"""What the command of a recipe says of a model that is larger than ours."""
+
+
+def usage_of(name: str) -> list[str]:
+    """The command that documents a recipe, as a shell splits it."""
+    (usage,) = (line for line in find_recipe(name).about if line.startswith("  brainsurgery-jax run recipe:"))
+    return shlex.split(usage)
+
+
+def documented(name: str, folder: Path) -> list[str]:
+    """The command that documents a recipe, and in the working directory the checkpoints that it names: small ones, made
+    in a folder.
+
+    Variables that it leaves to their defaults are given where our models are smaller than what the defaults are for.
+    """
+    command, settings = usage_of(name), dict(INPUTS[name](folder))
+    for at, word in enumerate(command[3:], 3):
+        key, _, value = word.partition("=")
+        ours = settings.pop(key, None)
+        if find_recipe(name).variables[key].type in ("path", "paths") and key != "out":
+            for path, source in zip(value.split(","), ours if isinstance(ours, list) else [ours], strict=True):
+                link(Path(source), Path(path), in_folder=path.endswith("/"))
+        elif word in SMALLER.get(name, ()):
+            command[at] = f"{key}={ours}"
+    return [*command, *(f"{key}={value}" for key, value in settings.items())]
+
+
+def link(source: Path, path: Path, *, in_folder: bool) -> None:
+    """Make a checkpoint known under a path, a file by itself or in a folder."""
+    target = path / "model.safetensors" if in_folder and source.is_file() else path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+@pytest.mark.parametrize("name", sorted(recipe_names()))
+def test_the_documented_command_of_a_recipe_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    program, *words = documented(name, tmp_path / "made")
+    done = CliRunner().invoke(app, words)
+    assert (program, done.exit_code) == ("brainsurgery-jax", 0), done.output
+
+
+def test_experts_that_were_joined_get_low_ranks_by_the_two_documented_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _, *words in (documented("flexolmo-merge", tmp_path / "made"), usage_of("flexmore")):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+    joined, low = (read(Path(f"{folder}/model.safetensors")) for folder in ("joined", "flexmore"))
+    assert {n: x.shape for n, x in low.items()} == {n: x.shape for n, x in joined.items()}
 
 
 # --- By name ----------------------------------------------------------------------------------------------------------

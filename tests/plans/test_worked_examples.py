@@ -34,11 +34,12 @@ class Example(NamedTuple):
 
 def _ablation(folder: Path) -> Settings:
     width = models.WIDTH // models.HEADS
-    return {"model": models.gpt2(folder), "layers": models.LAYERS, "layer": 1, "first": width, "last": 2 * width}
+    sizes = {"layers": models.LAYERS, "heads": models.HEADS}
+    return {"model": models.gpt2(folder), **sizes, "layer": 1, "first": width, "last": 2 * width}
 
 
 def _rescaling(folder: Path) -> Settings:
-    return {"model": models.gpt2(folder), "values": 2 * models.WIDTH}
+    return {"model": models.gpt2(folder)}
 
 
 def _delta(folder: Path) -> Settings:
@@ -353,7 +354,7 @@ def _rewritten(folder: Path) -> tuple[Path, Path]:
 
 def test_the_command_of_the_header_sets_variables_by_overrides(tmp_path: Path) -> None:
     path, out = models.gpt2(tmp_path), tmp_path / "out.safetensors"
-    bs.load(PLANS / "bulk_regex.yaml", f"vars.model={path}", f"vars.out={out}", "vars.values=32").run(durable=False)
+    bs.load(PLANS / "bulk_regex.yaml", f"vars.model={path}", f"vars.out={out}").run(durable=False)
     assert set(load_file(out)) == set(load_file(path))
 
 

@@ -12,15 +12,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--values", type=int, default=1536)
     args = parser.parse_args(argv)
 
     model = load_file(args.model)
     for name, tensor in model.items():
         if re.fullmatch(r"h\.\d+\.attn\.c_attn\.weight", name):
-            tensor[:, args.values :] *= 2
+            tensor[:, tensor.shape[1] // 3 * 2 :] *= 2
         elif re.fullmatch(r"h\.\d+\.attn\.c_attn\.bias", name):
-            tensor[args.values :] *= 2
+            tensor[tensor.shape[0] // 3 * 2 :] *= 2
         elif re.fullmatch(r"h\.\d+\.attn\.c_proj\.weight", name):
             tensor *= 0.5
     save_file(model, args.out, metadata={"format": "pt"})

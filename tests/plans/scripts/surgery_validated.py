@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--layer", type=int, default=5)
     parser.add_argument("--first", type=int, default=64)
     parser.add_argument("--last", type=int, default=128)
@@ -27,6 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     for name in projections:
         if model[name].dim() != 2:
             raise SystemExit(f"{name} is not a matrix")
+        width = args.last - args.first
+        if model[name].shape[0] != args.heads * width or args.first % width:
+            raise SystemExit(f"{name}: rows {args.first} to {args.last} are not one of {args.heads} heads")
     edited = f"h.{args.layer}.attn.c_proj.weight"
     if not model[edited][args.first : args.last, :].any():
         raise SystemExit(f"{edited}: the head is zero already")
