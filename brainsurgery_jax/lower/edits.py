@@ -49,6 +49,7 @@ class Drafts:
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.coded: dict[Expr, Coded] = {}  # codes of quantized weights that the step reads, with their scales
+        self.kept_before: dict[tuple[str, str], Expr] = {}  # tensors that the step changes, and reads as they were
         self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
@@ -98,7 +99,7 @@ class Drafts:
     def _value(self, alias: str, name: str, key: str = "") -> Expr:
         """The value of a tensor."""
         space = self.drafts.get(alias) or self.space(alias, key)
-        expr = space.names.get(name)
+        expr = self.kept_before.get((alias, name)) or space.names.get(name)
         if expr is None:
             if space.tainted or name in space.unknown:
                 raise Unknown
