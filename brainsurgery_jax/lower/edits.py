@@ -297,7 +297,8 @@ class Drafts:
     ) -> None:
         """Create an alias, empty or with tensors, or with the config and the side files of another one."""
         if alias in self.aliases():
-            hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
+            remove = f"prefixes: {{mode: remove, alias: {alias}}}"
+            hint = f"Choose another with `alias: NAME`, or remove the old one first: `{remove}`."
             raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
         extras = Extras(path)
         if like in self.aliases():
