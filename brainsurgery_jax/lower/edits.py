@@ -24,6 +24,7 @@ from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest, MoveAll
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.store.address import MARK
 from brainsurgery_jax.store.key_paths import Path
 from brainsurgery_jax.store.key_tree import NO_TREE, PLAIN, KeyTree, LeafType, OtherLeaf
 
@@ -296,6 +297,7 @@ class Drafts:
         self, alias: str, tensors: Mapping[str, Any] | None, path: str | None, like: str | None = None
     ) -> None:
         """Create an alias, empty or with tensors, or with the config and the side files of another one."""
+        self._check_alias(alias)
         if alias in self.aliases():
             remove = f"prefixes: {{mode: remove, alias: {alias}}}"
             hint = f"Choose another with `alias: NAME`, or remove the old one first: `{remove}`."
@@ -312,6 +314,13 @@ class Drafts:
         self.has_trees |= not extras.tree.is_plain
         self.gone.discard(alias)
 
+    def _check_alias(self, alias: str) -> None:
+        """Refuse an alias that no reference could name."""
+        if not alias or MARK in alias:
+            key = next((key for key, value in self.step.params.items() if value == alias), "alias").rstrip("_")
+            hint = f"Write the alias alone: `{key}: {alias.partition(MARK)[0] or 'NAME'}`."
+            raise Refusal("value-type", f"'{alias}' is no alias", key=key, hint=hint)
+
     def _find_saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
         """The tree of a checkpoint that this plan saved at a path, if all its tensors are loaded again."""
         saved = (p for p in reversed(self.state.publications) if self.world.key(p.path) == self.world.key(path))
@@ -326,6 +335,7 @@ class Drafts:
 
     def rename_alias(self, alias: str, to: str) -> None:
         """Rename an alias."""
+        self._check_alias(to)
         draft = self.space(alias, "from")
         if to in self.aliases():
             raise Refusal("alias-exists", f"alias '{to}' exists already", key="to",
