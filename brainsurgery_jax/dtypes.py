@@ -96,8 +96,9 @@ OF_ARRAYS = {d.numpy or d.name: d for d in DTYPES}
 """By the name that the dtype of an array has. A plan's words for them are more, and may mean other dtypes of JAX."""
 
 WIDER = {
-    "int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8", "float4_e2m1fn": "float8_e4m3fn",
-    "float8_e3m4": "float16", "float8_e4m3": "float16", "float8_e4m3b11fnuz": "float16",
+    "int4": "int8", "int2": "int8", "int1": "int8", "uint4": "uint8", "uint2": "uint8", "uint1": "uint8",
+    "float4_e2m1fn": "float8_e4m3fn", "float8_e3m4": "float16", "float8_e4m3": "float16",
+    "float8_e4m3b11fnuz": "float16",
 }  # fmt: skip
 """Element types of JAX that are computed on in a wider one, which holds all their values."""
 
@@ -160,6 +161,13 @@ def common_dtype_hint(a: DType, b: DType) -> str:
         return "Nothing is promoted, and no dtype holds all values of both. Leave such tensors out, or cast on purpose."
     which = "both" if fitting[0] not in (a, b) else f"what is {b if fitting[0] == a else a}"
     return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting[0]}}}`."
+
+
+def opaque_hint(dtype: DType) -> str:
+    """What to do about a tensor that can be moved, but not computed on: leaves that only JAX has can be widened."""
+    if dtype.kind == "other" and dtype.name in WIDER:
+        return f"Widen such leaves before, `leaf.astype('{WIDER[dtype.name]}')`, or narrow the pattern."
+    return "Narrow the pattern, so that it leaves such tensors out."
 
 
 def float_hint(dtype: DType) -> str:

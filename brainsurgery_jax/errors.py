@@ -28,6 +28,24 @@ def worded(*, shell: str, python: str) -> str:
     return shell if _surface.get() == "shell" else python
 
 
+_converting: ContextVar[bool] = ContextVar("converting", default=False)
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """A block that runs the plan of a conversion, which nobody can change."""
+    before = _converting.set(True)
+    try:
+        yield
+    finally:
+        _converting.reset(before)
+
+
+def is_converting() -> bool:
+    """Whether the plan at work is that of a conversion, so that remedies are about its source."""
+    return _converting.get()
+
+
 class Span(NamedTuple):
     """A place in a plan: file name as the user gave it, 1-based line and column (0: unknown).
 

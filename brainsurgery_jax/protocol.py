@@ -97,7 +97,7 @@ class View(Protocol):
     def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
     def rename(
         self, source: Ref, targets: Mapping[str, Ref], *, read: Collection[str] = (),
-        written: Collection[str] | None = None, others: bool = False,
+        written: Collection[str] | None = None, before: Collection[str] = (), others: bool = False,
     ) -> list[Row]: ...  # fmt: skip
     def others(self, ref: Ref) -> list[str]: ...
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing: ...
@@ -315,12 +315,14 @@ Edit = (
 @dataclass(frozen=True, slots=True)
 class SubPlan:
     """Steps within a step, as YAML nodes: what they mean is known when they are reached. `data`: what they say,
-    wherever it stands; `alias`: that of their one input; `file`: where they were read."""
+    wherever it stands; `alias`: that of their one input; `file`: where they were read; `apart`: whether they see no
+    alias of the plan around them, and their own end with them."""
 
     steps: tuple[Any, ...] = field(compare=False, repr=False)
     data: tuple[Any, ...]
     alias: str | None = None
     file: str | None = None
+    apart: bool = False
 
 
 class Flags(NamedTuple):

@@ -80,13 +80,13 @@ def _tensor(leaf: Any) -> tuple[Array | np.generic, LeafType] | None:
         return (array, LeafType(SCALAR)) if array.dtype.name in OF_ARRAYS else None
     if not hasattr(leaf, "dtype"):
         return None
-    if isinstance(leaf, np.generic):  # as orbax takes it
-        return (leaf, LeafType(SCALAR)) if is_tensor(leaf) else None
     holder = LeafType(JAX if isinstance(leaf, jax.Array) else NUMPY, sharding=_sharding(leaf))
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf), holder._replace(key=str(jax.random.key_impl(leaf)))
     if (wide := WIDER.get(leaf.dtype.name)) is not None:
         return np.asarray(leaf).astype(to_numpy(BY_NAME[wide])), holder._replace(stored=leaf.dtype.name)
+    if isinstance(leaf, np.generic):  # as orbax takes it
+        return (leaf, LeafType(SCALAR)) if is_tensor(leaf) else None
     return (leaf, holder) if is_tensor(leaf) else None
 
 

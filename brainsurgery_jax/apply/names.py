@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, jax, np
-from brainsurgery_jax.dtypes import OF_ARRAYS, Aval, DType
+from brainsurgery_jax.dtypes import OF_ARRAYS, WIDER, Aval, DType
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.store.key_paths import ListIndex, Path
 
@@ -136,7 +136,7 @@ def _is_foreign(leaf: object) -> bool:
 def is_tensor(leaf: object) -> bool:
     """Whether a leaf is something that a plan can name: an array, concrete, abstract or traced."""
     if isinstance(leaf, np.ndarray | np.generic):
-        return leaf.dtype.name in OF_ARRAYS
+        return leaf.dtype.name in OF_ARRAYS or leaf.dtype.name in WIDER
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 

@@ -21,7 +21,7 @@ from brainsurgery_jax.conversion.quantized import (
 from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden, tree_formats
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, DType, parse_dtype
-from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, PlanError, converting, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.run_options import RunOptions
@@ -208,7 +208,8 @@ def execute(conversion: Conversion, options: RunOptions, world: Files | None = N
         *filter(None, [conversion.request.config, conversion.route.layout.file if conversion.route else None])
     )
     try:
-        report = api.run_with(api.load(conversion.plan), options, files)
+        with converting():
+            report = api.run_with(api.load(conversion.plan), options, files)
     except PlanError as bad:
         raise bad.of_call("convert") from bad
     results = (conversion.verification,) if conversion.request.verify and not options.dry_run else ()

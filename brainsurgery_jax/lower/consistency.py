@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.codes import CONFIG_KEY, find_codes, fits, may_be_codes
 from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.errors import Diagnostic, is_converting, worded
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
@@ -167,7 +167,8 @@ def _other_remedy(each: ConfigDifference) -> str:
     """The hint for a difference that no change to the config resolves."""
     if each.moves:
         steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]
-        return "\n".join(["Number them anew, as the last steps before it is written:", *steps])
+        head = "Number them anew, as the last steps before it is written:"
+        return "\n".join([_NUMBER_FIRST if is_converting() else head, *steps])
     return _CLASSES if each.classes else _NO_VALUE
 
 
@@ -177,7 +178,12 @@ difference."""
 
 
 def _write_config(output: Output, word: str) -> Remedy:
-    """The patch in the key `config` of an output."""
+    """The patch in the key `config` of an output; for a conversion, in the config of its source."""
+    if is_converting():
+        copy = worded(shell="`--config COPY`", python="`config=COPY`")
+        return lambda patch: (
+            f"Correct config.json of the source, or a copy that you name by {copy}: `{flow_yaml(patch)}`"
+        )
     change = read_change(output.config)
     return lambda patch: f"Write `config: {flow_yaml(write_change(merge_changes(change, patch)))}` in {_PLACES[word]}"
 
@@ -193,6 +199,7 @@ def _write_adapter_config(made: Publication, output: Output, word: str) -> Remed
     )
 
 
+_NUMBER_FIRST = "Number them anew by a plan with these steps, and convert what it writes:"
 _PLACES = {"output": "the output", "save": "the step `save`"}
 _CLASSES = (
     "Write `model_type`, `architectures` and the keys of a class that has them into `config`, and name the tensors as "

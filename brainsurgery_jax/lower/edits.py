@@ -25,6 +25,7 @@ from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest, MoveAll
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.store.address import MARK
 from brainsurgery_jax.store.key_paths import Path
 from brainsurgery_jax.store.key_tree import NO_TREE, PLAIN, KeyTree, LeafType, OtherLeaf
 
@@ -55,6 +56,7 @@ class Drafts:
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.coded: dict[Expr, Coded] = {}  # codes of quantized weights that the step reads, with their scales
+        self.kept_before: dict[tuple[str, str], Expr] = {}  # tensors that the step changes, and reads as they were
         self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
@@ -104,7 +106,7 @@ class Drafts:
     def _value(self, alias: str, name: str, key: str = "") -> Expr:
         """The value of a tensor."""
         space = self.drafts.get(alias) or self.space(alias, key)
-        expr = space.names.get(name)
+        expr = self.kept_before.get((alias, name)) or space.names.get(name)
         if expr is None:
             if space.tainted or name in space.unknown:
                 raise Unknown
@@ -301,8 +303,10 @@ class Drafts:
         self, alias: str, tensors: Mapping[str, Any] | None, path: str | None, like: str | None = None
     ) -> None:
         """Create an alias, empty or with tensors, or with the config and the side files of another one."""
+        self._check_alias(alias)
         if alias in self.aliases():
-            hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
+            remove = f"prefixes: {{mode: remove, alias: {alias}}}"
+            hint = f"Choose another with `alias: NAME`, or remove the old one first: `{remove}`."
             raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
         extras = Extras(path)
         if like in self.aliases():
@@ -315,6 +319,13 @@ class Drafts:
         self.drafts[alias] = Draft(Space(tensors or {}, extras))
         self.has_trees |= not extras.tree.is_plain
         self.gone.discard(alias)
+
+    def _check_alias(self, alias: str) -> None:
+        """Refuse an alias that no reference could name."""
+        if not alias or MARK in alias:
+            key = next((key for key, value in self.step.params.items() if value == alias), "alias").rstrip("_")
+            hint = f"Write the alias alone: `{key}: {alias.partition(MARK)[0] or 'NAME'}`."
+            raise Refusal("value-type", f"'{alias}' is no alias", key=key, hint=hint)
 
     def _find_saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
         """The tree of a checkpoint that this plan saved at a path, if all its tensors are loaded again."""
@@ -330,6 +341,7 @@ class Drafts:
 
     def rename_alias(self, alias: str, to: str) -> None:
         """Rename an alias."""
+        self._check_alias(to)
         draft = self.space(alias, "from")
         if to in self.aliases():
             raise Refusal("alias-exists", f"alias '{to}' exists already", key="to",

@@ -46,6 +46,7 @@ from brainsurgery_jax.protocol import (
     Say,
     SetFlags,
     Stop,
+    SubPlan,
     Substep,
     Verdict,
     report,
@@ -251,10 +252,22 @@ def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> Sta
         raise Unknown
     if wrong := _cycle(state, inline, view) or _depth(state, _DEEP_PLANS):
         return _refuse_within(state, view, wrong)
-    known = tuple(state.spaces)
-    parsed = [parse_step(node, inline.default_alias, known) for plan in inline.plans for node in plan.steps]
-    inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
+    known, inner = tuple(state.spaces), replace(state, default_alias=inline.default_alias, nested=True)
+    for plan in inline.plans:
+        if plan.apart:
+            inner = _lower_apart(inner, plan, view, answer)
+        else:
+            parsed = [parse_step(node, inline.default_alias, known) for node in plan.steps]
+            inner = _lower_within(inner, parsed, view, answer)
     return replace(inner, default_alias=state.default_alias, nested=state.nested)
+
+
+def _lower_apart(state: State, plan: SubPlan, view: StepView, answer: Answer) -> State:
+    """The state after the steps of an inner plan whose aliases are its own."""
+    parsed = [parse_step(node, plan.alias, ()) for node in plan.steps]
+    alone = replace(state, spaces={}, default_alias=plan.alias)
+    after = _lower_within(alone, parsed, view, answer)
+    return replace(after, spaces=state.spaces, default_alias=state.default_alias, written_within=state.written_within)
 
 
 MAX_DEPTH = 16
@@ -281,7 +294,7 @@ def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer:
     inner = replace(state, effects=(), within=(*state.within, view.step))
     for step, problems in steps:
         inner = lower_step(inner.complain(*problems), step, view.world, answer)
-    return replace(inner, effects=(*earlier, own._replace(inner=inner.effects)), within=state.within)
+    return replace(inner, effects=(*earlier, own._replace(inner=(*own.inner, *inner.effects))), within=state.within)
 
 
 _DEEP_OPS = Refusal(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal
@@ -22,7 +22,7 @@ MISSING = (NO_MATCH, "tensor-missing")
 
 
 def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
-    """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
+    """One edit per match of the form's pattern, in the order of `view.rename`; each sees the edits before it."""
     form, params = op.form, step.params
     values: tuple[str, tuple[str, ...]] | None = params.get(form.spread)
     drawn = {f.key: f.param for f in op.fields() if f.role and f.role.takes_tensor and _is_ref(params.get(f.param))}
@@ -35,7 +35,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at, write = keys.index(form.writes[0]), refs[form.writes[0]]
     like = refs[form.match_key].alias if form.reads else None  # the alias of the tensor that a result is like
-    rows = _form_rows(view, form, refs) if values is None else _spread_rows(view, form, refs, *values)
+    rows = _form_rows(view, form, refs, drawn) if values is None else _spread_rows(view, form, refs, *values)
     for name, others in rows:
         names = (name, *others)
         try:
@@ -109,14 +109,15 @@ def _is_ref(value: object) -> bool:
     return isinstance(value, Ref)
 
 
-def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
-    """The names under the keys of a form: for each match, or the literal ones where it reads nothing."""
+def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref], drawn: Collection[str]) -> list[Row]:
+    """The names under the keys of a form: for each match, or the literal ones where it reads nothing. `drawn`: the keys
+    of numbers that are tensors."""
     if not form.reads:
         name, *others = (view.literal(refs[key], key) for key in form.refs)
         return [(name, tuple(others))]
     targets = {key: ref for key, ref in refs.items() if key != form.match_key}
     read, written = ([key for key in targets if key in keys] for keys in (form.reads, form.writes))
-    rows = view.rename(refs[form.match_key], targets, read=read, written=written)
+    rows = view.rename(refs[form.match_key], targets, read=read, written=written, before=drawn)
     return choose_rows(view, form, refs, rows) if form.fills else rows
 
 

@@ -11,7 +11,7 @@ from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
 from brainsurgery_jax.lower.state import Draft, pattern_of
 from brainsurgery_jax.op import Op, TensorOp
 from brainsurgery_jax.protocol import NO_MATCH
-from brainsurgery_jax.select import Index, Pattern, Ref, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.select import Index, Pattern, Ref, RefError, SliceSpec, compile_pattern, kind_of, shown
 from brainsurgery_jax.store.key_paths import BoxKey, Path
 from brainsurgery_jax.wording import few
 
@@ -23,6 +23,8 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str =
     """The hint for a pattern (or a list of `tokens`) that looks as if another syntax was meant. `alias`: the prefix
     that names need here."""
     plain = text.replace("\\", "")
+    if text in space.names and not tokens:
+        return f"In a pattern special characters need a backslash: '{alias}{_escape(text)}'."
     if (sliced := _ONE_COLON.fullmatch(text)) is not None:
         return f"A slice is set off by two colons: '{alias}{sliced[1]}::{sliced[2]}'."
     if (sliced := _NO_COLON.fullmatch(text)) is not None and compile_pattern(sliced[1]).matches(space.names):
@@ -30,8 +32,22 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str =
     if any(token in space.names or "." in token for token in tokens):
         return "A list is one name in parts, such as [h, '0', bias]; for several names write 'one|another'."
     if any(plain in name for name in space.names):
-        return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
+        wide = f".*{text}.*" if tokens or _matches(f".*{text}.*", space.names) else f".*{_escape(plain)}.*"
+        return f"A pattern must match the whole name; for names that contain it write '{wide}'."
     return ""
+
+
+def _matches(pattern: str, names: Collection[str]) -> bool:
+    """Whether a text is a pattern that matches any of the names."""
+    try:
+        return bool(compile_pattern(pattern).matches(names))
+    except RefError:
+        return False
+
+
+def _escape(name: str) -> str:
+    """The pattern that matches one name only."""
+    return _SPECIAL.sub(r"\\\g<0>", name)
 
 
 _WILD = r"\(?\.[*+]\??\)?"
@@ -51,7 +67,12 @@ def nearest(pattern: str | tuple[str, ...], names: Collection[str]) -> str:
             meant = _with_ends(pattern, head, near, tail)
             if compile_pattern(meant).matches(names):
                 return f" Did you mean {shown(meant)}?"
-    return did_you_mean(pattern.replace("\\", "") if isinstance(pattern, str) else ".".join(pattern), names)
+    if not isinstance(pattern, str):
+        return did_you_mean(".".join(pattern), names)
+    near = nearest_word(pattern.replace("\\", ""), names)
+    if near is None:
+        return ""
+    return f" Did you mean '{near if _matches(near, (near,)) else _escape(near)}'?"
 
 
 def _ends(pattern: str | tuple[str, ...]) -> tuple[str, str, str]:
@@ -67,7 +88,7 @@ def _ends(pattern: str | tuple[str, ...]) -> tuple[str, str, str]:
 def _with_ends(pattern: str | tuple[str, ...], head: str, name: str, tail: str) -> str | tuple[str, ...]:
     """The same pattern with another text between its wildcards."""
     if isinstance(pattern, str):
-        return head + _SPECIAL.sub(r"\\\g<0>", name) + tail
+        return head + _escape(name) + tail
     return tuple(filter(None, (head, *name.split("."), tail)))
 
 

@@ -13,7 +13,7 @@ from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
-from brainsurgery_jax.lower import hints, pairing
+from brainsurgery_jax.lower import hints, matches, pairing
 from brainsurgery_jax.lower.configs import dump_config, read_config, side_file
 from brainsurgery_jax.lower.contexts import at_key, readable
 from brainsurgery_jax.lower.edits import Drafts, Unknown
@@ -115,13 +115,16 @@ class StepView(Drafts):
         *,
         read: Collection[str] = (),
         written: Collection[str] | None = None,
+        before: Collection[str] = (),
         others: bool = False,
     ) -> list[Row]:
-        """For every match of `source`, sorted: its name, and the names that the templates make of it.
+        """For every match of `source`: its name, and the names that the templates make of it. The matches are sorted,
+        in natural order where some read what others write.
 
         Under the keys that are `read` a tensor must be there; what stands alone on one side is left out, kept or
-        refused, as the step says. Names under those that are `written` (all others, if not said) must differ. `others`:
-        leaves that hold no tensor are meant, too.
+        refused, as the step says. Names under those that are `written` (all others, if not said) must differ. Tensors
+        under `before`, and those that a key names for all matches, are read as they were before the step. `others`:
+        leaves that hold no tensor are meant, too; such a step handles all matches at once.
         """
         more = self.other_rows(source, targets) if others else []
         sets, rows = self._sets(source, targets, read, written, required=not more)
@@ -138,7 +141,22 @@ class StepView(Drafts):
                 self.note(pairing.UNMATCHED, each.message, hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
-        return [*rows, *more]
+        return [*rows, *more] if others else self._order(sets, rows, before)
+
+    def _order(self, sets: Sets, rows: list[Row], before: Collection[str]) -> list[Row]:
+        """The matches in the order in which they go. What all of them read is kept as it is."""
+        if len(rows) < 2 or not sets.targets:
+            return rows
+        writers = matches.find_writers(sets, rows, before)
+        for alias, shared in matches.find_shared(sets, rows, before, writers).items():
+            names = self.space(alias).names
+            self.kept_before.update(((alias, name), names[name]) for name in sorted(shared) if name in names)
+        if self.kept_before:
+            (alias, name), *more = self.kept_before
+            what = f"'{alias}::{name}'" + (f" and {len(more)} more" if more else "")
+            message = f"the step changes {what}, which its other matches read as before the step"
+            self.note("operand-changed", message, hint="If it should stay as it is, narrow the pattern.")
+        return matches.order_rows(sets, rows, before, writers)
 
     def others(self, ref: Ref) -> list[str]:
         """The leaves without a tensor that a pattern matches."""
@@ -180,17 +198,17 @@ class StepView(Drafts):
         required: bool = True,
     ) -> tuple[Sets, list[Row]]:
         """The matches that a step works on, with the names from its templates; at least one if `required`."""
-        pattern, matches = self.captures(source, self._key(source), required=required)
+        pattern, found = self.captures(source, self._key(source), required=required)
         templates: dict[str, Template] = {}
         filled: list[list[str]] = []
         for key, target in targets.items():
             self.space(target.alias, key)
             with at_key(key):
                 templates[key] = _template(target.name, pattern)
-                filled.append(templates[key].fill_all(matches))
+                filled.append(templates[key].fill_all(found))
         writes = tuple(key for key in targets if key not in read) if written is None else tuple(written)
         others = zip(*filled, strict=True) if filled else repeat(())
-        rows = list(zip(map(itemgetter(0), matches), others, strict=False))
+        rows = list(zip(map(itemgetter(0), found), others, strict=False))
         return Sets(source, pattern, targets, templates, tuple(read), writes), rows
 
     def _key(self, ref: Ref) -> str:

@@ -50,7 +50,8 @@ def execute(
     """Do the steps of other plans here: of a list, a plan, the YAML text of one, a file, or a recipe, in this order.
 
     The inputs of such a plan are loaded first, its output is saved last. References without an alias mean the only
-    input of the first plan that has exactly one, else the only alias that there is. Plans can be nested 16 levels deep.
+    input of the first plan that has exactly one, else the only alias that there is. The aliases of a plan stay when it
+    has ended; a recipe sees none but its own, which end with it. Plans can be nested 16 levels deep.
     Example: `execute: {transforms: [{delete: {target: 'tmp\\..*', if_missing: skip}}]}`
     """
     plans = tuple(p for p in (transforms, plan, plan_yaml, path, recipe) if p is not None)

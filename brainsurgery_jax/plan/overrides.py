@@ -257,8 +257,11 @@ def _value(text: str, name: str, col: int, variable: Variable | None) -> Node:
 
 
 def _apply_all(plan: Map, overrides: Iterable[_Override], problems: list[Diagnostic]) -> Map:
+    variables: set[str] = set()
     for override in overrides:
         try:
+            if override.path[0].at == "vars":
+                _refuse_twice(override.path[-1], variables)
             changed = put(plan, override.path, override.value)
         except PlanError as error:
             problems += error.diagnostics
@@ -266,6 +269,14 @@ def _apply_all(plan: Map, overrides: Iterable[_Override], problems: list[Diagnos
             assert isinstance(changed, Map), "a path starts with a key"
             plan = changed
     return plan
+
+
+def _refuse_twice(last: PathStep, variables: set[str]) -> None:
+    """Refuse a second value for a variable. `variables`: those that have one by now, by the paths that lead there."""
+    if last.path in variables:
+        name = last.path.removeprefix("vars.")
+        raise PlanError([Diagnostic("override-path", f"'{name}' is given twice", last.span, "Give it once.")])
+    variables.add(last.path)
 
 
 def _of_variable(path: tuple[PathStep, ...], plan: Map) -> tuple[PathStep, ...]:

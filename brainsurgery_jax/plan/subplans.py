@@ -50,7 +50,7 @@ def _recipe(name: str, values: Node, span: Span) -> SubPlan:
         raise PlanError(unknown)
     root = merge(recipe.root, Map(((Scalar("vars", "vars", values.span), values),), values.span))
     assert isinstance(root, Map), "two mappings make a mapping"
-    return replace(_plan(root, recipe.variables, recipe.name), file=PREFIX + recipe.name)
+    return replace(_plan(root, recipe.variables, recipe.name), file=PREFIX + recipe.name, apart=True)
 
 
 def _of(steps: tuple[Node, ...], alias: str | None = None) -> SubPlan:

@@ -97,14 +97,7 @@ def _check(members: Sequence[Member], over: str) -> None:
                 "over", "over-number", f"'{a.name}' and '{b.name}' both have number {a.number} of '{over}'", hint
             )
         if a.number + 1 != b.number:
-            first, last = a.number + 1, b.number - 1
-            missing = f"Number {first} is missing." if first == last else f"Numbers {first} to {last} are missing."
-            raise _wrong(
-                "over",
-                "over-gap",
-                f"'{over}' jumps from {a.number} to {b.number} between '{a.name}' and '{b.name}'",
-                f"{missing} Renumber first, with `move` and '${{{over}-1}}', or list them in `from`, without `over`.",
-            )
+            raise _gap(a, b, over)
         if a.target != b.target:
             raise _wrong(
                 "to",
@@ -112,6 +105,21 @@ def _check(members: Sequence[Member], over: str) -> None:
                 f"'{a.name}' and '{b.name}' are joined over '{over}', but `to` gives '{a.target}' and '{b.target}'",
                 f"Leave '{over}' out of `to`: it runs through all its numbers in one result.",
             )
+
+
+def _gap(a: Member, b: Member, over: str) -> RefError:
+    """The refusal of numbers that are missing between two tensors."""
+    first, last = a.number + 1, b.number - 1
+    missing = f"Number {first} is missing." if first == last else f"Numbers {first} to {last} are missing."
+    backslash = "\\" if over.isdecimal() else ""
+    formula = f"{backslash}{over}-{b.number - first}"
+    return _wrong(
+        "over",
+        "over-gap",
+        f"'{over}' jumps from {a.number} to {b.number} between '{a.name}' and '{b.name}'",
+        f"{missing} Renumber those from {b.number} on first, with `move` and '${{{formula}}}', or list all in `from`, "
+        "in order, without `over`.",
+    )
 
 
 def _alike(groups: Sequence[Sequence[Member]], over: str) -> None:

@@ -129,6 +129,12 @@ def chosen(plan: Plan, hint: str, name: str) -> Plan:
     return plan
 
 
+def inserted_at(plan: Plan, at: int, made: Any) -> Plan:
+    """Do a step before another one."""
+    plan["transforms"].insert(at, made)
+    return plan
+
+
 def inserted(*steps: Any, says: str, instead: bool = False) -> Mend:
     """Do steps of one's own first (or `instead` of all), as the hint says in words."""
 
@@ -415,6 +421,10 @@ CASES = [
     Case(
         "an alias that is there", "alias-exists", [{"load": {"path": "b.safetensors", "alias": "a"}}], 
         changed(lambda p: step(p)[1].update(alias="c"), says="`alias: NAME`"),
+    ),
+    Case(
+        "a plan executed twice", "alias-exists", [{"execute": {"plan": {"inputs": ["c::b.safetensors"]}}}] * 2,
+        lambda plan, hint: inserted_at(plan, 1, yaml.safe_load(quoted(hint)[1])),
     ),
     Case(
         "names that become one", "names-collide", [{"copy": {"from": r"a::n\.\d\.b", "to": "a::b"}}],

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import yaml
 
 from tests import checkpoints
 from tests.hints.cases import BF16, F16, HALVES, A, B, Case, Mend, add, changed, in_output, inserted, quoted, step
@@ -84,6 +85,14 @@ FILES = [
     Case("a slice with one colon of the right name", "no-match", [{"scale_": {"target": "a::w[0:2]", "by": 2}}],
          lambda plan, hint: put("A slice is set off by '::'", target=endings(hint)[1])(plan, hint),
          {"w": np.array([0, 2, 2, 3], F16)}),
+    Case("an alias with colons", "value-type", [{"prefixes": {"mode": "add", "alias": "m::"}}],
+         lambda plan, hint: put("Write the alias alone", **yaml.safe_load(quoted(hint)[0]))(plan, hint)),
+    Case("a name with brackets", "no-match", [{"scale_": {"target": "a::n.x[0]", "by": 2}}],
+         lambda plan, hint: put("need a backslash", target=endings(hint)[0])(plan, hint),
+         {"n.x[0]": np.array([2], F16)}, a=A | {"n.x[0]": np.array([1], F16)}),
+    Case("a part of a name with brackets", "no-match", [{"scale_": {"target": "a::x[0]", "by": 2}}],
+         lambda plan, hint: put("for names that contain it", target="a::" + endings(hint)[0])(plan, hint),
+         {"n.x[0]": np.array([2], F16)}, a=A | {"n.x[0]": np.array([1], F16)}),
     Case("a list of names", "no-match", [{"scale_": {"target": ["w", "v"], "by": 2}}],
          put("for several names write 'one|another'", target="w|v"), {"w": A["w"] * F16(2), "v": A["v"] * 2},
          plan={"inputs": ["a::a.safetensors"]}),
@@ -169,7 +178,7 @@ FILES = [
          output("Drop the option `bare`.", options=None), DOUBLED, output=to("out.pt", options={"bare": True})),
     Case("orbax and a tensor of nothing", "dtype-unsavable", DOUBLE,
          changed(lambda p: p["transforms"].append({"delete": {"target": "a::e"}}),
-                 says="Delete it before the output"), {**DOUBLED, "e": None},
+                 says="or leave it out: it holds nothing"), {**DOUBLED, "e": None},
          a={"w": A["w"], "e": np.zeros(0, F16)}, output=to("out", format="orbax")),
     Case("orbax and an empty key", "dtype-unsavable", [{"move": {"from": "a::w", "to": "a::x..y"}}],
          put("Rename it.", to="a::x.y"), {"x.y": A["w"], "w": None}, output=to("out", format="orbax"),

@@ -75,7 +75,7 @@ PATTERNS = [
         {"j": np.concatenate([M["h.0.w"], M["h.1.w"]])}),
     Row(step, "over-gap", r"concat: {from: 'h\.(?P<i>[02])\.w', over: i, to: j}",
         r"{from: 'h\.(?P<i>[02])\.w', over: i, to: j}", "{from: [h.0.w, h.2.w], to: j}",
-        "list them in `from`, without `over`", {"j": np.concatenate([M["h.0.w"], M["h.2.w"]])}),
+        "list all in `from`, in order, without `over`", {"j": np.concatenate([M["h.0.w"], M["h.2.w"]])}),
     Row(step, "over-template", r"concat: {from: 'h\.(?P<i>[01])\.w', over: i, to: 'j.\g<i>'}", r".\g<i>", "",
         "Leave 'i' out of `to`", {"j": np.concatenate([M["h.0.w"], M["h.1.w"]])}),
     Row(step, "names-collide", r"concat: {from: '([hk])\.(?P<i>[01])\..', over: i, to: j}", "to: j", r"to: 'j.\1'",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.convert import options_of
@@ -410,3 +411,33 @@ def test_a_source_that_is_not_there_is_a_store_error(tmp_path: Path) -> None:
 
 def test_options_of_the_command_are_read_by_their_kind() -> None:
     assert options_of(["scan=false", "n=3", "base=model."]) == {"scan": False, "n": 3, "base": "model."}
+
+
+def test_a_config_that_the_tensors_contradict_is_corrected_as_the_note_says(tmp_path: Path) -> None:
+    source = model(tmp_path / "gpt2", gpt2(), {**GPT2, "n_layer": 7})
+    (note,) = bs.convert(source, str(tmp_path / "out") + "/", layout="none", to="orbax", durable=False).notes
+    text = "Correct config.json of the source, or a copy that you name by `config=COPY`: `{n_layer: 2}`."
+    assert (note.code, note.hint) == ("config-differs", text)
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps({**GPT2, "n_layer": 2}))
+    again = str(tmp_path / "again")
+    assert not bs.convert(source, again + "/", layout="none", to="orbax", config=str(copy), durable=False).notes
+    assert json.loads(Path(again, "config.json").read_text())["n_layer"] == 2
+
+
+def test_layers_with_a_gap_are_numbered_by_the_plan_that_the_note_writes(tmp_path: Path) -> None:
+    tensors = {name.replace("h.1.", "h.3."): x for name, x in gpt2().items()}
+    source = model(tmp_path / "gpt2", tensors, GPT2)
+    found = bs.convert(source, str(tmp_path / "out") + "/", layout="none", to="orbax", durable=False).notes
+    head, *steps = next(note.hint for note in found if "anew" in note.hint).split("\n")
+    assert head == "Number them anew by a plan with these steps, and convert what it writes:"
+    numbered = str(tmp_path / "numbered") + "/"
+    bs.load({"inputs": [source], "transforms": yaml.safe_load("\n".join(steps)), "output": numbered}).run(durable=False)
+    assert not bs.convert(numbered, str(tmp_path / "again") + "/", layout="none", to="orbax", durable=False).notes
+
+
+def test_a_tensor_of_no_elements_is_converted_to_safetensors_as_the_message_says(tmp_path: Path) -> None:
+    write(tmp_path / "in.safetensors", {"w": np.ones(2, np.float32), "empty": np.zeros((0, 4), np.float32)})
+    with pytest.raises(PlanError, match="Write safetensors instead"):
+        bs.convert(str(tmp_path / "in.safetensors"), str(tmp_path / "out") + "/", layout="none", to="orbax")
+    assert convert(str(tmp_path / "in.safetensors"), tmp_path / "out.safetensors")["empty"].shape == (0, 4)

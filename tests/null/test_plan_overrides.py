@@ -346,3 +346,20 @@ def test_any_items_make_a_plan_or_a_plan_error(items: list[str]) -> None:
         assert isinstance(plain(read_plan_files(items, nothing).root), dict)
     except PlanError as error:
         assert error.diagnostics
+
+
+@pytest.mark.parametrize("again", ["density=0.9", "vars.density=0.9"])
+def test_a_variable_is_given_once(again: str) -> None:
+    text = "vars: {density: 0.1}"
+    mistake = only_mistake("a.yaml", "density=0.3", again, a=text)
+    assert (mistake.code, mistake.message, mistake.hint) == (
+        "override-path",
+        "'density' is given twice",
+        "Give it once.",
+    )
+    assert plan("a.yaml", again, a=text) == {"vars": {"density": 0.9}}
+
+
+def test_parts_of_a_variable_are_given_one_by_one() -> None:
+    found = plan("a.yaml", "vars.x.a=1", "vars.x.b=2", a="vars: {x: {a: 0, b: 0}}")
+    assert found == {"vars": {"x": {"a": 1, "b": 2}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -228,3 +229,16 @@ def test_copies_may_have_names_of_tokens_and_of_formulas(tmp_path: Path) -> None
 def test_copies_that_cannot_be_named_are_refused(tmp_path: Path, given: dict, code: str) -> None:
     payload = {"from": r"h\.0\.(.)", "to": r"x.${i}.\1"} | given
     assert [d.code for d in problems(tmp_path, QK, {"copy": payload})] == [code]
+
+
+@pytest.mark.parametrize(("pattern", "over"), [(r"a\.(?P<i>\d+)", "i"), (r"a\.(\d+)", "1")])
+def test_a_gap_of_any_size_is_closed_by_the_move_that_the_message_writes(
+    tmp_path: Path, pattern: str, over: str
+) -> None:
+    tensors = {f"a.{number}": np.full(2, number, np.float32) for number in (0, 1, 9, 10)}
+    stack = {"stack": {"from": pattern, "to": "all", "over": over}}
+    (error,) = problems(tmp_path, tensors, stack)
+    first, template = re.findall(r"those from (\d+) on.*'(\$.*?)'", error.hint)[0]
+    after = pattern.replace(r"\d+", f"{first}|1[0-9]")
+    done = run_plan(tmp_path, tensors, [{"move": {"from": after, "to": f"a.{template}"}}, stack])
+    assert done["all"][:, 0].tolist() == [0, 1, 9, 10]

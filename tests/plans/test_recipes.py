@@ -144,6 +144,38 @@ def test_a_recipe_within_a_plan_does_what_it_does_alone(tmp_path: Path):
     np.testing.assert_array_equal(read(tmp_path / "within.safetensors")["w"], read(tmp_path / "out.safetensors")["w"])
 
 
+def merge_ties(given: dict[str, Any], out: Path, density: float) -> dict[str, Any]:
+    return {"execute": {"recipe": {"merge-ties": {**given, "out": str(out), "density": density}}}}
+
+
+def test_recipes_in_a_row_have_aliases_of_their_own(tmp_path: Path):
+    given, densities = models(tmp_path), (0.3, 0.6)
+    outs = [tmp_path / f"{density}.safetensors" for density in densities]
+    steps = [merge_ties(given, out, density) for out, density in zip(outs, densities, strict=True)]
+    bs.load({"transforms": steps}).run(durable=False)
+    for out, density in zip(outs, densities, strict=True):
+        alone = {**given, "out": str(tmp_path / f"alone_{density}.safetensors")}
+        bs.load("recipe:merge-ties", **alone, density=density).run(durable=False)
+        np.testing.assert_array_equal(read(out)["w"], read(alone["out"])["w"])
+
+
+def test_an_alias_of_the_plan_is_what_it_was_after_a_recipe_with_one_of_that_name(tmp_path: Path):
+    given, own = models(tmp_path), normal((2, 2), seed=9)
+    write(tmp_path / "own.safetensors", {"x": own})
+    plan = {
+        "inputs": [f"base::{tmp_path / 'own.safetensors'}"],
+        "transforms": [merge_ties(given, tmp_path / "merged.safetensors", 0.3), {"scale_": {"target": "x", "by": 2}}],
+        "output": str(tmp_path / "after.safetensors"),
+    }
+    bs.load(plan).run(durable=False)
+    np.testing.assert_array_equal(read(tmp_path / "after.safetensors")["x"], own * 2)
+
+
+def test_the_aliases_of_a_recipe_end_with_it(tmp_path: Path):
+    steps = [merge_ties(models(tmp_path), tmp_path / "out.safetensors", 0.3), {"assert": {"exists": "models_1::w"}}]
+    assert [found.code for found in bs.check(bs.load({"transforms": steps}))] == ["alias-unknown"]
+
+
 @pytest.mark.parametrize(
     ("recipe", "code", "message"),
     [

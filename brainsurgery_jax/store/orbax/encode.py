@@ -66,7 +66,7 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
         raise StoreError(path, f"orbax cannot write below a folder with '{found}' in its name", remedy=remedy)
     for name, aval in avals.items():
         if not aval.size:
-            remedy = "Delete it before the output; it holds nothing."
+            remedy = "Write safetensors instead, or leave it out: it holds nothing."
             raise StoreError(path, f"orbax cannot store {aval}, which has no elements", tensor=name, remedy=remedy)
         narrow = options.tree.types.get(name, PLAIN).stored
         if aval.dtype.numpy is None or narrow in _LACKING:
