@@ -14,7 +14,7 @@ that tools write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -206,3 +206,19 @@ def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual
             return None
         made.append(1 if count == 1 else own)
     return made[0], made[1]
+
+
+def rival_block(shape: Sequence[int], grid: Sequence[int], block: Block, usual: Block = USUAL_BLOCK) -> Block | None:
+    """Another size of blocks, by powers of two, that matrices [..., m, n] with scales [..., a, b] may have had as well,
+    where neither is the usual one; None if there is none."""
+    rivals = [
+        size if count in (1, rows) or size == customary else next(_powers_for(rows, count), size)
+        for rows, count, size, customary in zip(shape[-2:], grid[-2:], block, usual, strict=True)
+    ]
+    return None if tuple(rivals) == block else (rivals[0], rivals[1])
+
+
+def _powers_for(size: int, count: int) -> Iterator[int]:
+    """The powers of two of which so many cover a size."""
+    powers = (1 << at for at in range(1, size.bit_length()))
+    return (each for each in powers if -(-size // each) == count)

@@ -38,8 +38,8 @@ _SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.[^.]+$)")
 _UNDERSCORED = re.compile(r"(?:lora_(?:unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_(.+)")
 """Names of modules whose dots are underscores, behind what part of a pipeline they belong to."""
 
-_VARIANT = re.compile(r"\.lora_")
-"""Names of what variants of LoRA have beside the factors."""
+_VARIANT = re.compile(r"\.(lora_|dora_scale|hada_|lokr_|oft_|diff(_b)?$)")
+"""Names of what variants of LoRA have beside the factors, or in their place."""
 
 
 def fetch_factor(view: View, alias: str, name: str, key: str) -> TensorExpr:
@@ -58,6 +58,11 @@ class AdaptedModule:
 
     parts: dict[str, str] = field(default_factory=dict)
     whole: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its tensors."""
+        return (*self.parts.values(), *self.whole.values())
 
     @property
     def factors(self) -> tuple[str, str] | None:
@@ -84,11 +89,14 @@ def read_modules(alias: str, names: Iterable[str], key: str = "adapters") -> dic
     """
     found: dict[str, AdaptedModule] = {}
     unknown: list[str] = []
+    twice: dict[str, tuple[str, str]] = {}
     for name in names:
         plain = _PROCESSOR.sub(lambda m: f".{'to_out.0' if m[1] == 'to_out' else m[1]}.lora.{m[2]}.weight", name)
         part, match = next(((p, m) for p, r in _PART.items() if (m := r.fullmatch(plain))), ("", None))
         if match is not None:
-            found.setdefault(match[1].removeprefix(HEAD), AdaptedModule()).parts[part] = name
+            own = found.setdefault(match[1].removeprefix(HEAD), AdaptedModule())
+            if (other := own.parts.setdefault(part, name)) != name:
+                twice.setdefault(plain[match.end(1) + 1 :], (other, name))
         elif plain.startswith(HEAD) and "lora_" not in plain and "trainable_tokens" not in plain:
             module, _, parameter = _SAVED.sub("", plain.removeprefix(HEAD)).rpartition(".")
             found.setdefault(module, AdaptedModule()).whole[parameter] = name
@@ -98,10 +106,34 @@ def read_modules(alias: str, names: Iterable[str], key: str = "adapters") -> dic
         message = f"'{alias}' has tensors of which it is not known how they change a model: {few(unknown)}"
         hint = "LoRA's have names of PEFT, diffusers or kohya. If they are not needed, `delete` them."
         if any(map(_VARIANT.search, unknown)):
-            hint = "They belong to the factors. Merge it by `peft`, and start from its result."
+            by = "`peft`" if all(name.startswith(HEAD) for name in unknown) else "the program that it is for"
+            hint = f"They belong to what was trained. Merge it by {by}, and start from its result."
         raise Refusal("adapter-merge", message, key=key, hint=hint)
+    if twice:
+        raise _refuse_twice(alias, twice, key)
     _refuse_single(alias, found, key)
     return found
+
+
+def _refuse_twice(alias: str, twice: Mapping[str, tuple[str, str]], key: str) -> Refusal:
+    """That an adapter has two tensors for one part of a module. `twice`: such pairs, by how the second name ends."""
+    one, other = next(iter(twice.values()))
+    message = f"'{one}' and '{other}' of '{alias}' are one part of one module"
+    ends = "|".join(map(re.escape, twice))
+    hint = f"Before, {deletion(alias, f'.*({ends})')}."
+    return Refusal("adapter-merge", message, key=key, hint=hint)
+
+
+def differing_head(one: str, other: str) -> str:
+    """How `other` begins, up to where it ends like `one`; or `one`, where `other` is the end of it."""
+    pairs = enumerate(zip(reversed(one), reversed(other), strict=False))
+    same = next((at for at, (x, y) in pairs if x != y), min(len(one), len(other)))
+    return other[: len(other) - same] or one[: len(one) - same]
+
+
+def deletion(alias: str, pattern: str) -> str:
+    """The step that deletes what of an adapter is not meant, in words."""
+    return f"`delete` what is not meant: `delete: {{target: '{alias}::{pattern}'}}`"
 
 
 def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule], key: str) -> None:

@@ -9,6 +9,7 @@ https://arxiv.org/abs/2312.03732; Liu et al., DoRA, 2024, https://arxiv.org/abs/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,14 @@ from math import prod, sqrt
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.adapters.architecture import Architecture, read_architecture
-from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, fetch_factor, is_scaled_by_config
+from brainsurgery_jax.adapters.reading import (
+    AdaptedModule,
+    ModuleFinder,
+    deletion,
+    differing_head,
+    fetch_factor,
+    is_scaled_by_config,
+)
 from brainsurgery_jax.adapters.settings import AdapterSettings
 from brainsurgery_jax.adapters.stacked import StackedFactors
 from brainsurgery_jax.errors import Refusal
@@ -95,10 +103,22 @@ class AdaptedBase:
         saved = isinstance(listed, list) and any(module.endswith(str(word)) for word in listed)
         if own.whole and not own.parts and saved:
             return self._name_as_base(module), ""
-        name = next(iter((*own.parts.values(), *own.whole.values())))
         hint = "Is it the base that the adapter was trained on? `brainsurgery-jax inspect` lists its names."
+        if (beginning := self._beginning_of_others(adapter, own)) is not None:
+            step = deletion(adapter.alias, f"{re.escape(beginning)}.*")
+            hint = f"Other modules of it are there, so it is for several models: {step}."
+        name = next(iter(own.names))
         message = f"'{self.alias}' has no module '{module}', which '{adapter.alias}' changes ('{name}')"
         raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+
+    def _beginning_of_others(self, adapter: AdapterToMerge, own: AdaptedModule) -> str | None:
+        """How the names of tensors for another model begin, as those of a module do and none of modules of the base;
+        None if that cannot be told."""
+        modules = ((module, each) for module, each in adapter.modules.items() if self.finder.find(module) is not None)
+        known = [name for _, each in modules for name in each.names]
+        name = next(iter(own.names))
+        ends = (match.end() for match in re.finditer(r"[._]", name))
+        return next((name[:end] for end in ends if known and not any(n.startswith(name[:end]) for n in known)), None)
 
     def _name_as_base(self, module: str) -> str:
         """What a module that the base lacks is called in it."""
@@ -115,12 +135,23 @@ class AdapterTerms:
 
     def terms(self) -> Iterator[tuple[str, Term]]:
         """Each with the name of the tensor of the result."""
+        changed: dict[str, str] = {}
         for module, own in self.adapter.modules.items():
             found, known = self.base.find(self.adapter, module, own)
+            if (other := changed.setdefault(found, module)) != module:
+                raise self._refuse_both(found, other, module)
             for name, term in self._of_module(module, own, known):
                 yield f"{found}.{name}", term
         for own in self.adapter.stacked:
             yield f"{own.module}.{own.parameter}", self._stacked(own)
+
+    def _refuse_both(self, found: str, *modules: str) -> Refusal:
+        """That two modules of an adapter are one of the base, as in adapters for two models that are alike."""
+        one, other = (self.adapter.modules[module].names[0] for module in modules)
+        alias, both = self.adapter.alias, " and ".join(f"'{module}'" for module in modules)
+        message = f"{both} of '{alias}' are one module of '{self.base.alias}', '{found}'"
+        hint = f"Before, {deletion(alias, f'{re.escape(differing_head(one, other))}.*')}."
+        return Refusal("adapter-merge", message, key="adapters", hint=hint)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.base.shape(self.adapter.alias, name)
@@ -166,12 +197,14 @@ class AdapterTerms:
         """The factor of a product as an expression, with its operands."""
         assert own.factors is not None
         rank = self._shape(own.factors[0])[0]
-        if (name := own.parts.get("alpha")) is not None:
+        if rank and (name := own.parts.get("alpha")) is not None:
             return f"reshape(s{self.number}, (1,)) / {rank}", self._operands(s=name)
         return self._scale_of(module, rank), {}
 
     def _scale_of(self, name: str, rank: int) -> str:
-        """The factor that a config says for a module or parameter."""
+        """The factor that a config says for a module or parameter; any for an empty product."""
+        if not rank:
+            return "1.0"
         usual = self.adapter.config.get("lora_alpha", 8 if self.adapter.config else rank)
         alpha = value_for(name, self.adapter.settings.pattern("alpha_pattern"), usual)
         return repr(alpha / (sqrt(rank) if self.adapter.config.get("use_rslora") else rank))

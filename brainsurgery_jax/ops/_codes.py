@@ -7,7 +7,7 @@ from math import prod
 from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag, jnp, np
-from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid
+from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid, rival_block
 from brainsurgery_jax.dtypes import FLOAT32, INT64, UINT8, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
@@ -44,7 +44,7 @@ class PackedParams(FloatParams):
 
 def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL_BLOCK) -> tuple[Grid, Block]:
     """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one: as
-    given, else the usual, if shapes allow that. Raises Refusal."""
+    given, else the usual, if shapes allow that. Raises Refusal, also where shapes allow several sizes."""
     if not scales.dtype.is_float:
         hint = "Scales are floats. Narrow the pattern, so that it leaves such tensors out."
         raise Refusal("codes-unknown", f"{x} stands beside scales that are {scales}", key="target", hint=hint)
@@ -53,6 +53,11 @@ def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL
         hint = "Say how many rows and columns share a scale: `block: [128, 128]`."
         wrong = f"{x} cannot be cut into blocks with scales {scales}"
         raise Refusal("codes-unknown", wrong, key="block" if given else "target", hint=hint)
+    grid, block = found
+    if given is None and (rival := rival_block(x.shape, grid, block, usual)) is not None:
+        hint = f"Say how many rows and columns share a scale: `block: {[*rival]}` or `block: {[*block]}`."
+        wrong = f"{x} with scales {scales} may have blocks of {block[0]} x {block[1]} or of {rival[0]} x {rival[1]}"
+        raise Refusal("codes-unknown", wrong, key="target", hint=hint)
     return found
 
 

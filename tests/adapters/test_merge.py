@@ -207,6 +207,20 @@ REFUSED: dict[str, tuple[Mapping[str, np.ndarray], str]] = {
     "several modules": ({k.replace("h.0.", ""): x for k, x in {**A, **B}.items()}, "may be several modules"),
     "other shapes": ({**A, "h.0.w.lora_B.weight": normal((5, 2))}, r"make no weight of shape \[4, 3\]"),
     "factors that do not fit": ({**A, "h.0.w.lora_B.weight": normal((4, 3))}, "make no weight of shape"),
+    "two modules that are one": (
+        {f"{stem}{k}": x for stem in ("m.", "m_2.") for k, x in {**A, **B}.items()},
+        "'m.h.0.w' and 'm_2.h.0.w' of 'adapter' are one module of 'base', 'h.0.w'",
+    ),
+    "kohya's name beside a plain one": (
+        {
+            **A,
+            **B,
+            "lora_unet_h_0_w.lora_down.weight": normal((2, 3)),
+            "lora_unet_h_0_w.lora_up.weight": normal((4, 2)),
+        },
+        "are one module of 'base', 'h.0.w'",
+    ),
+    "a factor of two names": ({**A, **B, "h.0.w.lora_down.weight": normal((2, 3))}, "are one part of one module"),
     "a bias where there is none": ({**A, **B, "h.0.w.lora_B.bias": normal((4,))}, "adds a bias"),
 }
 
@@ -217,6 +231,17 @@ def test_what_cannot_be_merged_is_refused_from_headers(kind: str, tmp_path: Path
     with pytest.raises(PlanError, match=why):
         bs.load(plan_of(tmp_path, {"base": W, "adapter": adapter},
                         {"lora_merge": {"base": "base", "adapters": "adapter"}})).explain()  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [{}, {"lora_alpha": 8}, {"lora_alpha": 8, "use_rslora": True}])
+@pytest.mark.parametrize("alpha", [{}, {"h.0.w.alpha": np.float32(2)}])
+def test_factors_of_rank_0_change_nothing(config: Any, alpha: Mapping[str, np.ndarray], tmp_path: Path):
+    empty = {"h.0.w.lora_A.weight": np.zeros((0, 3), np.float32), "h.0.w.lora_B.weight": np.zeros((4, 0), np.float32)}
+    beside = {name.replace("h.0", "h.1"): x for name, x in {**A, **B}.items()}
+    step = {"base": "base", "adapters": "adapter", **({"config": config} if config else {})}
+    made = run_plan(tmp_path, {"base": W, "adapter": empty | alpha | beside}, {"lora_merge": step})
+    assert np.array_equal(made["h.0.w.weight"], W["h.0.w.weight"])
+    assert not np.array_equal(made["h.1.w.weight"], W["h.1.w.weight"])
 
 
 @pytest.mark.parametrize(("config", "why"), [

@@ -18,6 +18,7 @@ ONE = np.array([[4, 0, 0], [0, 0, 0], [0, 0, 0]], F32)
 TUNED = {**BASE, "h.w.weight": BASE["h.w.weight"] + ONE}
 DOWN, UP = np.array([[2, 0, 0]], F32), np.array([[2], [0], [0]], F32)
 LORA = {"h.w.lora_A.weight": DOWN, "h.w.lora_B.weight": UP}
+FACTORS_OF = {name.removeprefix("h.w"): x for name, x in LORA.items()}
 GONE = dict.fromkeys(BASE)
 MADE = {"base_model.model.h.w.lora_A.weight": DOWN, "base_model.model.h.w.lora_B.weight": UP}
 PEFT = "base_model.model."
@@ -60,6 +61,12 @@ def another_base(says: str) -> Mend:
 
 def delete(pattern: str, says: str = "`delete`") -> Mend:
     return inserted({"delete": {"target": pattern}}, says=says)
+
+
+def delete_first(plan: Plan, hint: str) -> Plan:
+    """Begin with the deletion that the hint writes."""
+    (text,) = (text for text in quoted(hint) if text.startswith("delete: "))
+    return {**plan, "transforms": [yaml.safe_load(text), *plan["transforms"]]}
 
 
 def right() -> object:
@@ -152,8 +159,15 @@ ADAPTERS = [
            made={"h.w.weight": TUNED["h.w.weight"], **NO_SCALE}),
     merged("factors of integers, merged", inserted({"cast_": {"target": "b::.*", "to": "float32"}}, says="Cast first"),
            INTS, "dtype-unsupported"),
-    merged("what variants have beside factors", steps("Merge it by `peft`, and start from its result."),
-           {**LORA, "h.w.lora_diag": np.ones(1, F32)}, made={}),
+    merged("what variants have beside factors", steps("Merge it by the program that it is for, and start from its"),
+           {**LORA, "h.w.dora_scale": np.ones(1, F32)}, made={}),
+    merged("what variants that PEFT knows have beside factors", steps("Merge it by `peft`, and start from its result."),
+           {f"{PEFT}h.w.lora_diag": np.ones(1, F32)}, made={}),
+    merged("two modules that are one of the base", delete_first,
+           {**{f"m.{name}": x for name, x in LORA.items()}, **{f"m_2.{name}": 2 * x for name, x in LORA.items()}}),
+    merged("two names of one factor", delete_first, {**LORA, "h.w.lora_down.weight": DOWN, "h.w.lora_up.weight": UP}),
+    merged("modules of another model", delete_first,
+           {f"{stem}{name}": x for stem in ("unet.h.w", "te.k") for name, x in FACTORS_OF.items()}),
     merged("a variant of LoRA", steps("Merge it by `peft`, and start from its result."), LORA,
            config={"kasa_config": {}}, made={}),
     merged("an alpha beside those of tensors", delete("b::.*alpha", "`delete` these tensors before"), {**LORA, **ALPHA},

@@ -57,6 +57,17 @@ def test_scales_are_read_by_their_shape(which: str, name: str, tmp_path: Path) -
     assert found["w"].tolist() == scaled(codes, spread(scales)).tolist()
 
 
+@pytest.mark.parametrize("size", [60, 64])
+def test_blocks_of_which_a_power_of_two_fits_as_well_have_to_be_named(size: int, tmp_path: Path) -> None:
+    """Five scales for 300 rows: blocks of 60 divide them evenly, and five blocks of 64 cover them."""
+    codes, scales = fp8((300, 1)), np.abs(normal((5, 1)))
+    tensors = {"w": codes, "w_scale_inv": scales}
+    (found,) = problems(tmp_path, tensors, [step()])
+    assert found.code == "codes-unknown" and "may have blocks of 60 x 1 or of 64 x 1" in found.message
+    made = run_plan(tmp_path, tensors, [step(block=[size, 1])])
+    assert made["w"].tolist() == scaled(codes, np.repeat(scales, size, 0)[:300]).tolist()
+
+
 def test_rows_that_fill_no_block_have_the_last_scale(tmp_path: Path) -> None:
     codes, scales = fp8((300, 200)), np.abs(normal((3, 2)))
     found = run_plan(tmp_path, {"w": codes, "w_scale_inv": scales}, [step()])["w"]
