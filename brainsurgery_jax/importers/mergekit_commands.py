@@ -26,12 +26,12 @@ _TAKES = (
 )
 _SHORT = {"-i": "--include-regex", "-e": "--exclude-regex", "-j": "--num-threads"}
 _IGNORED = (
-    "--verbose", "-v", "--gpu-rich",
+    "--verbose", "-v", "--gpu-rich", "--no-distribute-scale",
     *(f"--{no}{switch}" for no in ("", "no-") for switch in
       ("cuda", "lazy-unpickle", "low-cpu-memory", "trust-remote-code", "read-to-gpu", "multi-gpu", "quiet",
        "async-write", "copy-tokenizer", "clone-tensors", "write-model-card", "safe-serialization")),
 )  # fmt: skip
-"""Switches on how mergekit runs, and on side files."""
+"""Switches on how mergekit runs, on side files, and on how factors of one product share its scale."""
 _IGNORED_VALUES = ("--device", "--num-threads", "--write-threads", "--out-shard-size", "--random-seed",
                    "--transformers-cache", "--lora-merge-cache")  # fmt: skip
 """The same, with a value."""
@@ -84,8 +84,8 @@ def _read_options(words: list[str]) -> Iterator[tuple[str, str]]:
         key = _SHORT.get(key, key)
         if key not in (*_TAKES, *_IGNORED_VALUES):
             near = did_you_mean(key, (*_TAKES, *_IGNORED, *_ALWAYS))
-            hint = (f"Supported: {', '.join(_TAKES)}. Which tensors are looked at, say by `of: PATTERN` in the step "
-                    "`lora_extract` of the plan.")  # fmt: skip
+            hint = (f"Supported: {', '.join(_TAKES)}. For other choices of tensors, leave it out, and write `of: PATTERN` "
+                    "into the step `lora_extract` of the plan.")  # fmt: skip
             raise refuse(f"{EXTRACT}: '{key}' cannot be imported.{near}", None, hint)
         found = value if equals else next(rest, "")
         if not found:

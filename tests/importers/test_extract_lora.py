@@ -36,9 +36,9 @@ def test_each_product_is_the_best_of_its_rank(here: Path, rank: str):
 
 def test_without_a_rank_it_is_128(here: Path):
     put_models(here)
-    text = plan_of(f"{WHOLE} --cuda --embed-lora")
+    text = plan_of(f"{WHOLE} --cuda --embed-lora --no-distribute-scale")
     assert "lora_extract: {base: base, tuned: tuned, to: adapter, rank: 128}" in text
-    assert "# --cuda is ignored.\n" in text
+    assert "# --cuda is ignored.\n# --no-distribute-scale is ignored.\n" in text
     assert "--embed-lora" not in text
 
 
