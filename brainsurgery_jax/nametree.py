@@ -19,6 +19,18 @@ def module_of(name: str) -> str:
     return ".".join("*" if part.isdecimal() else part for part in name.split("."))
 
 
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A key to sort names by: numbers in them by their size, so that layer 2 comes before layer 10."""
+    return tuple(map(_order_part, filter(None, re.split(r"(\d+)", name))))
+
+
+def _order_part(part: str) -> tuple[int, int, str]:
+    if not part.isdecimal():
+        return 1, 0, part
+    digits = part.lstrip("0")
+    return 0, len(digits), digits
+
+
 def group_by_module(names: Iterable[str]) -> dict[str, list[str]]:
     """Names by their modules, as `module_of` says them."""
     found: dict[str, list[str]] = {}

@@ -21,6 +21,7 @@ from brainsurgery_jax.completion.partial import place_of
 from brainsurgery_jax.completion.side_files import json_files
 from brainsurgery_jax.completion.slots import REFERENCES, Keys, PlainSlot, Slot, Steps, Token, ValueSlot
 from brainsurgery_jax.dtypes import DTYPES
+from brainsurgery_jax.nametree import natural_order
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.oly_words import quoted
@@ -290,7 +291,7 @@ class _Asked:
         segments = _segments(before, self.session.state.spaces[alias].names)
         if len(segments) <= MOST:
             yield from (
-                Found(s, _format_count(n)) for s, n in sorted(segments.items(), key=lambda s: _natural(s[0])) if
+                Found(s, _format_count(n)) for s, n in sorted(segments.items(), key=lambda s: natural_order(s[0])) if
                 s.startswith(word)
             )  # fmt: skip
         if field.role.is_pattern:
@@ -342,7 +343,7 @@ def folded(tails: Iterable[str], head: str = "") -> list[tuple[str, int, bool]]:
     counts = Counter(tails)
     each = ((tail, count, True) for tail, count in counts.items())
     ends = each if len(counts) <= MOST else _groups(counts)
-    return sorted(ends, key=lambda end: _natural(head + end[0]))
+    return sorted(ends, key=lambda end: natural_order(head + end[0]))
 
 
 def _groups(counts: Mapping[str, int]) -> Iterator[tuple[str, int, bool]]:
@@ -362,11 +363,6 @@ def _common_segments(texts: Collection[str]) -> str:
     first, last = min(texts), max(texts)
     same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[: first.rfind(".", 0, same) + 1]
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A key to sort by: numbers in texts by their size."""
-    return [(0, int(part[:99]), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def _segments(before: list[object], names: Iterable[str]) -> dict[str, int]:

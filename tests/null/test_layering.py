@@ -79,7 +79,8 @@ MAY_IMPORT = {
     "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
     "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
-    "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
+    "ops.compute": "errors dtypes nametree select op protocol numerics expression ops._constants ops._formulas "
+    "ops._matches",
     "ops._drawn": "errors dtypes _lazy op protocol expression ops.compute ops.shape",
     "ops.elementwise": "errors dtypes _lazy op protocol numerics ops._drawn",
     "ops.equations": "errors select _lazy op protocol numerics expression ops._constants ops._matches ops._verdicts "
@@ -134,8 +135,8 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply provenance plugins",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "errors dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session "
-    "api world",
+    "completion": "errors dtypes nametree op select plan.pages plan.oly_words plan.schema plan.scalars plan.source "
+    "session api world",
     "cli": "documents rendering reports wording desk "
     "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.resolved plan.schema "
     "plan.source plan.written "
