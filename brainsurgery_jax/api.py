@@ -233,11 +233,11 @@ def _lower(plan: Plan, files: Files) -> Program:
     return lower(start(plan.data, files), plan.data, files)
 
 
-def explain(plan: Plan, world: Files | None = None, *, memory: int | None = None) -> Explanation:
+def explain(plan: Plan, world: Files | None = None, *, memory: int | str | None = None) -> Explanation:
     """Describe what a run of a plan would do on this machine. Reads headers only.
 
-    **Arguments**: the plan, and the files that it sees (default: those on disk). `memory` is the budget in bytes, as
-    for `run`.
+    **Arguments**: the plan, and the files that it sees (default: those on disk). `memory` is the budget, as for
+    `run`.
     **Returns** an `Explanation`: effects of the steps, bytes copied and computed, projected memory, items of work.
     **Raises** PlanError with every mistake of a plan that cannot run.
     **Example**:
@@ -279,16 +279,16 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
     **Arguments**: the plan, and the files that it sees (default: those on disk). `listen` gets the engine's events as
     they happen; `overwrite` lets outputs replace existing files; `durable` flushes files to disk before publishing;
-    `dry_run` checks and reports, and writes nothing; of several outputs `only` names the one to write; `memory` is
-    the budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
-    ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them
-    on; `look` is called with each complete output before any is published, and may raise; `lock` writes the lock of
-    each output (a path: that of the only output there; `sha256`: with the SHA-256 of its files in it; by default
-    only folders carry one, without digests, and with `lock=False` none), `locked` names those that the run must
-    agree with; `resume` keeps a journal, and goes on with a run that was interrupted; `hard_links` lets files of
-    outputs that are as an input has them be hard links to these; `distributed` tells which process of a run
-    over several this is (`engine.run.joining.ProcessAddress`); `stop` is a `threading.Event` that stops
-    the run between two items of its work once it is set.
+    `dry_run` checks and reports, and writes nothing; of several outputs `only` names the one to write; `memory` is the
+    budget, a number of bytes or a text such as "5GB" (default: a quarter of the available memory); `devices` is the
+    number of accelerators to use ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the
+    start, as the op `set` turns them on; `look` is called with each complete output before any is published, and may
+    raise; `lock` writes the lock of each output (a path: that of the only output there; `sha256`: with the SHA-256 of
+    its files in it; by default only folders carry one, without digests, and with `lock=False` none), `locked` names
+    those that the run must agree with; `resume` keeps a journal, and goes on with a run that was interrupted;
+    `hard_links` lets files of outputs that are as an input has them be hard links to these; `distributed` tells which
+    process of a run over several this is (`engine.run.joining.ProcessAddress`); `stop` is a `threading.Event` that
+    stops the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
     published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.

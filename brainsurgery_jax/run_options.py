@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """How to run, not what: the same plan has the same result under all of them.
 
-    - `memory`: budget in bytes (None: a quarter of the available memory)
+    - `memory`: budget, in bytes or as "5GB" (None: a quarter of the available memory)
     - `devices`: how many of the available accelerators to use ("cpu": none), or which (`engine.devices.Accelerators`)
     - `durable`: flush files to disk before publishing them
     - `overwrite`: outputs may replace existing files
@@ -43,7 +43,7 @@ class RunOptions:
     - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
 
-    memory: int | None = None
+    memory: int | str | None = None
     devices: Devices = "all"
     durable: bool = True
     overwrite: bool = False
@@ -75,7 +75,7 @@ class RunOptions:
 class RunKeywords(TypedDict, total=False):
     """The fields of `RunOptions` as keywords, for the public verbs."""
 
-    memory: int | None
+    memory: int | str | None
     devices: Devices
     durable: bool
     overwrite: bool

@@ -119,7 +119,7 @@ def diff(
     ignore_dtype: bool = False,
     figures: bool = True,
     effective_rank: bool = False,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> Difference:
     """Compare two checkpoints of any format.
@@ -127,11 +127,11 @@ def diff(
     **Arguments**: `target` selects names, on both sides. Values may differ by `eps + rtol * |left|`; without either
     they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `effective_rank` also
-    factorizes the differences of matrices, which takes longer. `memory` is the budget in bytes (default: a quarter of
-    the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that ends it early. Where both
-    tell of their trees (those of orbax do), leaves that hold no tensor are compared, too, and whether one is an array
-    of JAX or numpy, a Python number or a random key. The side files of two folders are compared, JSON by its keys; they
-    do not count in `same`.
+    factorizes the differences of matrices, which takes longer. `memory` is the budget, a number of bytes or a text such
+    as "5GB" (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
+    ends it early. Where both tell of their trees (those of orbax do), leaves that hold no tensor are compared, too, and
+    whether one is an array of JAX or numpy, a Python number or a random key. The side files of two folders are
+    compared, JSON by its keys; they do not count in `same`.
     **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
     TypeError for trees, Stopped.
@@ -155,7 +155,7 @@ def diff(
         return result
 
 
-def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None, stop: StopSignal) -> Difference:
+def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | str | None, stop: StopSignal) -> Difference:
     """The difference with the effective ranks of what differs in value."""
     from brainsurgery_jax.looking.spectra import spectra_of  # numpy and factorizations, which few comparisons need
 

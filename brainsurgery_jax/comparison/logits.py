@@ -27,12 +27,12 @@ def compare_logits(
     right: str | os.PathLike[str],
     *,
     tokens: int | Sequence[int] = DEFAULT_TOKENS,
-    memory: int | None = None,
+    memory: int | str | None = None,
 ) -> LogitGap:
     """Compare the logits of two decoders for the same tokens. Both are read layer by layer.
 
     **Arguments**: paths of folders with config.json; `tokens` are their ids, or how many to draw (always the same);
-    `memory` is the budget in bytes (default: a quarter of the available memory).
+    `memory` is the budget, a number of bytes or a text such as "5GB" (default: a quarter of the available memory).
     **Returns** a `LogitGap`: `max_diff`, `kl` (nats a token), `agreement`, `finite`.
     **Raises** StoreError for what cannot be read, PlanError if a model is incomplete or its family is not known.
     **Example**:
@@ -44,7 +44,7 @@ def compare_logits(
     return _ask((left, right), lambda one, other: gap_of(one, other, ids), READ_ROWS, memory)
 
 
-def read_logits(path: str | os.PathLike[str], tokens: Sequence[int], *, memory: int | None = None) -> np.ndarray:
+def read_logits(path: str | os.PathLike[str], tokens: Sequence[int], *, memory: int | str | None = None) -> np.ndarray:
     """The logits [tokens, vocabulary] in float32 of a decoder in a folder with config.json.
 
     Raises StoreError for what cannot be read, PlanError if the model is incomplete or its family is not known.
@@ -63,7 +63,7 @@ def _ask(
     paths: Sequence[str | os.PathLike[str]],
     build: Callable[..., TensorExpr],
     reduction: Reduction[Any, Answer],
-    memory: int | None,
+    memory: int | str | None,
 ) -> Answer:
     """What a reduction makes of the expression that `build` makes of models in folders."""
     world = Files()

@@ -168,7 +168,7 @@ def convert(
     source: str,
     destination: str,
     *,
-    memory: int | None = None,
+    memory: int | str | None = None,
     durable: bool = True,
     dry_run: bool = False,
     lock: bool | str | os.PathLike[str] | None = None,
@@ -217,7 +217,7 @@ def execute(conversion: Conversion, options: RunOptions, world: Files | None = N
     return report._replace(said=(*remarks, *report.said, *results))
 
 
-def _verification(conversion: Conversion, memory: int | None) -> Callable[[StagedOutput], None]:
+def _verification(conversion: Conversion, memory: int | str | None) -> Callable[[StagedOutput], None]:
     """Reads back what was written, before it is published."""
     comparison = verification_of(conversion.found, conversion.destination, conversion.route, conversion.request)
     return partial(verify, comparison, conversion.destination, memory=memory)

@@ -16,7 +16,9 @@ from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.world import Files
 
 
-def verify(comparison: Mapping[str, object], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
+def verify(
+    comparison: Mapping[str, object], destination: str, staged: StagedOutput, *, memory: int | str | None
+) -> None:
     """Compare the staged output with its source, by a plan on `destination`. Raises PlanError if they differ."""
     assert isinstance(staged, Staged), "a conversion writes to the file system"
     with TemporaryDirectory() as folder:

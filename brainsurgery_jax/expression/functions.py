@@ -6,6 +6,7 @@ What computes them, on numpy or JAX arrays, is in `operations.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax._lazy import jax, jnp
@@ -49,6 +50,16 @@ def _reduce(name: str, fn: Callable[..., jax.Array] | None = None, extra: str = 
     return Function(usage, fn or _of(name), keywords=AXES, static=sign.reduce_axes, own=True, reduces=True)
 
 
+def _picking(name: str) -> Callable[..., jax.Array]:
+    """A reduction of `jax.numpy` that picks elements, so that it needs some."""
+
+    def fn(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax.Array:
+        sign.need_elements(name, jnp.shape(x), axis)
+        return getattr(jnp, name)(x, axis=axis, keepdims=keepdims)
+
+    return fn
+
+
 def _norm(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axis=axis, keepdims=keepdims))
 
@@ -58,14 +69,16 @@ def _quantile(x: jax.Array, q: jax.Array | float, axis: Axis = None, keepdims: b
         raise ValueError(f"a share of the elements is a number from 0 to 1, got {q}")
     if jnp.ndim(q) > 1 or not jnp.issubdtype(jnp.result_type(q), jnp.number):
         raise ValueError("a share of the elements is a number from 0 to 1, or a vector of them")
+    sign.need_elements("quantile", jnp.shape(x), axis)
     return jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
 
 
 def _kth(x: jax.Array, k: object, axis: Axis = None, keepdims: bool = False) -> jax.Array:
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError("takes real tensors")
+    sign.need_elements("largest", jnp.shape(x), axis)
     made = jnp.max(x, axis=axis, keepdims=keepdims)
-    size = x.size // max(1, made.size)
+    size = prod(x.shape[a] for a in sign.axes_of(axis, x.ndim))
     if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= size:
         raise ValueError(f"takes a whole number from 1 to {size:,}, how many elements it chooses from")
     return made
@@ -174,6 +187,8 @@ def _repeat(x: jax.Array, times: object, axis: int | None = None) -> jax.Array:
 def _take(x: jax.Array, indices: jax.Array, axis: int | None = None) -> jax.Array:
     if not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
         raise ValueError("takes whole numbers as indices")
+    if jnp.size(indices):
+        sign.need_elements("entries", jnp.shape(x), axis)
     return jnp.take(x, indices, axis=axis)
 
 
@@ -204,10 +219,10 @@ FUNCTIONS: dict[str, Function] = {
     "logsumexp": _reduce("logsumexp", _log_sum_exp)._replace(own=False),
     "std": _reduce("std"),
     "var": _reduce("var"),
-    "min": _reduce("min", extra="` or, of two, `minimum(x, y)"),
-    "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
+    "min": _reduce("min", _picking("min"), extra="` or, of two, `minimum(x, y)"),
+    "max": _reduce("max", _picking("max"), extra="` or, of two, `maximum(x, y)"),
     "norm": _reduce("norm", _norm),
-    "median": _reduce("median"),
+    "median": _reduce("median", _picking("median")),
     "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _quantile, (2, 2), AXES, static=sign.reduce_axes,
                          own=True, reduces=True),
     "kth_largest": Function("kth_largest(x, 10, axis=None, keepdims=False)", _kth, (2, 2), AXES,

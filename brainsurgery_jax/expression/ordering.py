@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from brainsurgery_jax._lazy import Array, jax, jnp, np
+from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression import cut_rules as cut
 from brainsurgery_jax.expression.on_the_way import Operands, nbytes
 from brainsurgery_jax.expression.operation import Operation
 from brainsurgery_jax.expression.program import Node, Static
 from brainsurgery_jax.expression.reductions import Compute, Shape
-from brainsurgery_jax.expression.signatures import Function, Keywords, along, axis_of, reduce_axis
+from brainsurgery_jax.expression.signatures import Function, Keywords, along, axis_of, need_elements, reduce_axis
 from brainsurgery_jax.numerics.math import find_extreme, kind, on_host
 
 INDEX = 8
@@ -28,6 +29,7 @@ def _top(values: bool) -> Callable[..., jax.Array]:
     def fn(x: jax.Array, k: object, axis: int | None = -1) -> jax.Array:
         if axis is None or not jnp.ndim(x):
             raise ValueError("takes a whole number as axis, of a tensor that has it")
+        need_elements("largest", jnp.shape(x), axis)
         size = x.shape[axis]
         if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= size:
             raise ValueError(f"takes a whole number from 1 to {size}, the size of axis {axis}, as count")
@@ -54,18 +56,34 @@ def _along_one(name: str) -> Callable[..., jax.Array]:
     return fn
 
 
-_PLACE = Function("", _along_one("argmax"), keywords=("axis", "keepdims"), static=reduce_axis, own=True)
+def _running_sum(x: jax.Array, **keywords: object) -> jax.Array:
+    """Of integers in 64 bits, as numpy's."""
+    sums = {"uint": np.uint64, "int": np.int64}
+    return _along_one("cumsum")(x.astype(sums.get(kind(x), x.dtype)), **keywords)
+
+
+def _place_of(name: str) -> Callable[..., jax.Array]:
+    """Where an extreme is, of which there must be one."""
+
+    def fn(x: jax.Array, **keywords: object) -> jax.Array:
+        need_elements(name, jnp.shape(x), keywords.get("axis"))
+        return _along_one(name)(x, **keywords)
+
+    return fn
+
+
+_PLACE = Function("", _place_of("argmax"), keywords=("axis", "keepdims"), static=reduce_axis, own=True)
 
 ORDERING_FUNCTIONS: Mapping[str, Function] = {
     "argmax": _PLACE._replace(usage="argmax(x, axis=None, keepdims=False)"),
-    "argmin": _PLACE._replace(usage="argmin(x, axis=None, keepdims=False)", fn=_along_one("argmin")),
+    "argmin": _PLACE._replace(usage="argmin(x, axis=None, keepdims=False)", fn=_place_of("argmin")),
     "sort": Function("sort(x, axis=-1)", _along_one("sort"), keywords=("axis",), static=along(-1)),
     "argsort": Function("argsort(x, axis=-1)", _along_one("argsort"), keywords=("axis",), static=along(-1), own=True),
     "ranks": Function("ranks(x, axis=-1)", _along_one("argsort"), keywords=("axis",), static=along(-1), own=True),
     "topk": Function("topk(x, 10, axis=-1)", _top(values=True), (2, 2), ("axis",), static=_top_static, operands=1),
     "argtopk": Function("argtopk(x, 10, axis=-1)", _top(values=False), (2, 2), ("axis",), static=_top_static,
                         operands=1, own=True),
-    "cumsum": Function("cumsum(x, axis=None)", _along_one("cumsum"), keywords=("axis",), static=along(None), own=True),
+    "cumsum": Function("cumsum(x, axis=None)", _running_sum, keywords=("axis",), static=along(None), own=True),
 }  # fmt: skip
 """How they are called."""
 
@@ -137,7 +155,7 @@ def _keys(x: np.ndarray) -> np.ndarray:
 
 
 def _cumsum(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
-    """Running sums, of floats in double precision."""
+    """Running sums, of floats in double precision, of integers in 64 bits."""
     (x,), axis = xs, node.params["axis"]
     doubles = {"float": np.float64, "complex": np.complex128}
     plain = lambda x: jnp.cumsum(x, axis=axis).astype(x.dtype)  # noqa: E731
@@ -145,7 +163,7 @@ def _cumsum(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Ar
     if on_host(x):
         return np.cumsum(x, axis=axis, dtype=wide)
     if wide is None:
-        return jnp.cumsum(x, axis=axis)
+        return jnp.cumsum(x, axis=axis, dtype=to_numpy(node.aval.dtype))
     double = lambda x: jnp.cumsum(x, axis=axis, dtype=wide).astype(x.dtype)  # noqa: E731
     return jax.lax.platform_dependent(x, cpu=double, default=plain)
 

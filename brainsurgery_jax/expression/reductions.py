@@ -66,7 +66,7 @@ def multiply_up(xp: ModuleType, x: Array, over: Over) -> Array:
 def log_sum_exp(xp: ModuleType, x: Array, over: Over) -> Array:
     """The logarithm of the sum of exponentials, which are none above 1."""
     wide = over.dtype or np.float64
-    largest = finite_or_zero(xp, xp.max(x, axis=over.axes, keepdims=True))
+    largest = finite_or_zero(xp, xp.max(x, axis=over.axes, keepdims=True, initial=-np.inf))
     if not on_host(x):
         largest = jax.lax.stop_gradient(largest)
     total = xp.sum(xp.exp(x - largest), axis=over.axes, keepdims=True, dtype=wide)
@@ -225,5 +225,5 @@ def softmax(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Ar
     (x,), axes = xs, node.params["axes"]
     if not on_host(x):
         return jax.nn.softmax(x, axis=axes)
-    made = np.exp(x - np.max(x, axis=axes, keepdims=True))
+    made = np.exp(x - np.max(x, axis=axes, keepdims=True, initial=-np.inf))
     return made / np.sum(made, axis=axes, keepdims=True, dtype=_double(x)).astype(x.dtype)

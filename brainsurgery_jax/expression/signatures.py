@@ -111,6 +111,16 @@ def axes_of(axis: object, rank: int) -> tuple[int, ...]:
     return tuple(sorted(a % max(1, rank) for a in whole_numbers(axis)))
 
 
+def need_elements(name: str, shape: Sequence[int], axis: object) -> None:
+    """Raise ValueError where a function that picks one of the elements along an axis, or along several, has none, or
+    the tensor no such axis."""
+    rank = len(shape)
+    if (missing := next((a for a in whole_numbers(axis) if not -rank <= a < rank), None)) is not None:
+        raise ValueError(f"axis {missing} is out of bounds for array of dimension {rank}")
+    if 0 in (shape[a] for a in axes_of(axis, rank)):
+        raise ValueError(f"there are no elements to take the {name} of")
+
+
 def whole_numbers(x: object) -> tuple[int, ...]:
     """What JAX took for one whole number or several."""
     parts = x if isinstance(x, tuple) else (x,)

@@ -15,7 +15,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from brainsurgery_jax._lazy import jax, jnp
-from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS, REDUCTIONS
 from brainsurgery_jax.expression.indexing import pick, plain_parts
@@ -290,9 +290,12 @@ class _Typing:
             if not _is_sane(made):
                 raise self.expression.refusal(node, f"'{self.expression.source(node)}' is too large a number")
             return made
+        values = _values_of(op, [x.traced if isinstance(x, Value) else x for x in operands])
+        if op != "cast" and _is_double(op, values, BY_NAME[made.dtype.name]):
+            made = made.astype("float64")
         aval = Aval(tuple(made.shape), BY_NAME[made.dtype.name])
         places = tuple(x.at if isinstance(x, Value) else _literal(x) for x in operands)
-        work = _work(op, [x.traced if isinstance(x, Value) else x for x in operands], aval.dtype)
+        work = _work(op, values, aval.dtype)
         self._refuse_unfit(node, operands, work)
         return self._add(Node(op, places, aval, work, static()), made, self.expression.source(node))
 
@@ -330,12 +333,39 @@ def _literal(x: Meaning) -> Literal:
     return Literal.of(x)
 
 
-def _work(op: str, operands: Sequence[object], result: DType) -> DType:
+_EXACT = frozenset({"divide", "mean", "std", "var", "median", "quantile"})
+"""What numpy computes of integers of any size in double precision."""
+
+
+def _values_of(op: str, operands: Sequence[object]) -> Sequence[object]:
+    """The operands whose values are computed with: not conditions, nor places in a table."""
+    if _keeps_dtype(op):
+        return operands[:1]
+    return operands[1:] if op == "where" else operands
+
+
+def _keeps_dtype(op: str) -> bool:
+    """Whether operands are computed on in their own dtype, whatever that of the result."""
+    return op in ("cast", "number", "item") or (op in FUNCTIONS and FUNCTIONS[op].own)
+
+
+def _is_double(op: str, values: Sequence[object], made: DType) -> bool:
+    """Whether numpy makes a float64 of these operands where JAX makes a float32: of integers of 32 bits and more, which
+    float32 does not hold."""
+    if made != FLOAT32:
+        return False
+    dtypes = [BY_NAME[x.dtype.name] for x in values if _is_array(x)]
+    whole = op in _EXACT and bool(dtypes) and not any(d.is_inexact for d in dtypes)
+    return whole or any(d.is_integer and d.bits >= 32 for d in dtypes)
+
+
+def _work(op: str, values: Sequence[object], result: DType) -> DType:
     """The dtype that operands are cast to: that of the result, where it tells."""
-    if not operands or op in ("cast", "number", "item") or (op in FUNCTIONS and FUNCTIONS[op].own):
-        first = operands[0] if operands and _is_array(operands[0]) else None
+    if not values or _keeps_dtype(op):
+        first = values[0] if values and _is_array(values[0]) else None
         return result if first is None else BY_NAME[first.dtype.name]
-    common = BY_NAME[jnp.result_type(*(operands[1:] if op == "where" else operands)).name]
+    common = BY_NAME[jnp.result_type(*values).name]
+    common = FLOAT64 if _is_double(op, values, common) else common
     real_of_complex = common.is_complex and not result.is_complex
     return common if result.is_bool or real_of_complex else result
 

@@ -12,11 +12,11 @@ from brainsurgery_jax.numerics.digest import fingerprint as join
 from brainsurgery_jax.provenance.digests import digests_of
 
 
-def fingerprint(path: str | os.PathLike[str] | Checkpoint, *, memory: int | None = None) -> str:
+def fingerprint(path: str | os.PathLike[str] | Checkpoint, *, memory: int | str | None = None) -> str:
     """Compute the fingerprint of a checkpoint: of names, shapes, dtypes and every byte of its tensors.
 
-    **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns. `memory` is the budget in bytes
-    (default: a quarter of the available memory).
+    **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns. `memory` is the budget, a number of
+    bytes or a text such as "5GB" (default: a quarter of the available memory).
     **Returns** a BLAKE2b digest of 128 bits, such as `blake2b:6c5e...`: the same for every format and number of files.
     Metadata and side files do not count.
     **Raises** StoreError for what cannot be read, PlanError for a budget that is too small.

@@ -71,15 +71,15 @@ def histogram(
     *,
     bins: int = BINS,
     span: tuple[float, float] | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> Histogram:
     """Count the elements of a tensor in bins of equal width, and find their quantiles. All figures are exact.
 
     **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns; `name` is that of a tensor. `span`:
-    the ends of the first and the last bin (default: the least and the greatest finite element). `memory` is the budget
-    in bytes (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
-    ends it early.
+    the ends of the first and the last bin (default: the least and the greatest finite element). `memory` is the budget,
+    a number of bytes or a text such as "5GB" (default: a quarter of the available memory). `stop`: a `threading.Event`,
+    or anything with `is_set`, that ends it early.
     **Returns** a `Histogram`: `edges` [bins + 1], `counts` [bins], and quantiles by their share.
     **Raises** StoreError for what cannot be read, ValueError for a name that is not there, a tensor without real
     numbers, or bad `bins` or `span`, PlanError for a budget that is too small, Stopped.
@@ -102,7 +102,7 @@ def histograms_of(
     *,
     bins: int = BINS,
     span: tuple[float, float] | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> dict[str, Histogram]:
     """The histograms of several tensors, those without real numbers left out. See `histogram`."""
@@ -123,7 +123,7 @@ def histograms_on_one_span(
     right: Checkpoint,
     names: Sequence[str],
     *,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
     """The histograms of tensors of both checkpoints in the same bins, so that their counts compare: from the least of

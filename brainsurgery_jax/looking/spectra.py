@@ -122,16 +122,16 @@ def spectrum(
     *,
     target: str | list[str] | None = None,
     most: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> Mapping[str, Spectrum]:
     """Compute the singular values of the matrices of a checkpoint, or of their differences from those of another.
 
     **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns. `target` selects names.
     With `other` the matrices are `other - path`, for names that both have, with equal shapes. With `most` only that
-    many are computed, the largest, with a bound on what they miss; this is quicker. `memory` is the budget in bytes
-    (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
-    ends it early.
+    many are computed, the largest, with a bound on what they miss; this is quicker. `memory` is the budget, a number of
+    bytes or a text such as "5GB" (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything
+    with `is_set`, that ends it early.
     **Returns** a `Spectrum` by name, in state-dict order, for real floating-point matrices; other tensors are left out.
     Matrices narrower than float32 are widened to it first.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or `most`, or if no matrix is chosen,
@@ -155,7 +155,7 @@ def spectrum(
 
 def spectra_of(
     chosen: list[Checkpoint],
-    memory: int | None = None,
+    memory: int | str | None = None,
     names: Collection[str] | None = None,
     *,
     most: int | None = None,

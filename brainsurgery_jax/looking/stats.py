@@ -21,15 +21,15 @@ def stats(
     *,
     target: str | list[str] | None = None,
     effective_rank: bool = False,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> Mapping[str, TensorStats]:
     """Compute statistics of the tensors of a checkpoint of any format. Every tensor is read once, by blocks.
 
     **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns. `target` selects names.
     `effective_rank` also factorizes the floating-point matrices, which takes much longer and reads them once more.
-    `memory` is the budget in bytes (default: a quarter of the available memory). `stop`: a `threading.Event`, or
-    anything with `is_set`, that ends it early.
+    `memory` is the budget, a number of bytes or a text such as "5GB" (default: a quarter of the available memory).
+    `stop`: a `threading.Event`, or anything with `is_set`, that ends it early.
     **Returns** a `TensorStats` by name, in state-dict order: min, max, mean, std (of the population), norm, and how
     many elements are zero, NaN and infinite, in double precision. Complex, packed and empty tensors are left out.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing, PlanError
@@ -47,7 +47,7 @@ def stats(
 
 
 def stats_of(
-    chosen: Checkpoint, memory: int | None = None, *, effective_rank: bool = False, stop: StopSignal = NEVER
+    chosen: Checkpoint, memory: int | str | None = None, *, effective_rank: bool = False, stop: StopSignal = NEVER
 ) -> dict[str, TensorStats]:
     """The statistics of tensors that are chosen already. See `stats`."""
     asked = {name: ask_about(chosen, name, MOMENTS) for name, aval in chosen.avals.items() if has_numbers(aval)}

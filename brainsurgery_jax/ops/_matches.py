@@ -85,10 +85,10 @@ class NumberFinder:
         try:
             if source not in self._templates:
                 self._templates[source] = compile_template(f"${{{source}}}", pattern)
-            text = self._templates[source].fill(name, matches[name])
+            text = self._templates[source].number(name, matches[name])
         except RefError as bad:
             raise Refusal("expression-value", f"'${{{source}}}': {bad}", key="expr", hint=NUMBER_HINT) from bad
-        if not text.lstrip("-").isdecimal():
+        if not text.removeprefix("-").isdecimal():
             message = f"'${{{source}}}' is '{text}' for '{name}', which is no whole number"
             raise Refusal("expression-value", message, key="expr", hint=NUMBER_HINT)
         return int(text)

@@ -25,7 +25,7 @@ from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._formulas import by_element, fold_tensor, part, whole, widen_float
 from brainsurgery_jax.ops._matches import NumberFinder, Numbers, check_names, group_rows, join_all
 from brainsurgery_jax.protocol import Bind, Edit, Item, Row, TensorExpr, View
-from brainsurgery_jax.select import Ref, kind_of
+from brainsurgery_jax.select import Ref, kind_of, natural_key
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
 
@@ -55,13 +55,13 @@ def compute(
 ) -> Iterator[Edit]:
     """Compute an expression over named tensors, for each match of the first name's pattern.
 
-    `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
-    names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
-    must have; with `to` it is stored there and replaces any tensor of that name. It is rounded once, to `dtype`, or
-    else to the dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are
-    computed in float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in
-    numpy; sums are kept in double precision. Large results are computed part by part, along axes that no operation
-    mixes; a reduction of a whole large tensor is streamed first.
+    `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are names
+    filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it must
+    have; with `to` it is stored there and replaces any tensor of that name. It is rounded once, to `dtype`, or else to
+    the dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
+    float32, float64 stays, integers of 32 bits and more become float64 where they meet floats, and shapes broadcast as
+    in numpy. Every operation is rounded by itself, as in numpy; sums are kept in double precision. Large results are
+    computed part by part, along axes that no operation mixes; a reduction of a whole large tensor is streamed first.
 
     An expression may contain numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
@@ -77,8 +77,9 @@ def compute(
     `let` gives parts of the expression names of their own, each of which may use those before it. `${i + 1}` is what a
     group of the pattern captured, as a number; `${config.num_hidden_layers}` is one of the config of the first alias.
     `sum_over(x)`, `stack_over(x)` and `concat_over(x)` range over all matches: what is computed of each is added,
-    stacked along a new first axis, or joined along the first. An expression that asks for nothing else has one result
-    for each name that `to` makes, of the matches that make it.
+    stacked along a new first axis, or joined along the first, in the order of names with their numbers by size (layer 2
+    before layer 10). An expression that asks for nothing else has one result for each name that `to` makes, of the
+    matches that make it.
     Example: `compute: {from: {w: 'model::.*'}, to: 'model::norm', expr: 'sqrt(sum_over(sum(w ** 2)))'}`
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
@@ -142,13 +143,14 @@ class Job:
     def join(self, term: SetTerm, rows: Sequence[Row]) -> TensorExpr:
         """What a part of the expression that ranges over matches is."""
         each = []
-        for row in rows:
+        ordered = rows if term.joined == "sum_over" else sorted(rows, key=lambda row: natural_key(row[0]))
+        for row in ordered:
             try:
                 numbers = self.numbers.find((term.each,), [row])
                 each.append(compute_result(self.view, term.each, self.fetch(row), numbers, None, None, None))
             except Refusal as bad:
                 raise bad.about(self.about(row)) from bad
-        joined = join_all(self.view, term, each, [row[0] for row in rows])
+        joined = join_all(self.view, term, each, [row[0] for row in ordered])
         if term.joined != "sum_over":
             return joined
         return _stream(self.view, type_expression(_TOTAL, ("x",), (joined.aval,)).program, [joined])

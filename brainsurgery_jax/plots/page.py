@@ -47,15 +47,16 @@ def report(
     target: str | list[str] | None = None,
     spectra: bool = False,
     overwrite: bool = False,
-    memory: int | None = None,
+    memory: int | str | None = None,
     stop: StopSignal = NEVER,
 ) -> None:
     """Write a report of a checkpoint, or of how another differs from it, as one self-contained page of HTML.
 
     **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns; `to` is the page.
     `target` selects names. `spectra` also factorizes the matrices, or their differences, which takes longer.
-    `overwrite` replaces an existing page. `memory` is the budget in bytes (default: a quarter of the available memory).
-    `stop`: a `threading.Event`, or anything with `is_set`, that ends it early; then nothing is written.
+    `overwrite` replaces an existing page. `memory` is the budget, a number of bytes or a text such as "5GB" (default: a
+    quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that ends it early; then
+    nothing is written.
     **Returns** None.
     **Raises** StoreError for what cannot be read or written, for a page that exists, and without matplotlib; ValueError
     for another suffix than .html, a bad `target` or one that matches nothing; PlanError for a budget that is too small;
@@ -81,7 +82,7 @@ def report(
     write_file(page, text.encode())
 
 
-def _describe_one(chosen: Checkpoint, memory: int | None, stop: StopSignal, *, spectra: bool) -> Iterator[str]:
+def _describe_one(chosen: Checkpoint, memory: int | str | None, stop: StopSignal, *, spectra: bool) -> Iterator[str]:
     stats = stats_of(chosen, memory, stop=stop)
     yield _paragraph(_total(chosen))
     yield from _section("Health", _table(("tensor", "problem"), find_problems(stats).items()) or _paragraph(_HEALTHY))
@@ -94,7 +95,12 @@ def _describe_one(chosen: Checkpoint, memory: int | None, stop: StopSignal, *, s
 
 
 def _describe_two(
-    found: Difference, sides: tuple[Checkpoint, Checkpoint], memory: int | None, stop: StopSignal, *, spectra: bool
+    found: Difference,
+    sides: tuple[Checkpoint, Checkpoint],
+    memory: int | str | None,
+    stop: StopSignal,
+    *,
+    spectra: bool,
 ) -> Iterator[str]:
     left, right = sides
     yield _table(

@@ -45,13 +45,13 @@ class Verification(NamedTuple):
         return not self.differences
 
 
-def verify(path: str, *, at: str | None = None, inputs: bool = False, memory: int | None = None) -> Verification:
+def verify(path: str, *, at: str | None = None, inputs: bool = False, memory: int | str | None = None) -> Verification:
     """Check that an output is still what its lock says: names, shapes, dtypes, every element, side files. A lock
     without digests says nothing of elements. Of a delta, what it leaves in its base is read only for `BASE + DELTA`.
 
     **Arguments**: `path` is that of an output or of its lock, `at` that of the output, if it is not where the lock
-    says. With `inputs` the checkpoints that it was made of are compared, too. `memory` is the budget in bytes (default:
-    a quarter of the available memory).
+    says. With `inputs` the checkpoints that it was made of are compared, too. `memory` is the budget, a number of bytes
+    or a text such as "5GB" (default: a quarter of the available memory).
     **Returns** a `Verification` with all differences; each names its tensor or file.
     **Raises** StoreError for a lock or a checkpoint that cannot be read.
     **Example**:
@@ -76,7 +76,7 @@ def verify(path: str, *, at: str | None = None, inputs: bool = False, memory: in
     return Verification(place, output, len(lock.tensors), tuple(found), not lock.has_digests)
 
 
-def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory: int | None) -> Iterator[str]:
+def _differing_checkpoint(path: str, locked: Mapping[str, LockedTensor], memory: int | str | None) -> Iterator[str]:
     source, kept = _open_output(path)
     with closing(source):
         found = {name: LockedTensor(str(info.aval)) for name, info in source.header.tensors.items()}
@@ -164,7 +164,7 @@ def replay(
     return Verification(place, made, len(lock.tensors), ())
 
 
-def _with_digests(lock: Lock, output: str, memory: int | None) -> Lock:
+def _with_digests(lock: Lock, output: str, memory: int | str | None) -> Lock:
     """A lock with the digests of its output as that is. What a delta leaves in its base has none."""
     source, _ = _open_output(output)
     with closing(source):

@@ -57,16 +57,20 @@ class Formula(NamedTuple):
     places: frozenset[int] = frozenset()
 
     def of(self, values: Sequence[Value]) -> str:
-        """Evaluate the formula for the values (name, *binding)."""
+        """Evaluate the formula for the values (name, *binding), as a part of a name."""
+        found = self.evaluate(values)
+        if self.numeric and int(found) < 0:
+            message = f"'${{{self.text}}}' gives {int(found)} for the name '{values[0]}', and names count from 0"
+            raise RefError("template-arithmetic", message, "Match fewer names, or correct the formula.")
+        return found
+
+    def evaluate(self, values: Sequence[Value]) -> str:
+        """Evaluate the formula for the values (name, *binding); a number may be negative."""
         try:
             found = self.node(values)
-            number = _integer(found) if self.numeric else 0
+            return f"{_integer(found):0{self.width}d}" if self.numeric else str(found)
         except RefError as bad:
             raise RefError(bad.code, f"'${{{self.text}}}' {bad.message}, for the name '{values[0]}'", bad.hint) from bad
-        if number < 0:
-            message = f"'${{{self.text}}}' gives {number} for the name '{values[0]}', and names count from 0"
-            raise RefError("template-arithmetic", message, "Match fewer names, or correct the formula.")
-        return f"{number:0{self.width}d}" if self.numeric else str(found)
 
     def inverse(self, number: int) -> str | None:
         """Return the value of its only capture for which it yields this number; None if it is unknown."""

@@ -72,6 +72,13 @@ class Template:
             raise RefError("template-empty", message, "Add text to it, or match fewer names.")
         return filled
 
+    def number(self, name: str, binding: Binding) -> str:
+        """What a template of a formula alone gives where it makes no name: its number may be negative."""
+        match self.pieces:
+            case ((Formula() as formula,),):
+                return formula.evaluate((name, *binding))
+        return self.fill(name, binding)
+
     def fill_all(self, matches: Sequence[tuple[str, Binding]]) -> list[str]:
         """Return the names for several sources and their bindings."""
         if self.literal is not None:

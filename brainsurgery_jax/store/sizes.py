@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from operator import index
+from typing import SupportsIndex
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
@@ -23,6 +25,25 @@ def parse_size(text: str) -> int | None:
     if not number:
         raise ValueError(f"a size must be more than zero, got '{text}'. To switch the limit off, write none.")
     return number
+
+
+def read_size(size: int | str | None, name: str) -> int | None:
+    """The bytes of the argument `name` of a call, which are given as such or as a text; None for none.
+
+    Raises TypeError and ValueError.
+    """
+    if size is None:
+        return None
+    if isinstance(size, str):
+        try:
+            return parse_size(size)
+        except ValueError as bad:
+            raise ValueError(f"{name}={size!r}: {bad}") from None
+    if isinstance(size, bool) or not isinstance(size, SupportsIndex):
+        raise TypeError(f"{name} takes a number of bytes or a text, got {size!r}. Write {name}='5GB'.")
+    if index(size) <= 0:
+        raise ValueError(f"{name} must be more than zero, got {size}. Write {name}='5GB', or leave it out.")
+    return index(size)
 
 
 @lru_cache(maxsize=4096)  # the tensors of a large checkpoint have few sizes

@@ -82,6 +82,28 @@ def test_what_a_pattern_captured_is_a_number(tmp_path: Path) -> None:
         assert same(found[name], (w * i + (i * 2 + 1)) / np.float32(2))
 
 
+@pytest.mark.parametrize("expr", ["w * 0 + (${i - 6}) ** 2", "w * 0 + ${i - 6} ** 2", "w * 0 - ${6 - i} * ${i - 6}"])
+def test_a_number_in_an_expression_may_be_negative(expr: str, tmp_path: Path) -> None:
+    found = run_plan(tmp_path, LAYERS, step(expr))
+    assert {name: float(x[0, 0]) for name, x in found.items()} == {name: (int(name[2]) - 6) ** 2 for name in LAYERS}
+
+
+def test_an_exponent_may_be_a_negative_number_of_the_match(tmp_path: Path) -> None:
+    found = run_plan(tmp_path, LAYERS, step("w ** ${i - 1}"))
+    assert same(found["h.0.q"], 1 / LAYERS["h.0.q"])
+
+
+def test_a_name_counts_from_0_though_a_number_may_be_negative(tmp_path: Path) -> None:
+    found = refused(problems(tmp_path, LAYERS, step("w * ${i - 1}", to=r"x.${i - 1}.\2")))
+    assert found[0] == "template-arithmetic" and "names count from 0" in found[1]
+
+
+def test_a_captured_text_with_two_signs_is_no_number(tmp_path: Path) -> None:
+    found = refused(problems(tmp_path, {"h.--3": LAYERS["h.0.q"]}, step("w * ${s}", of=r"h\.(?P<s>.*)")))
+    assert found[0] == "expression-value"
+    assert "'${s}' is '--3' for 'h.--3', which is no whole number" in found[1]
+
+
 def test_a_config_gives_numbers(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     plan = plan_of(tmp_path / "model", LAYERS, step(r"w / ${config.num_layers} * ${model::config.rope.theta}"))
@@ -154,6 +176,20 @@ def test_means_and_stacks_of_matches(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["mean"], stacked.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["also"], stacked.mean(0), rtol=1e-5, atol=1e-6)
     assert same(found["rows"], np.concatenate([LAYERS[f"h.{i}.q"][:1] * np.float32(i) for i in range(3)]))
+
+
+@pytest.mark.parametrize("expr", ["stack_over(w)", "concat_over(reshape(w, (1, -1)))", "stack_over(w * 1) + 0"])
+@pytest.mark.parametrize("group", [r"(?P<i>\d+)", r"\d+"])
+def test_row_i_of_what_is_joined_is_layer_i(expr: str, group: str, tmp_path: Path) -> None:
+    layers = {f"h.{i}.w": np.full(2, i, np.float32) for i in range(12)}
+    found = run_plan(tmp_path, layers, step(expr, to="all", of=rf"h\.{group}\.w"))
+    assert same(found["all"], np.stack([layers[f"h.{i}.w"] for i in range(12)]))
+
+
+def test_numbers_at_several_places_of_a_name_are_ordered_from_left_to_right(tmp_path: Path) -> None:
+    experts = {f"h.{i}.e{e}.w": np.array(100 * i + e, np.float32) for i in (10, 9) for e in (11, 2)}
+    found = run_plan(tmp_path, experts, step("stack_over(w)", to="all", of=r"h\..*\.w"))
+    assert found["all"].tolist() == [902, 911, 1002, 1011]
 
 
 def test_a_penalty_of_two_models_and_their_fisher_information(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_every_dtype_is_summed_as_numpy_does(name: str, dtype: str, tmp_path: Pa
 def test_a_quantile_has_the_bits_of_numpy(share: str, dtype: str, tmp_path: Path) -> None:
     x = X.astype(dtype)
     made = value(tmp_path, f"quantile(x, {share})", x, "float64")
-    wide = x if x.dtype.kind == "f" else x.astype(np.float32)
+    wide = x if x.dtype.kind == "f" else x.astype(np.float64)
     wanted = np.quantile(wide, np.asarray(float(share)))
     assert same(made, wanted.astype(wide.dtype).astype(np.float64))
 

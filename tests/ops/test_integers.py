@@ -18,7 +18,8 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.expression.parse import parse_expression
 from brainsurgery_jax.expression.ranges import exact_ranges
 from brainsurgery_jax.expression.typing import type_expression
-from tests.checkpoints import normal, np_dtype, plan_of, problems, run_plan
+from brainsurgery_jax.ops import compute
+from tests.checkpoints import normal, np_dtype, plan_of, problems, run_plan, set_block
 
 RNG = np.random.default_rng(0)
 U8 = np.arange(256, dtype=np.uint8)
@@ -95,6 +96,93 @@ def test_the_remedy_of_the_note_mends_the_plan(expr: str, tmp_path: Path) -> Non
 def test_without_the_remedy_integers_wrap_as_numpys_do(tmp_path: Path) -> None:
     found = run_plan(tmp_path, {"q": U8}, formula("(q & 15) - 8"))["out"]
     assert (found.dtype, found.tolist()) == (np.uint8, ((U8 & 15) - np.uint8(8)).tolist())
+
+
+# --- As numpy ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint8", "uint16", "uint32", "bool"])
+def test_running_sums_have_64_bits(dtype: str, axis: int | None, tmp_path: Path) -> None:
+    most = 1 if dtype == "bool" else np.iinfo(dtype).max
+    q = np.full((3, 5), most, dtype)
+    found = run_plan(tmp_path, {"q": q}, formula(f"cumsum(q, axis={axis})", dtype="int64"))["out"]
+    np.testing.assert_array_equal(found, np.cumsum(q, axis=axis))
+
+
+def test_running_sums_that_do_not_fit_their_dtype_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="a value does not fit int8"):
+        run_plan(tmp_path, {"q": np.full(2, 100, np.int8)}, formula("cumsum(q)"))
+
+
+def test_under_jit_running_sums_have_64_bits() -> None:
+    plan = bs.load({"transforms": [formula("cumsum(q)", dtype="float32")]})
+    found = jax.jit(plan.apply)({"q": np.full(5, 100, np.int8)})["out"]
+    assert found.tolist() == [100, 200, 300, 400, 500]
+
+
+LONG = {dtype: np.array([2**24 + 1, 5, np.iinfo(dtype).max], dtype) for dtype in ("int32", "uint32", "int64", "uint64")}
+SINGLE = np.array([0.1, 3, 7], np.float32)
+AS_NUMPY = (
+    "k / 3", "3 / k", "k / k[::-1]", "np.median(k)", "np.quantile(k, 0.5)", "np.mean(k)", "np.std(k)", "np.var(k)",
+    "np.sqrt(k)", "np.log(k)", "k + f", "f * k", "k - f", "k > f + 16777216", "np.maximum(k, f)",
+    "np.where(f > 1, k, f)", "np.where(k > 5, f, f)", "np.dot(k, f)", "np.outer(k, f)", "k // f", "np.clip(f, 0, k)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("expr", AS_NUMPY)
+@pytest.mark.parametrize("dtype", LONG)
+def test_integers_of_32_bits_and_more_are_computed_in_double_precision(dtype: str, expr: str, tmp_path: Path) -> None:
+    with np.errstate(all="ignore"):
+        wanted = np.asarray(eval(expr, {"np": np, "k": LONG[dtype], "f": SINGLE}))
+    found = run_plan(tmp_path, {"k": LONG[dtype], "f": SINGLE}, formula(expr.replace("np.", ""), dtype="float64"))[
+        "out"
+    ]
+    np.testing.assert_allclose(found, wanted.astype(np.float64), rtol=1e-15)
+
+
+@pytest.mark.parametrize("expr", AS_NUMPY[:8])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+def test_quotients_and_statistics_of_small_integers_are_those_of_numpy(dtype: str, expr: str, tmp_path: Path) -> None:
+    k = np.array([3, 5, np.iinfo(dtype).max], dtype)
+    found = run_plan(tmp_path, {"k": k}, formula(expr.replace("np.", ""), dtype="float64"))["out"]
+    np.testing.assert_allclose(found, eval(expr, {"np": np, "k": k}), rtol=1e-15)
+
+
+@pytest.mark.parametrize("expr", ["k + f", "k * f", "np.sqrt(k)"])
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_small_integers_beside_floats_are_computed_in_float32_as_in_numpy(
+    dtype: str, expr: str, tmp_path: Path
+) -> None:
+    k = np.array([3, 5, np.iinfo(dtype).max], dtype)
+    wanted = eval(expr, {"np": np, "k": k, "f": SINGLE})
+    found = run_plan(tmp_path, {"k": k, "f": SINGLE}, formula(expr.replace("np.", ""), dtype="float64"))["out"]
+    assert wanted.dtype == np.float32
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_median_of_integers_is_one_of_them_whatever_it_is_stored_as(tmp_path: Path) -> None:
+    found = run_plan(tmp_path, {"k": LONG["int32"]}, formula("median(k)", dtype="int64"))["out"]
+    assert int(found) == 2**24 + 1
+
+
+@pytest.mark.parametrize("expr", ["median(k)", "quantile(k, 0.5)", "mean(k / 3)", "sum(sqrt(k))", "k / 3"])
+def test_blocks_of_integers_are_computed_in_double_precision(expr: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(compute, "STREAMED", 0)
+    set_block(monkeypatch, 16, 8)
+    k = np.arange(2**30, 2**30 + 999, dtype=np.int32)
+    found = run_plan(tmp_path, {"k": k}, formula(expr, dtype="float64"))["out"]
+    wanted = eval(expr, {"k": k, **{n: getattr(np, n) for n in ("median", "quantile", "mean", "sum", "sqrt")}})
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("expr", ["median(k) - 16777216", "k / 3 - 5592405", "sqrt(k) - 4096", "mean(k) - 721420289"])
+def test_under_jit_integers_are_computed_in_double_precision(expr: str) -> None:
+    k = LONG["int32"]
+    plan = bs.load({"transforms": [formula(expr, dtype="float32")]})
+    found = jax.jit(plan.apply)({"k": k})["out"]
+    wanted = np.asarray(eval(expr, {"k": k, "median": np.median, "sqrt": np.sqrt, "mean": np.mean}))
+    np.testing.assert_allclose(found, wanted.astype(np.float32), rtol=1e-6)
 
 
 BINARY = ("+", "-", "*", "//", "%", "&", "|", "<<", ">>", "**")

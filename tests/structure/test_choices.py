@@ -105,6 +105,25 @@ def test_scores_may_be_computed_by_the_plan_itself(tmp_path: Path) -> None:
         assert bool((layer.mlp.down_proj.weight == model.model.layers[at].mlp.down_proj.weight).all())
 
 
+def test_scores_of_more_than_ten_layers_are_those_of_their_layers(tmp_path: Path) -> None:
+    model = make("llama", tmp_path / "whole", num_hidden_layers=12)
+    norms = [float(layer.mlp.up_proj.weight.detach().double().norm()) for layer in model.model.layers]
+    plan = bs.load({
+        "inputs": [f"model::{tmp_path}/whole"],
+        "transforms": [
+            {"compute": {"from": {"w": r"model\.layers\.(?P<i>\d+)\.mlp\.up_proj\.weight"},
+                         "expr": "stack_over(norm(w))", "to": "norms"}},
+            {"layers": {"keep": {"scores": "norms", "largest": 3}}},
+            {"delete": {"target": "norms"}},
+        ],
+        "output": f"{tmp_path}/out/",
+    })  # fmt: skip
+    plan.run(durable=False)
+    kept = sorted(np.argsort(norms)[-3:])
+    for layer, at in zip(load(tmp_path / "out").model.layers, kept, strict=True):
+        assert bool((layer.mlp.up_proj.weight == model.model.layers[at].mlp.up_proj.weight).all())
+
+
 def test_check_takes_a_choice_by_data_as_it_may_turn_out(stats: Path, tmp_path: Path) -> None:
     make("llama", tmp_path / "whole")
     step = {"layers": {"drop": {"scores": "stats::three", "below": 9}, "alias": "model"}}

@@ -9,6 +9,7 @@ from uuid import getnode
 
 from brainsurgery_jax.engine.compute.devices import Devices
 from brainsurgery_jax.engine.run.control_groups import bytes_left, read_text
+from brainsurgery_jax.store.sizes import read_size
 
 LEAST = 256 << 20
 
@@ -25,9 +26,13 @@ class Budget(NamedTuple):
     sharing: int = 1
 
 
-def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
-    """The default budget: a quarter of the available memory, and one thread per processor."""
-    return Budget(host_bytes or max(LEAST, available_bytes() // 4), len(processors()), durable, devices)
+def default_budget(*, host_bytes: int | str | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
+    """The default budget: a quarter of the available memory, and one thread per processor.
+
+    `host_bytes`: what a caller gives as `memory`, a number of bytes or a text. Raises TypeError and ValueError.
+    """
+    asked = read_size(host_bytes, "memory")
+    return Budget(asked or max(LEAST, available_bytes() // 4), len(processors()), durable, devices)
 
 
 def processors() -> frozenset[int]:
