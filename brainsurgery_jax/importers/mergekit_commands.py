@@ -85,8 +85,8 @@ def _read_options(words: list[str]) -> Iterator[tuple[str, str]]:
         if key not in (*_TAKES, *_IGNORED_VALUES):
             near = did_you_mean(key, (*_TAKES, *_IGNORED, *_ALWAYS))
             hint = (
-                f"Supported: {', '.join(_TAKES)}. For other choices of tensors, leave it out, and write `of: PATTERN` into "
-                "the step `lora_extract` of the plan."
+                f"Supported: {', '.join(_TAKES)}. For other choices of tensors, leave it out, and write `of: PATTERN` "
+                "into the step `lora_extract` of the plan."
             )
             raise refuse(f"{EXTRACT}: '{key}' cannot be imported.{near}", None, hint)
         found = value if equals else next(rest, "")

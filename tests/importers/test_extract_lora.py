@@ -122,7 +122,7 @@ def test_a_value_follows_its_option(here: Path):
 
 def test_tensors_are_chosen_in_the_plan(here: Path):
     put_models(here)
-    says = "say by `of: PATTERN` in the step `lora_extract` of the plan."
+    says = "leave it out, and write `of: PATTERN` into the step `lora_extract` of the plan."
     hint_of(lambda: plan_of(f"{WHOLE} --skip-undecomposable"), says)
     text = plan_of(f"{WHOLE} --max-rank=3").replace("rank: 3", "rank: 3, of: 'base::.*up_proj.*'")
     (here / "plan.yaml").write_text(text)
