@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
-from brainsurgery_jax.dtypes import FLOAT32, to_numpy
+from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, to_numpy
 from brainsurgery_jax.expression.operations import OPERATIONS
 from brainsurgery_jax.expression.program import Computation, Literal, Node
 from brainsurgery_jax.expression.ranges import find_guarded
@@ -23,7 +23,7 @@ def evaluate(program: Computation, xs: Sequence[Array], shapes: Sequence[Shape] 
     if all(map(on_host, xs)):
         return _evaluate(np, program, xs, shapes)
     with freely():
-        if not any(node.work == FLOAT32 for node in program.nodes if not node.is_leaf):
+        if not any(node.work in _FLOATS for node in program.nodes if not node.is_leaf):
             return _evaluate(jnp, program, xs, shapes)
         made, accepted = jax.lax.platform_dependent(
             *xs,
@@ -51,7 +51,7 @@ def _evaluate(
             held[number] = xs[node.params["index"]]
             continue
         shape = node.aval.shape if shapes is None else shapes[number]
-        how = _Way(xp, number in guarded, subnormal and node.work == FLOAT32)
+        how = _Way(xp, number in guarded, subnormal and node.work in _FLOATS and node.op not in _BY_THEMSELVES)
         made, fits = _step(how, node, shape, held)
         accepted = accepted if fits is None else accepted & fits
         held[number] = made
@@ -60,6 +60,11 @@ def _evaluate(
             if not left[source]:
                 held.pop(source, None)
     return held[len(program.nodes) - 1], accepted
+
+
+_FLOATS = (FLOAT32, FLOAT64)
+_BY_THEMSELVES = frozenset({"median", "quantile"})
+"""Operations that keep subnormal numbers in float32, since they are rounded more than once."""
 
 
 class _Way(NamedTuple):
@@ -73,8 +78,7 @@ class _Way(NamedTuple):
 def _step(way: _Way, node: Node, shape: Shape, held: Mapping[int, Array]) -> tuple[Array, Flag | None]:
     """The result of one node, and whether its operands can be computed on, if that is asked."""
     xp, operation, fits, dtype = way.xp, OPERATIONS[node.op], None, to_numpy(node.aval.dtype)
-    xs = [_operand(xp, node, at, held) for at in range(len(node.operands))]
-    xs = [to_float64(x) if way.wide and x.dtype == np.float32 else x for x in xs]
+    xs = [_operand(way, node, at, held) for at in range(len(node.operands))]
     if way.guarded and operation.guard is not None:
         found, fits = operation.guard(xp, node, shape, xs)
     else:
@@ -84,16 +88,20 @@ def _step(way: _Way, node: Node, shape: Shape, held: Mapping[int, Array]) -> tup
     return (seal(made) if operation.sealed and xp is not np else made), fits
 
 
-def _operand(xp: ModuleType, node: Node, at: int, held: Mapping[int, Array]) -> Array:
+def _operand(way: _Way, node: Node, at: int, held: Mapping[int, Array]) -> Array:
     """An operand in the dtype in which the node computes."""
-    operand, cast = node.operands[at], at not in OPERATIONS[node.op].uncast
+    xp, operand, cast, work = way.xp, node.operands[at], at not in OPERATIONS[node.op].uncast, to_numpy(node.work)
     if isinstance(operand, Literal):
-        return xp.asarray(operand.value, to_numpy(node.work)) if cast else xp.asarray(operand.value)
-    x = held[operand.number]
-    if not cast or x.dtype == to_numpy(node.work):
+        x = xp.asarray(operand.value, work) if cast else xp.asarray(operand.value)
+    else:
+        x = held[operand.number]
+    if way.wide and x.dtype == np.float32:
+        return to_float64(x)
+    if not cast or x.dtype == work:
         return x
     if kind(x) == "complex" and not node.work.is_complex:
-        return xp.real(x).astype(to_numpy(node.work))
-    wide = xp.asarray(x.astype(to_numpy(node.work)))
+        return xp.real(x).astype(work)
+    wide = xp.asarray(x.astype(work))
+    wide = to_float64(wide) if way.wide and wide.dtype == np.float32 else wide
     # XLA takes the product with a boolean for a choice, in which NaN times zero is zero.
     return seal(wide) if kind(x) == "bool" and xp is not np else wide

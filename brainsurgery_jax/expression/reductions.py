@@ -12,8 +12,9 @@ from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.on_the_way import SLAB
 from brainsurgery_jax.expression.program import Literal, Node
-from brainsurgery_jax.numerics.math import kind, narrow_to, on_host, quotient, seal
+from brainsurgery_jax.numerics.math import kind, narrow_to, on_host, quotient
 from brainsurgery_jax.numerics.ranks import pick_places
+from brainsurgery_jax.numerics.rounding import round_once
 from brainsurgery_jax.numerics.selecting import interpolate, select_at
 from brainsurgery_jax.numerics.squares import sum_squares
 
@@ -172,7 +173,7 @@ def _pick_counted(node: Node, x: np.ndarray, place: int, between: float) -> np.n
         return np.asarray(np.median(found) if middle else np.quantile(found, np.asarray(between)), x.dtype)
 
 
-def _pick_traced(node: Node, x: jax.Array) -> jax.Array | None:
+def _pick_traced(node: Node, x: jax.Array) -> Array | None:
     """The same without a sort, where the place is known."""
     size = prod(x.shape[a] for a in node.params["axes"])
     if not size or kind(x) != "float" or (found := place_of(node, size)) is None:
@@ -180,7 +181,8 @@ def _pick_traced(node: Node, x: jax.Array) -> jax.Array | None:
     place, between = found
     low, high = select_at(x, place, node.params["axes"])
     if len(node.operands) == 1:
-        return seal(low + high) * np.asarray(0.5, x.dtype) if between else low
+        half = np.asarray(0.5, x.dtype)
+        return round_once("multiply", round_once("add", low, high), half) if between else low
     return interpolate(low, high, between)
 
 

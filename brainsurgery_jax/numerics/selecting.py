@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 
-from brainsurgery_jax._lazy import jax, jnp, np
-from brainsurgery_jax.numerics.math import kind, seal
+from brainsurgery_jax._lazy import Array, jax, jnp, np
+from brainsurgery_jax.numerics.math import kind
+from brainsurgery_jax.numerics.rounding import round_once
 
 
 def select_at(x: jax.Array, place: int, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -137,9 +138,9 @@ def _give_gradient(
     return element(x, key)
 
 
-def interpolate(low: jax.Array, high: jax.Array, share: float) -> jax.Array:
+def interpolate(low: Array, high: Array, share: float) -> Array:
     """The number so far from `low` to `high`, rounded as numpy rounds it."""
-    step = seal(high - low)
+    step = round_once("subtract", high, low)
     if share >= 0.5:
-        return high - seal(step * np.asarray(1 - share, step.dtype))
-    return low + seal(step * np.asarray(share, step.dtype))
+        return round_once("subtract", high, round_once("multiply", step, np.asarray(1 - share, step.dtype)))
+    return round_once("add", low, round_once("multiply", step, np.asarray(share, step.dtype)))

@@ -119,14 +119,19 @@ def test_an_assert_and_a_recipe_are_written_by_the_form_into_a_plan_without_mist
     page.get_by_label("out (required)").fill("pruned.safetensors")
     page.get_by_role("button", name="Add step").click()
     page.get_by_text("1. execute:").wait_for()
+    choose(page, "load")
+    page.get_by_label("path (required)").fill("pruned.safetensors")
+    page.get_by_role("button", name="Add step").click()
+    page.get_by_text("2. load:").wait_for()
     choose(page, "assert count")
     page.get_by_label("of (required)").fill("model::.*")
     page.get_by_label("is (required)").fill("11")
     page.get_by_role("button", name="Add step").click()
-    page.get_by_text("2. assert:").wait_for()
+    page.get_by_text("3. assert:").wait_for()
     page.get_by_text("No mistakes.").wait_for()
     assert plan_of(page)["transforms"] == [
         {"execute": {"recipe": {"magnitude-pruning": {"model": "model.safetensors", "out": "pruned.safetensors"}}}},
+        {"load": {"path": "pruned.safetensors"}},
         {"assert": {"count": {"of": "model::.*", "is": 11}}},
     ]
 
