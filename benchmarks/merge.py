@@ -1,7 +1,7 @@
 """How long do merges of 1B models take, and in how much memory, beside mergekit in the same run?
 
 Three bfloat16 models with the shapes of Llama 3.2 1B. mergekit is looked for in `.venv-mergekit`, where `make mergekit`
-installs it, or at BENCH_MERGEKIT. That is an environment of its own, as ours should be, too (`pip install .`): among 200
+installs it, or at BENCH_MERGEKIT. That is an environment of its own, and so should be ours (`pip install .`): among 200
 packages JAX takes longer to import. mergekit does not wait until its files are on the disk, and we do not with
 `--no-fsync`. Its ties takes minutes: that is measured once, and anew with BENCH_AGAIN. The floor is what reading the
 models and writing the bytes of one takes.
