@@ -239,7 +239,7 @@ def test_factors_of_rank_0_change_nothing(config: Any, alpha: Mapping[str, np.nd
     empty = {"h.0.w.lora_A.weight": np.zeros((0, 3), np.float32), "h.0.w.lora_B.weight": np.zeros((4, 0), np.float32)}
     beside = {name.replace("h.0", "h.1"): x for name, x in {**A, **B}.items()}
     step = {"base": "base", "adapters": "adapter", **({"config": config} if config else {})}
-    made = run_plan(tmp_path, {"base": W, "adapter": empty | alpha | beside}, {"lora_merge": step})
+    made = run_plan(tmp_path, {"base": W, "adapter": {**empty, **alpha, **beside}}, {"lora_merge": step})
     assert np.array_equal(made["h.0.w.weight"], W["h.0.w.weight"])
     assert not np.array_equal(made["h.1.w.weight"], W["h.1.w.weight"])
 
