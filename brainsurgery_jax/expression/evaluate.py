@@ -3,7 +3,7 @@ its last use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -20,18 +20,19 @@ Shape = tuple[int, ...]
 
 def evaluate(program: Computation, xs: Sequence[Array], shapes: Sequence[Shape] | None = None) -> tuple[Array, Flag]:
     """The result, and whether no value stopped it. `shapes`: of each node, where operands are parts of tensors."""
+    guarded = find_guarded(program)
     if all(map(on_host, xs)):
-        return _evaluate(np, program, xs, shapes)
+        return _evaluate(np, program, xs, shapes, guarded)
     with freely():
         if not any(node.work in _FLOATS for node in program.nodes if not node.is_leaf):
-            return _evaluate(jnp, program, xs, shapes)
+            return _evaluate(jnp, program, xs, shapes, guarded)
         made, accepted = jax.lax.platform_dependent(
             *xs,
-            cpu=lambda *xs: _evaluate(jnp, program, xs, shapes, subnormal=True),
-            default=lambda *xs: _evaluate(jnp, program, xs, shapes),
+            cpu=lambda *xs: _evaluate(jnp, program, xs, shapes, guarded, subnormal=True),
+            default=lambda *xs: _evaluate(jnp, program, xs, shapes, guarded),
         )
         # What no value can stop has to be known as such, without values.
-        return made, accepted if find_guarded(program) else jnp.ones((), np.bool_)
+        return made, accepted if guarded else jnp.ones((), np.bool_)
 
 
 def _evaluate(
@@ -39,11 +40,13 @@ def _evaluate(
     program: Computation,
     xs: Sequence[Array],
     shapes: Sequence[Shape] | None,
+    guarded: Collection[int],
     *,
     subnormal: bool = False,
 ) -> tuple[Array, Flag]:
-    """The same. `subnormal`: traced for the CPU, where these numbers of float32 are kept by computing in float64."""
-    guarded, left = find_guarded(program), program.uses()
+    """The same. `guarded`: the nodes whose operands are looked at; `subnormal`: traced for the CPU, where these numbers
+    of float32 are kept by computing in float64."""
+    left = program.uses()
     accepted = xp.ones((), dtype=np.bool_)
     held: dict[int, Array] = {}
     for number, node in enumerate(program.nodes):
