@@ -163,6 +163,11 @@ def common_dtype_hint(a: DType, b: DType) -> str:
     return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting[0]}}}`."
 
 
+def opaque_message(dtype: DType) -> str:
+    """What is wrong with a tensor that can be moved, but not computed on."""
+    return f"{dtype} tensors can be named, copied and moved, but not computed on"
+
+
 def opaque_hint(dtype: DType) -> str:
     """What to do about a tensor that can be moved, but not computed on: leaves that only JAX has can be widened."""
     if dtype.kind == "other" and dtype.name in WIDER:

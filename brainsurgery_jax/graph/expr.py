@@ -13,7 +13,7 @@ from math import copysign
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from brainsurgery_jax.dtypes import Aval, DType, opaque_hint
+from brainsurgery_jax.dtypes import Aval, DType, opaque_hint, opaque_message
 from brainsurgery_jax.errors import Refusal, Span
 from brainsurgery_jax.graph.infer import Numbers, Static, infer
 from brainsurgery_jax.op import Kernel, Passes
@@ -151,9 +151,8 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     kernel, params = recipe.kernel, dict(recipe.static + recipe.numbers)
     for aval in avals:
         if aval.dtype.is_opaque and kernel.moves is None:
-            found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
             kinds = () if aval.dtype.kind == "packed" else COMPUTED  # packed floats are of kind float, like those meant
-            raise Refusal("dtype-opaque", found, hint=opaque_hint(aval.dtype), kinds=kinds)
+            raise Refusal("dtype-opaque", opaque_message(aval.dtype), hint=opaque_hint(aval.dtype), kinds=kinds)
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
     moves = kernel.moves(avals, params) if kernel.moves else None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from brainsurgery_jax.dtypes import DTYPES, Aval, DType, opaque_hint
+from brainsurgery_jax.dtypes import DTYPES, Aval, DType, opaque_hint, opaque_message
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.expression.folds import can_derive, can_fold
 from brainsurgery_jax.expression.parse import Expression, parse_expression
@@ -197,8 +197,7 @@ def compute_result(
     avals = tuple(e.aval for e in operands)
     dtypes = [d for d in (*(a.dtype for a in avals), dtype or kept) if d is not None]
     if (opaque := next((d for d in dtypes if d.is_opaque), None)) is not None:
-        found = f"{opaque} tensors can be named, copied and moved, but not computed on"
-        raise Refusal("dtype-opaque", found, hint=opaque_hint(opaque))
+        raise Refusal("dtype-opaque", opaque_message(opaque), hint=opaque_hint(opaque))
     found = type_expression(expr, names, avals, numbers)
     made = found.program.aval
     stored = dtype or kept or made.dtype

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import Field, StrictBool, StrictInt
 
 from brainsurgery_jax._lazy import Array, Flag, Num, jnp, np
-from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, opaque_hint, to_numpy
+from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, opaque_hint, opaque_message, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import keep_subnormal, kind, on_host, quotient, to_float64, wide, widen
@@ -143,8 +143,7 @@ def _axes(dim: int | Sequence[int] | None, aval: Aval) -> tuple[int, ...]:
 def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
     """Refuse tensors without such a reduction, or whose dtype cannot hold it."""
     if aval.dtype.is_opaque:
-        found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
-        raise Refusal("dtype-opaque", found, hint=opaque_hint(aval.dtype))
+        raise Refusal("dtype-opaque", opaque_message(aval.dtype), hint=opaque_hint(aval.dtype))
     if 0 in (aval.shape[axis] for axis in axes):
         raise Refusal("no-elements", f"{aval} has no elements to take the {mode} of", hint="Narrow the pattern.")
     whole = aval.dtype.is_integer and mode in ("min", "max", "sum")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import Field, StrictBool, StrictInt
 
 from brainsurgery_jax._lazy import Array, Float, jax, np
-from brainsurgery_jax.dtypes import Aval, float_hint, opaque_hint
+from brainsurgery_jax.dtypes import Aval, float_hint, opaque_hint, opaque_message
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import widen
@@ -88,8 +88,7 @@ def _resolve(shape: Sequence[int], aval: Aval) -> tuple[int, ...]:
 
 def _check_floats(aval: Aval) -> None:
     if aval.dtype.is_opaque:
-        found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
-        raise Refusal("dtype-opaque", found, hint=opaque_hint(aval.dtype))
+        raise Refusal("dtype-opaque", opaque_message(aval.dtype), hint=opaque_hint(aval.dtype))
     if not aval.dtype.is_float:
         hint = f"{float_hint(aval.dtype)} `method: nearest` copies elements of any dtype."
         raise Refusal("dtype-unsupported", f"{aval} has no values between its own", hint=hint, kinds=("float",))
