@@ -165,6 +165,18 @@ def wait_until_still(page: Page) -> None:
     page.wait_for_function(f"!document.getAnimations().some((one) => {moves})")
 
 
+def turn_to(page: Page, view: str) -> None:
+    """Turn to a view, and wait until the one before has left: a view that turns back while it leaves is put into the
+    page anew, and what had the focus in it has lost it."""
+    page.get_by_role("tab", name=view).click()
+    page.wait_for_function(
+        """(view) => document.querySelectorAll('.nicegui-tab-panel').length === 1
+            && document.querySelector('[role=tab][aria-selected=true]').innerText === view""",
+        arg=view,
+    )
+    wait_until_still(page)
+
+
 def write_plan(page: Page, text: str) -> None:
     """Type a plan in place of what is in the editor."""
     editor = page.locator(".cm-content")

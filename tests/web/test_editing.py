@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from tests.web.conftest import Server, take_picture, write_plan
+from tests.web.conftest import Server, take_picture, turn_to, write_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -28,7 +28,7 @@ TWO = HEAD + "  - scale_: {target: wte.weight, by: 2}\n  - delete: {target: wte.
 def open_plan(page: Page, server: Server) -> None:
     page.goto(server.url)
     page.get_by_role("heading", name="model.safetensors").wait_for()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.locator(".cm-content").wait_for()
 
 
@@ -92,9 +92,9 @@ def test_steps_are_moved_removed_and_typed_on_a_line(page: Page, server: Server)
 
 def test_a_move_is_written_by_the_form_and_previewed(page: Page, server: Server):
     open_plan(page, server)
-    page.get_by_role("tab", name="Explore").click()
+    turn_to(page, "Explore")
     page.get_by_role("button", name="Use as input").click()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.get_by_label("Op", exact=True).fill("move")
     page.get_by_role("option", name="move", exact=True).click()
     page.get_by_label("from (required)").fill(r"h\.(\d+)\.attn\.weight")
@@ -158,7 +158,7 @@ def test_a_folder_comes_by_upload_is_run_and_goes_as_an_archive(page: Page, serv
     page.locator("#pick-folder").set_input_files(folder)
     page.get_by_role("heading", name="sharded", exact=True).wait_for()
     assert (server.root / "sharded" / "config.json").read_text() == '{"model_type": "none"}'
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     write_plan(page, "inputs:\n  - sharded\ntransforms:\n  - scale_: {target: a, by: 2}\noutput: made/\n")
     page.get_by_text("No mistakes.").wait_for()
     page.get_by_role("button", name="Preview and run").click()
@@ -246,7 +246,7 @@ def test_a_checkpoint_is_opened_and_looked_at_without_a_mouse(page: Page, server
 
 def test_the_keyboard_leaves_the_editor_by_escape_and_tab(page: Page, server: Server):
     page.goto(server.url)
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.get_by_text("Esc, then Tab leaves the editor.").wait_for()
     page.locator(".cm-content").click()
     page.keyboard.press("Tab")

@@ -12,7 +12,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 import brainsurgery_jax as bs
-from tests.web.conftest import HOSTILE, Server, take_picture, write_plan
+from tests.web.conftest import HOSTILE, Server, take_picture, turn_to, write_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -95,14 +95,14 @@ def test_a_tensor_is_looked_at_from_its_histogram_to_single_values(page: Page, s
 
 def test_before_and_after_a_step_are_compared_without_writing_an_output(page: Page, server: Server):
     open_page(page, server)
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     write_plan(page, SCALED + "output: never.safetensors\n")
     page.get_by_text("No mistakes.").wait_for()
     page.get_by_role("button", name="Try", exact=True).click()
     page.get_by_text("No output was written.").wait_for()
     assert not (server.root / "never.safetensors").exists()
 
-    page.get_by_role("tab", name="Compare").click()
+    turn_to(page, "Compare")
     page.get_by_text("Ranks of the differences").click()
     page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text("1 differ, 10 equal").wait_for()
@@ -130,7 +130,7 @@ def test_the_table_of_differences_sorts_and_a_hostile_name_is_text_in_every_view
     save_file(changed, server.root / "changed.safetensors")
     open_page(page, server)
     open_file(page, "changed.safetensors")
-    page.get_by_role("tab", name="Compare").click()
+    turn_to(page, "Compare")
     page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text("2 differ, 9 equal").wait_for()
     names = page.get_by_label("Differences").locator("tbody tr td:first-child")
@@ -145,7 +145,7 @@ def test_the_table_of_differences_sorts_and_a_hostile_name_is_text_in_every_view
 
 def test_ranks_are_chosen_for_many_matrices_and_written_as_steps(page: Page, server: Server):
     open_page(page, server)
-    page.get_by_role("tab", name="Low rank").click()
+    turn_to(page, "Low rank")
     page.get_by_label("Names that match").fill(r"h\.\d+\.(attn|mlp)\.weight")
     page.get_by_role("button", name="Compute").click()
     page.get_by_role("img", name="Captured energy against rank").wait_for()
@@ -164,7 +164,7 @@ def test_ranks_are_chosen_for_many_matrices_and_written_as_steps(page: Page, ser
     page.get_by_text("6 chosen").wait_for()
     page.get_by_role("button", name="Write the step into the plan").click()
     page.get_by_text("2 steps written into the plan.").wait_for()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.get_by_text("No mistakes.").wait_for()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download plan").click()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.web.conftest import Server
+from tests.web.conftest import Server, turn_to
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route, WebSocketRoute
@@ -88,7 +88,7 @@ class Wire:
 def open_plan(page: Page, server: Server) -> None:
     page.goto(server.url)
     page.get_by_role("heading", name="model.safetensors").wait_for()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.locator(".cm-content").wait_for()
 
 
@@ -170,7 +170,7 @@ def test_two_windows_of_a_session_write_one_text(page: Page, server: Server):
     open_plan(page, server)
     other = page.context.new_page()
     other.goto(page.url)
-    other.get_by_role("tab", name="Plan").click()
+    turn_to(other, "Plan")
     other.locator(".cm-content").wait_for()
     write(other, "# of the other window\n")
     assert agreed(page, server) == agreed(other, server) == "# of the other window\n"
@@ -220,7 +220,7 @@ def test_what_is_typed_while_the_connection_is_broken_goes_over_to_the_next_page
     wire.hold("up")
     write(page, "# unheard\n")
     page.reload()  # as the page does itself, once the server has forgotten it
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.locator(".cm-content").wait_for()
     assert agreed(page, server, "# unheard") == "# before\n# unheard\n"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.web.conftest import HOSTILE, Server, take_picture, wait_until_still, write_model, write_plan
+from tests.web.conftest import HOSTILE, Server, take_picture, turn_to, wait_until_still, write_model, write_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -53,7 +53,7 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
 
     # the checkpoint becomes an input, and the form writes a step about the tensor that was clicked last
     page.get_by_role("button", name="Use as input").click()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     assert page.get_by_label("target (required)").input_value() == r"h\.1\.attn\.weight"
     page.get_by_label("by (required)").fill("2")
     page.get_by_role("button", name="Add step").click()
@@ -89,24 +89,24 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
 
     # what was there is there after a reload; another tab has a session of its own
     page.reload()
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.get_by_text("wrote out.safetensors: 11 tensors").wait_for()
     other = page.context.new_page()
     other.goto(f"http://127.0.0.1:{server.port}/")
-    other.get_by_role("tab", name="Plan").click()
+    turn_to(other, "Plan")
     other.get_by_text("Run: idle").wait_for()
     other.close()
 
     # compare
     page.get_by_role("button", name="Open", exact=True).last.click()
-    page.get_by_role("tab", name="Compare").click()
+    turn_to(page, "Compare")
     page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text("1 differ, 10 equal, 0 only left, 0 only right").wait_for()
     page.get_by_role("cell", name="h.1.attn.weight").wait_for()
     take_picture(page, "compare")
 
     # download the result and the plan, undo the last change
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     with page.expect_download() as waiting:
         page.get_by_role("link", name="Download", exact=True).click()
     waiting.value.save_as(tmp_path / "downloaded.safetensors")
@@ -143,7 +143,7 @@ def test_the_page_works_in_the_dark_and_in_a_narrow_window(page: Page, server: S
     assert row.evaluate("(one) => getComputedStyle(one).alignItems") == "center"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     take_picture(page, "narrow-dark")
-    page.get_by_role("tab", name="Plan").click()
+    turn_to(page, "Plan")
     page.get_by_label("target (required)").wait_for()
     assert "invert" in page.locator(".bs-editor").evaluate("(one) => getComputedStyle(one).filter")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -162,7 +162,7 @@ def test_axe_finds_nothing_serious(page: Page, server: Server, scheme: Literal["
     page.get_by_text("of the energy in").wait_for()
     found: list[str] = []
     for view in ("Explore", "Plan", "Compare", "Low rank"):
-        page.get_by_role("tab", name=view).click()
+        turn_to(page, view)
         wait_until_still(page)
         for one in Axe().run(page).response["violations"]:
             if one["impact"] in ("serious", "critical"):
