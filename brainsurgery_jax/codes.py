@@ -133,6 +133,12 @@ def fits(codes: Codes, dtype: DType) -> bool:
             return dtype.bits == 32 and dtype.is_signed
 
 
+def quantized_among(dtypes: Mapping[str, DType]) -> tuple[Codes, ...]:
+    """The quantized weights among tensors, which are given by name with their dtypes."""
+    found = ((find_codes(n, dtypes.__contains__), dtype) for n, dtype in dtypes.items() if may_be_codes(n, dtype))
+    return tuple(codes for codes, dtype in found if codes is not None and fits(codes, dtype))
+
+
 def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
     """A config.json that says nothing of quantized weights."""
     return {key: value for key, value in config.items() if key != CONFIG_KEY}

@@ -135,15 +135,24 @@ class AdapterTerms:
 
     def terms(self) -> Iterator[tuple[str, Term]]:
         """Each with the name of the tensor of the result."""
-        changed: dict[str, str] = {}
+        places = self._places()
         for module, own in self.adapter.modules.items():
-            found, known = self.base.find(self.adapter, module, own)
-            if (other := changed.setdefault(found, module)) != module:
-                raise self._refuse_both(found, other, module)
+            found, known = places[module]
             for name, term in self._of_module(module, own, known):
                 yield f"{found}.{name}", term
         for own in self.adapter.stacked:
             yield f"{own.module}.{own.parameter}", self._stacked(own)
+
+    def _places(self) -> Mapping[str, tuple[str, str]]:
+        """For each module of the adapter that of the result, and the one of the base whose weight it has. That no two
+        are one is seen before any shape: of an adapter for several models, one module may fit and the other not."""
+        places: dict[str, tuple[str, str]] = {}
+        changed: dict[str, str] = {}
+        for module, own in self.adapter.modules.items():
+            places[module] = self.base.find(self.adapter, module, own)
+            if (other := changed.setdefault(places[module][0], module)) != module:
+                raise self._refuse_both(places[module][0], other, module)
+        return places
 
     def _refuse_both(self, found: str, *modules: str) -> Refusal:
         """That two modules of an adapter are one of the base, as in adapters for two models that are alike."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brainsurgery_jax.codes import ACTIVATIONS, Codes, describe_floats, find_codes, fits, may_be_codes
+from brainsurgery_jax.codes import ACTIVATIONS, Codes, describe_floats, quantized_among
 from brainsurgery_jax.conversion.model import Request, SourceInfo
 from brainsurgery_jax.conversion.recognise import Route
 from brainsurgery_jax.dtypes import DType, parse_dtype
@@ -14,9 +14,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 
 def find_quantized(found: SourceInfo) -> tuple[Codes, ...]:
     """The quantized weights of a checkpoint."""
-    may_be = ((name, aval) for name, aval in found.avals.items() if may_be_codes(name, aval.dtype))
-    pairs = ((find_codes(name, found.avals.__contains__), aval) for name, aval in may_be)
-    return tuple(codes for codes, aval in pairs if codes is not None and fits(codes, aval.dtype))
+    return quantized_among({name: aval.dtype for name, aval in found.avals.items()})
 
 
 def float_type(request: Request) -> DType | None:

@@ -32,16 +32,12 @@ class _Mixing(NamedTuple):
     name: str
     depth: float
 
-    def value(self, parameter: str, source: MergeSource | None, default: float | None = None) -> float:
+    def value(self, parameter: str, default: float, source: MergeSource | None = None) -> float:
         found = self.config.value(parameter, self.piece, source, self.name, self.depth)
-        if found is None and default is None:
-            assert source is not None
-            about = f" for '{self.name}'" if self.name else ""
-            hint = f"Add `parameters: {{{parameter}: ...}}` to it, or to the configuration."
-            raise refuse(f"'{source.model}' has no {parameter}{about}", source.span, hint, FORM)
-        chosen = default if found is None else found
-        assert chosen is not None
-        return float(f"{chosen:.12g}")  # drops the rounding noise of interpolation; far finer than any dtype
+        return _rounded(default if found is None else found)
+
+    def weight(self, source: MergeSource) -> float:
+        return _rounded(self.config.needed("weight", self.piece, source, self.name, self.depth))
 
     def alias(self, source: MergeSource) -> str:
         return self.models[source.model].alias
@@ -49,14 +45,14 @@ class _Mixing(NamedTuple):
     def passthrough(self) -> Mix:
         match self.piece.sources:
             case (source,):
-                return Mix((source,), self.alias(source), self.value("scale", source, 1.0))
+                return Mix((source,), self.alias(source), self.value("scale", 1.0, source))
         message = f"passthrough takes one model for each layer, got {len(self.piece.sources)}"
         raise refuse(message, self.piece.sources[1].span, "Give each model its own slice.", FORM)
 
     def linear(self) -> Mix:
-        factors = [(source, self.value("weight", source)) for source in self.piece.sources]
+        factors = [(source, self.weight(source)) for source in self.piece.sources]
         total = math.fsum(factor for _, factor in factors)
-        normalize = bool(self.value("normalize", None, 1.0))
+        normalize = bool(self.value("normalize", 1.0))
         if normalize and abs(total) <= 1e-12 * math.fsum(abs(factor) for _, factor in factors):
             where = self.piece.sources[0].span
             hint = "Give weights that do not add up to 0, or `normalize: false` for their sum."
@@ -73,13 +69,13 @@ class _Mixing(NamedTuple):
     def task(self) -> Mix:
         base = self.base()
         deltas = [source for source in self.piece.sources if source.model != self.config.base]
-        factors = [(source, self.value("weight", source)) for source in deltas]
+        factors = [(source, self.weight(source)) for source in deltas]
         used = [(source, factor) for source, factor in factors if factor]
-        outer = self.value("lambda", None, 1.0)
+        outer = self.value("lambda", 1.0)
         if not used or not outer:
             return Mix((base,), self.alias(base), 1.0)
         total = math.fsum(factor for _, factor in factors)
-        if not self.value("normalize", None, 0.0) or abs(total) < 1e-8:
+        if not self.value("normalize", 0.0) or abs(total) < 1e-8:
             total = 1.0
         expr = _sum([(f"({self.alias(source)} - base)", factor) for source, factor in used])
         if outer != 1 or total != 1:
@@ -107,6 +103,11 @@ def _sum(terms: Sequence[tuple[str, float]]) -> str:
         sign = ("-" if factor < 0 else "") if at == 0 else (" - " if factor < 0 else " + ")
         text += sign + size
     return text
+
+
+def _rounded(value: float) -> float:
+    """Without the rounding noise of interpolation; far finer than any dtype."""
+    return float(f"{value:.12g}")
 
 
 def _number(value: float) -> str:

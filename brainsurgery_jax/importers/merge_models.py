@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from brainsurgery_jax.codes import ACTIVATIONS, quantized_among
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.importers.config_reader import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.imported import ImportedInput
@@ -17,6 +18,7 @@ from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.detect import open_source
 
+_FLOATS = ("float16", "bfloat16", "float32")
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -32,7 +34,9 @@ def refuse(message: str, span: Span | None, hint: str = "", code: str = UNSUPPOR
 @dataclass(frozen=True)
 class Model:
     """A model and its alias in the plan. `dtypes`: those of its tensors, or None if the model is not on this
-    machine. `adapter`: the path of a LoRA adapter that is merged into the model first, or empty."""
+    machine. `adapter`: the path of a LoRA adapter that is merged into the model first, or empty. `floats`: the dtype
+    that its quantized weights become before anything else, or empty if it has none. `scaled_inputs`: whether it also
+    has scales of activations, which say nothing of floats."""
 
     path: str
     alias: str
@@ -40,6 +44,8 @@ class Model:
     dtypes: Mapping[str, str] | None
     config: Mapping[str, object] = field(default_factory=dict)
     adapter: str = ""
+    floats: str = ""
+    scaled_inputs: bool = False
 
     @classmethod
     def find(cls, reference: str, alias: str, span: Span | None) -> Model:
@@ -55,9 +61,16 @@ class Model:
                 raise refuse(message, span, "Paths are relative to the working directory.", FORM)
         if not _is_here(path):
             return cls(path, alias, span, None, adapter=adapter)
-        dtypes = {name: info.aval.dtype.name for name, info in open_source(path).header.tensors.items()}
+        held = {name: info.aval.dtype for name, info in open_source(path).header.tensors.items()}
         config = read_json_file(os.path.join(os.path.expanduser(path), "config.json"))
-        return cls(path, alias, span, dtypes, config, adapter)
+        if not (codes := quantized_among(held)):
+            return cls(path, alias, span, {name: dtype.name for name, dtype in held.items()}, config, adapter)
+        scales = {name for name in held if name.rpartition(".")[2] in ACTIVATIONS}
+        gone = scales.union(*(each.parts for each in codes))
+        floats, made = _floats_of(config), {each.name: each.result for each in codes}
+        kept = ((name, dtype) for name, dtype in held.items() if name not in gone)
+        dtypes = {made.get(name, name): floats if name in made else dtype.name for name, dtype in kept}
+        return cls(path, alias, span, dtypes, config, adapter, floats, bool(scales))
 
     @property
     def inputs(self) -> Iterator[ImportedInput]:
@@ -68,8 +81,12 @@ class Model:
             yield ImportedInput(f"{self.alias}_lora", self.adapter, fetch)
 
     @property
-    def folds(self) -> Iterator[Substep]:
-        """The step that merges its adapter into it."""
+    def preparations(self) -> Iterator[Substep]:
+        """The steps before it is merged: they make floats of quantized weights, and merge its adapter into it."""
+        if self.floats:
+            yield Substep("dequantize", {"target": f"{self.alias}::.*", "to": self.floats})
+        if self.scaled_inputs:
+            yield Substep("delete", {"target": rf"{self.alias}::.*\.({'|'.join(ACTIVATIONS)})"})
         if self.adapter:
             yield Substep("lora_merge", {"base": self.alias, "adapters": f"{self.alias}_lora"})
 
@@ -135,6 +152,12 @@ class Model:
     def count_key(self) -> str | None:
         """The key of config.json that holds the number of layers."""
         return next((key for key in _COUNTS if self.config.get(key) == self.stack.size), None)
+
+
+def _floats_of(config: Mapping[str, object]) -> str:
+    """What quantized weights of a model become: the dtype that its config.json names for the others."""
+    named = config.get("dtype", config.get("torch_dtype"))
+    return str(named) if named in _FLOATS else "bfloat16"
 
 
 def _is_here(path: str) -> bool:

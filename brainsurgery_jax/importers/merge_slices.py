@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import StepComment
 from brainsurgery_jax.importers.merge_models import Model, refuse
+from brainsurgery_jax.importers.merge_parts import SlicePart, refuse_no_weight
 from brainsurgery_jax.importers.merge_steps import SlicePlace, StepParts
-from brainsurgery_jax.importers.mergekit_config import NEEDS_BASE, Config, MergeSlice, MergeSource
+from brainsurgery_jax.importers.mergekit_config import NEEDS_BASE, Config, MergeSource
 from brainsurgery_jax.importers.patterns import selections, shift_name
 from brainsurgery_jax.protocol import Substep
-
-
-class SlicePart(NamedTuple):
-    """A part of the result. `names`: those in the first source. `start`: for the layers of a slice, the number of the
-    first one in the result."""
-
-    slice: MergeSlice
-    names: tuple[str, ...]
-    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,7 @@ class SliceMerges:
     def _part(self, number: int, part: SlicePart) -> Iterator[Substep | StepComment]:
         first = part.slice.sources[0]
         self._refuse_no_merge(part.slice.sources)
+        refuse_no_weight(self.config, part)
         count = 0 if part.start is None else len(_layers(first))
         start = part.start or 0
         place = SlicePlace(number, self.models[first.model].stack.prefix, range(start, start + count))

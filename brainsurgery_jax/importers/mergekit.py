@@ -9,7 +9,7 @@ name become one step for each value, over its names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,8 @@ from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_chat import set_chat
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.merge_slices import SliceMerges, SlicePart
+from brainsurgery_jax.importers.merge_parts import MergeParts, SlicePart, refuse_no_weight
+from brainsurgery_jax.importers.merge_slices import SliceMerges
 from brainsurgery_jax.importers.merge_steps import StepParts
 from brainsurgery_jax.importers.merge_words import share_words
 from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
@@ -35,13 +36,11 @@ from brainsurgery_jax.importers.mergekit_config import (
 )
 from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
 from brainsurgery_jax.importers.mergekit_parameters import ParameterValue
-from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
+from brainsurgery_jax.importers.patterns import selections, shift_name
 from brainsurgery_jax.merging.settings import depth_of
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
-_FRONT = ("embed", "wte", "wpe")
-_BACK = ("norm", "lm_head", "ln_f", "embed_out")
 _MERGED = "merged"
 
 
@@ -86,6 +85,11 @@ class _Writer:
     config: Config
     models: Mapping[str, Model]
 
+    @cached_property
+    def parts(self) -> MergeParts:
+        """What is merged alike."""
+        return MergeParts(self.config, self.models)
+
     def write(self) -> Imported:
         words = share_words(self.config, self.models)
         chat = set_chat(self.config, self.models, self.alias)
@@ -95,22 +99,9 @@ class _Writer:
         inputs = (*(each for model in self.models.values() for each in model.inputs), *words.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
 
-    @cached_property
-    def whole(self) -> bool:
-        """Whether the result has the tensors of whole models, with their names."""
-        if not self.config.sliced:
-            return True
-        sources = self.config.slices[0].sources
-        return len(self.config.slices) == 1 and all(s.layers == range(self.stack(s).size) for s in sources)
-
-    @property
-    def first(self) -> Model:
-        """The model whose side files the result gets."""
-        return next(iter(self.models.values()))
-
     @property
     def alias(self) -> str:
-        return self.first.alias if self.whole and self.by_expression else _MERGED
+        return self.parts.first.alias if self.parts.whole and self.by_expression else _MERGED
 
     @property
     def by_expression(self) -> bool:
@@ -144,7 +135,7 @@ class _Writer:
 
     def patch(self) -> Iterator[tuple[str, object]]:
         """The changes to the first model's config.json for the result."""
-        config = self.first.config
+        config = self.parts.first.config
         yield from ((key, value) for key, value in self.stacked_values() if config.get(key) != value)
         key = "dtype" if "dtype" in config else "torch_dtype"
         if self.dtype is not None and config and config.get(key) != self.dtype:
@@ -152,16 +143,16 @@ class _Writer:
 
     def stacked_values(self) -> Iterator[tuple[str, object]]:
         """The values in config.json that depend on the stacked layers."""
-        config = self.first.config
-        if not self.whole:
+        config = self.parts.first.config
+        if not self.parts.whole:
             sources = [piece.sources[0] for piece in self.config.slices]
-            if (key := self.first.count_key) is None:
-                message = f"the config.json of '{self.first.path}' does not contain the number of layers"
-                raise refuse(message, self.first.span, "Add it, as `num_hidden_layers` or `n_layer`.")
-            yield key, sum(len(self.layers(source)) for source in sources)
+            if (key := self.parts.first.count_key) is None:
+                message = f"the config.json of '{self.parts.first.path}' does not contain the number of layers"
+                raise refuse(message, self.parts.first.span, "Add it, as `num_hidden_layers` or `n_layer`.")
+            yield key, sum(len(self.parts.layers(source)) for source in sources)
             for name, value in config.items():
-                if isinstance(value, list) and len(value) == self.first.stack.size:
-                    lists = [(self.list_of(s, name) or value, self.layers(s)) for s in sources]
+                if isinstance(value, list) and len(value) == self.parts.first.stack.size:
+                    lists = [(self.list_of(s, name) or value, self.parts.layers(s)) for s in sources]
                     yield name, [items[at] for items, layers in lists for at in layers]
 
     def list_of(self, source: MergeSource, key: str) -> list[object]:
@@ -171,20 +162,22 @@ class _Writer:
 
     def steps(self, words: Iterable[Substep]) -> Iterator[Substep | StepComment]:
         for model in self.models.values():
-            yield from model.folds
-            if not self.whole:
+            yield from model.preparations
+            if not self.parts.whole:
                 model.refuse_new_head()
         yield from words
         if not self.by_expression:
-            if self.whole:
-                yield Substep("merge", StepParts(self.config, self.models, self.config.slices[0]).payload(_MERGED))
+            if self.parts.whole:
+                (whole,) = self.parts.pieces()
+                refuse_no_weight(self.config, whole)
+                yield Substep("merge", StepParts(self.config, self.models, whole.slice).payload(_MERGED))
             else:
-                yield from SliceMerges(self.config, self.models, _MERGED).steps(self.pieces())
+                yield from SliceMerges(self.config, self.models, _MERGED).steps(self.parts.pieces())
             return
         for model in self.models.values():
             if self.working is not None and not self.rounds_later(model):
                 yield Substep("cast_", {"target": f"{model.alias}::.*", "to": self.working})
-        if not self.whole:
+        if not self.parts.whole:
             yield Substep("prefixes", {"mode": "add", "alias": _MERGED})
         if self.in_parts:
             yield from self.names_agree()
@@ -198,20 +191,20 @@ class _Writer:
     @cached_property
     def in_parts(self) -> bool:
         """Whether several steps merge whole models, each step a part of the tensors."""
-        return self.whole and sum(len(groups) for _, groups in self.groups) > 1
+        return self.parts.whole and sum(len(groups) for _, groups in self.groups) > 1
 
     def names_agree(self) -> Iterator[Substep]:
         """Asserts that the merged models have the same tensors."""
         used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
         for name, model in self.models.items():
-            if name in used and model is not self.first:
-                yield Substep("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
+            if name in used and model is not self.parts.first:
+                yield Substep("assert", {"same_names": {"left": self.parts.first.alias, "right": model.alias}})
 
     def comment(self, piece: SlicePart) -> Iterator[StepComment]:
         """A comment with the layers of a piece, where layers are stacked."""
-        if self.whole or piece.start is None:
+        if self.parts.whole or piece.start is None:
             return
-        layers = [(self.of(source).alias, self.layers(source)) for source in piece.slice.sources]
+        layers = [(self.parts.of(source).alias, self.parts.layers(source)) for source in piece.slice.sources]
         sources = ", ".join(f"{alias} {_span(at)}" for alias, at in layers)
         yield StepComment(f"layers {_span(range(piece.start, piece.start + len(layers[0][1])))}: {sources}")
 
@@ -238,85 +231,14 @@ class _Writer:
         computed = all(mix.by is None for _, groups in self.groups for mix, _ in groups)
         return computed and self.working == "float32" and small and bool(model.kinds)
 
-    def stack(self, source: MergeSource) -> Stack:
-        return self.models[source.model].stack
-
-    def layers(self, source: MergeSource) -> range:
-        layers, count = source.layers, self.stack(source).size
-        assert layers is not None
-        if layers.stop > count:
-            message = (
-                f"layer_range [{layers.start}, {layers.stop}] goes beyond '{source.model}', which has {count} layers"
-            )
-            raise refuse(message, source.span, f"END is at most {count}.", FORM)
-        return layers
-
-    def pieces(self) -> Iterator[SlicePart]:
-        head, tail = self.config.slices[0], self.config.slices[-1]
-        if self.whole:
-            yield SlicePart(head, tuple(self.first.dtypes or ()))
-            return
-        alike = _without_layers(head) == _without_layers(tail)
-        if not alike:
-            self.refuse_other_ends(head.sources[0], tail.sources[0])
-        yield SlicePart(head, self.shared_names(head, lambda source: self.outside(source, front=True, back=alike)))
-        start = 0
-        for piece in self.config.slices:
-            yield SlicePart(
-                piece, self.shared_names(piece, lambda source, piece=piece: self.inside(piece, source)), start
-            )
-            start += len(self.layers(piece.sources[0]))
-        if not alike:
-            yield SlicePart(tail, self.shared_names(tail, lambda source: self.outside(source, front=False, back=True)))
-
-    def inside(self, piece: MergeSlice, source: MergeSource) -> Iterator[str]:
-        """The tensors of a source's layers, by their names in the first source."""
-        by = self.layers(piece.sources[0]).start - self.layers(source).start
-        for name in self.models[source.model].names:
-            if (place := self.stack(source).place(name)) is not None and place[0] in self.layers(source):
-                yield f"{self.stack(piece.sources[0]).prefix}.{place[0] + by}.{place[1]}"
-
-    def shared_names(self, piece: MergeSlice, names_of: Callable[[MergeSource], Iterable[str]]) -> tuple[str, ...]:
-        """The names of the merged tensors, which must be equal in all sources."""
-        first, *others = piece.sources
-        names = tuple(names_of(first))
-        for other in others:
-            self.refuse_unlike(first, other, set(names), set(names_of(other)))
-        return names
-
-    def refuse_other_ends(self, head: MergeSource, tail: MergeSource) -> None:
-        """Refuse to take the tensors before the layers from one model and those behind them from another if their names
-        differ: some would be lost, or config.json would not describe them."""
-        ends = [set(self.outside(source, front=True, back=True)) for source in (head, tail)]
-        self.refuse_unlike(head, tail, *ends)
-
-    def refuse_unlike(self, one: MergeSource, other: MergeSource, ours: set[str], theirs: set[str]) -> None:
-        if ours == theirs:
-            return
-        has, lacks, more = (one, other, ours - theirs) if ours - theirs else (other, one, theirs - ours)
-        count = f" and {len(more) - 1:,} more tensors" if len(more) > 1 else ""
-        message = f"'{has.model}' has '{min(more)}'{count} that '{lacks.model}' lacks, so they cannot be merged"
-        raise refuse(message, other.span, "Merge models of one architecture: equal layers, heads and biases.")
-
-    def outside(self, source: MergeSource, *, front: bool, back: bool) -> Iterator[str]:
-        """The tensors before the layers, behind them, or both."""
-        for name in self.models[source.model].names:
-            if self.stack(source).place(name) is not None:
-                continue
-            in_front = any(text in name for text in _FRONT) and "embed_out" not in name
-            behind = not in_front and any(text in name for text in _BACK)
-            if (front and back) or (front and in_front) or (back and behind):
-                yield name
-            elif not in_front and not behind:
-                message = f"does '{name}' of '{source.model}' belong before its layers, or behind them?"
-                raise refuse(message, source.span)
-
     def depth(self, piece: SlicePart, name: str) -> float:
         """The relative depth of a tensor's layer in the slice (or whole model), from 0 to 1; 0 outside of layers."""
         source = piece.slice.sources[0]
-        if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
+        if not name or (self.parts.whole and not self.spread(piece)):
             return 0.0
-        layers = self.layers(source) if self.config.sliced else range(self.stack(source).size)
+        if (place := self.parts.stack(source).place(name)) is None:
+            return 0.0
+        layers = self.parts.layers(source) if self.config.sliced else range(self.parts.stack(source).size)
         return depth_of(place[0] - layers.start, len(layers))
 
     def spread(self, piece: SlicePart) -> bool:
@@ -333,7 +255,7 @@ class _Writer:
     @cached_property
     def groups(self) -> list[tuple[SlicePart, list[tuple[Mix, list[str]]]]]:
         """The tensors of each piece, grouped by their mix."""
-        return [(piece, list(self.mixes(piece))) for piece in self.pieces()]
+        return [(piece, list(self.mixes(piece))) for piece in self.parts.pieces()]
 
     def mixes(self, piece: SlicePart) -> Iterator[tuple[Mix, list[str]]]:
         if not piece.names and (self.filters(piece) or self.spread(piece)):
@@ -346,57 +268,45 @@ class _Writer:
 
     def mix_steps(self, piece: SlicePart, mix: Mix, names: Iterable[str]) -> Iterator[Substep]:
         """The steps for the tensors of one mix. The model that is changed in place comes first, if it is a source."""
-        mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.of(s).alias != self.alias)))
-        if mix.by == 1 and self.of(mix.sources[0]).alias == self.alias:
+        mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.parts.of(s).alias != self.alias)))
+        if mix.by == 1 and self.parts.of(mix.sources[0]).alias == self.alias:
             return
-        shifts = [self.shift(piece, source) for source in mix.sources]
-        out = None if piece.start is None else piece.start - self.layers(mix.sources[0]).start
+        shifts = [self.parts.shift(piece, source) for source in mix.sources]
+        out = None if piece.start is None else piece.start - self.parts.layers(mix.sources[0]).start
         for pattern in self.patterns(piece, mix, names, renumber=any((*shifts, out))):
-            refs = [f"{self.of(mix.sources[0]).alias}::{pattern}"]
+            refs = [f"{self.parts.of(mix.sources[0]).alias}::{pattern}"]
             for source, shift in zip(mix.sources[1:], shifts[1:], strict=True):
-                refs.append(f"{self.of(source).alias}::{self.of(source).template(pattern, shift - shifts[0])}")
-            yield self.step(mix, refs, f"{self.alias}::{self.of(mix.sources[0]).template(pattern, out or 0)}")
-
-    def of(self, source: MergeSource) -> Model:
-        return self.models[source.model]
-
-    def shift(self, piece: SlicePart, source: MergeSource) -> int:
-        """The offset of a source's layers from those of the first source."""
-        if piece.start is None:
-            return 0
-        return self.layers(source).start - self.layers(piece.slice.sources[0]).start
+                model = self.parts.of(source)
+                refs.append(f"{model.alias}::{model.template(pattern, shift - shifts[0])}")
+            yield self.step(mix, refs, f"{self.alias}::{self.parts.of(mix.sources[0]).template(pattern, out or 0)}")
 
     def patterns(self, piece: SlicePart, mix: Mix, names: Iterable[str], *, renumber: bool) -> Iterator[str]:
-        leader = self.of(mix.sources[0])
+        leader = self.parts.of(mix.sources[0])
         if leader.dtypes is None or not piece.names:
             yield ".*"
             return
         stack = leader.stack if piece.start is not None or self.spread(piece) else None
-        by = self.shift(piece, mix.sources[0])
-        own = [shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
+        by = self.parts.shift(piece, mix.sources[0])
+        own = [shift_name(name, self.parts.stack(piece.slice.sources[0]), by) for name in names]
         yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
 
     def step(self, mix: Mix, refs: list[str], to: str) -> Substep:
         """One step: a copy or multiple of one model, or an expression over several."""
         source, *others = refs
-        own = self.of(mix.sources[0]).alias == self.alias
+        own = self.parts.of(mix.sources[0]).alias == self.alias
         if mix.by is not None and own:
             return Substep("scale_", {"target": source, "by": mix.by})
         if mix.by == 1:
-            return Substep("assign" if self.whole else "copy", {"from": source, "to": to})
-        if mix.by is not None and not self.whole:
+            return Substep("assign" if self.parts.whole else "copy", {"from": source, "to": to})
+        if mix.by is not None and not self.parts.whole:
             return Substep("scale", {"from": source, "to": to, "by": mix.by})
         expr = mix.expr if mix.by is None else f"{mix.by!r}*{mix.expr}"
-        operands = {self.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
+        operands = {self.parts.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
         payload = {"from": operands, "expr": expr} | ({} if own else {"to": to})
         payload |= {"unmatched": "error"} if others and not self.in_parts else {}
-        dtype, kinds = self.working, self.of(mix.sources[0]).kinds
+        dtype, kinds = self.working, self.parts.of(mix.sources[0]).kinds
         return Substep("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
 
 
 def _span(layers: range) -> str:
     return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
-
-
-def _without_layers(piece: MergeSlice) -> object:
-    return [(s.model, s.parameters) for s in piece.sources], piece.parameters

@@ -63,7 +63,7 @@ def import_extraction(command: str) -> Imported:
     models = [Model.find(given["--base-model"], "base", None), Model.find(given["--model"], "tuned", None)]
     notes = [f"From a command line of {EXTRACT}, by brainsurgery-jax {__version__}."]
     notes += [f"{word} is ignored." for word in dict.fromkeys(ignored)]
-    steps = [step for model in models for step in model.folds]
+    steps = [step for model in models for step in model.preparations]
     keys: dict[str, object] = {"base": "base", "tuned": "tuned", "to": "adapter", "rank": _rank_of(given)}
     keys |= {"least": least} if (least := _least_of(given)) else {}
     whole = [value for key, value in options if key == "--save-module"]

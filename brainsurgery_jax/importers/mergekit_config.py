@@ -11,7 +11,7 @@ from brainsurgery_jax.importers.config_reader import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.mergekit_parameters import PARAMETERS, ParameterReader, Parameters, value_at
 from brainsurgery_jax.importers.mergekit_words import AskedChat, Tokenizer, read_chat, read_tokenizer
 from brainsurgery_jax.plan.overrides import read_yaml
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get, shorten
 
 BY_EXPRESSION = ("linear", "task_arithmetic", "passthrough")
 """Methods that become `compute` and `copy` steps; the others become one step `merge`."""
@@ -80,6 +80,18 @@ class Config:
         levels = (source.parameters if source else {}, piece.parameters, self.parameters)
         found = (value_at(level[parameter], name, depth) for level in levels if parameter in level)
         return next((value for value in found if value is not None), None)
+
+    def needed(self, parameter: str, piece: MergeSlice, source: MergeSource, name: str, depth: float = 0.0) -> float:
+        """The value of a parameter that mergekit has no default for. Raises PlanError if nothing gives it."""
+        found = self.value(parameter, piece, source, name, depth)
+        if found is None:
+            about = f" for '{name}'" if name else ""
+            hint = f"Add `parameters: {{{parameter}: 1.0}}` to it, or to the configuration, with a value of your own."
+            if any(parameter in level for level in (source.parameters, piece.parameters, self.parameters)):
+                hint = f"Make its `{parameter}` a list whose last item is `value: 1.0`, without a filter."
+            message = f"'{source.model}' has no {parameter}{about}"
+            raise PlanError([Diagnostic(FORM, message, source.span, hint)])
+        return found
 
 
 def read_root(path: str) -> Node | None:
@@ -254,12 +266,16 @@ class _ConfigReader:
         )
 
     def layers(self, node: Node | None, source: Map) -> range | None:
-        bounds = [i.value for i in node.items if isinstance(i, Scalar)] if isinstance(node, List) else []
+        items = node.items if isinstance(node, List) else ()
+        bounds = [item.value for item in items if isinstance(item, Scalar)]
         match bounds:
             case [int(start), int(stop)] if 0 <= start < stop <= _MOST_LAYERS:
                 return range(start, stop)
         found = describe(node) if node else "nothing"
-        self.complain(f"layer_range: expected [FIRST, END] with FIRST < END, got {found}", node or source)
+        if bounds and len(bounds) == len(items):
+            found = shorten(f"[{', '.join(map(str, bounds))}]")
+        hint = "END is the number of the first layer that is not taken: `[0, 1]` is layer 0 alone."
+        self.complain(f"layer_range: expected [FIRST, END] with FIRST < END, got {found}", node or source, hint)
         return None
 
     def model(self, node: Node) -> str:

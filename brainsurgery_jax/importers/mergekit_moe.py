@@ -44,15 +44,17 @@ def import_moe(root: Map, file: str) -> Imported:
     experts = tuple(_experts(root))
     own = {expert.reference: expert.span for expert in experts}
     models = {name: Model.find(name, f"e{at}", span) for at, (name, span) in enumerate(own.items())}
-    steps = [step for model in (base, *models.values()) for step in model.folds]
+    steps = [step for model in (base, *models.values()) for step in model.preparations]
     per_token = _per_token(root, len(experts))
-    steps.append(Substep("upcycle", {"experts": len(experts), "per_token": per_token, "alias": "base"}))
+    told = {"experts": len(experts), "per_token": per_token, "std": 1.0, "alias": "base"}
+    steps.append(Substep("upcycle", told))
     steps += _experts_steps([models[expert.reference].alias for expert in experts])
     output: dict[str, object] = {"path": "merged/", "alias": "base"}
     if dtype := _dtype(root):
         steps.append(Substep("cast_", {"target": "base::.*", "to": dtype}))
         output["config"] = {"dtype" if "dtype" in base.config else "torch_dtype": dtype}
-    note = f"From {file} (mergekit-moe), by brainsurgery-jax {__version__}. The routers are random: see `seed`."
+    head = f"From {file} (mergekit-moe), by brainsurgery-jax {__version__}."
+    note = f"{head} The routers are random, with deviation 1: see `std` and `seed`."
     inputs = tuple(each for model in (base, *models.values()) for each in model.inputs)
     made = Imported(file, (note,), inputs, tuple(steps), output)
     made.check()

@@ -211,6 +211,11 @@ REFUSED: dict[str, tuple[Mapping[str, np.ndarray], str]] = {
         {f"{stem}{k}": x for stem in ("m.", "m_2.") for k, x in {**A, **B}.items()},
         "'m.h.0.w' and 'm_2.h.0.w' of 'adapter' are one module of 'base', 'h.0.w'",
     ),
+    "two modules that are one, of which one has another shape": (
+        {"m.h.0.w.lora_A.weight": normal((2, 5)), "m.h.0.w.lora_B.weight": normal((4, 2))}
+        | {f"m_2.{k}": x for k, x in {**A, **B}.items()},
+        "'m.h.0.w' and 'm_2.h.0.w' of 'adapter' are one module of 'base', 'h.0.w'",
+    ),
     "kohya's name beside a plain one": (
         {
             **A,

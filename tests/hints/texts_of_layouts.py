@@ -89,7 +89,7 @@ MEAN = {"norm": (NORMS["a"] + NORMS["b"]) / 2}
 A_ALONE = {"norm": NORMS["a"]}
 SLICES = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 4]}]\n"
 TASK = "merge_method: task_arithmetic\nbase_model: a\n"
-TIED = "merge_method: ties\nbase_model: a\nslices:\n" + (
+TIED = "merge_method: ties\nbase_model: a\nparameters: {weight: 1}\nslices:\n" + (
     "- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]\n"
     "- sources: [{model: b, layer_range: [2, 4]}]\n"
 )
@@ -103,7 +103,7 @@ THREE = (
 
 MERGES = [
     Row(merge, "import-form", LINEAR.replace("b, parameters: {weight: 1}", "b"), "b}", "b, parameters: {weight: 1}}",
-        "`parameters: {weight: ...}`", MEAN),
+        "`parameters: {weight: 1.0}`", MEAN),
     Row(merge, "import-form",
         f"{TASK}slices:\n- sources: [{{model: b, layer_range: [0, 4], parameters: {{weight: 1}}}}]\n",
         "[{", "[{model: a, layer_range: [0, 4]}, {", "Add it to the sources, with its layer_range.",

@@ -13,6 +13,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.importers.mergekit import plan_of
 from brainsurgery_jax.importers.patterns import choose, numbers
 from tests.checkpoints import normal, read, write
+from tests.hints.calls import hint_of
 from tests.importers.merges import (
     CASES,
     CONFIG,
@@ -417,6 +418,23 @@ REFUSED = {
         {**LINEAR, "models": models(a=1, b=[{"filter": "mlp", "value": 1}])},
         "'b' has no weight for 'model.embed_tokens.weight'",
     ),
+    "ties without a weight": (
+        {"merge_method": "ties", "base_model": "a", "models": models(a=None, b=None)},
+        r"merge\.yml:\d+:3: 'b' has no weight for 'model\.",
+    ),
+    "nuslerp without a weight": ({"merge_method": "nuslerp", "models": models(a=1, b=None)}, "'b' has no weight for"),
+    "slices without a weight": (
+        {
+            "merge_method": "dare_ties",
+            "base_model": "a",
+            "slices": [{"sources": [{"model": name, "layer_range": [0, 1]} for name in "ab"]}],
+        },
+        "'b' has no weight for",
+    ),
+    "ties without a weight for some": (
+        {"merge_method": "ties", "base_model": "a", "models": models(b=[{"filter": "mlp", "value": 1}])},
+        "'b' has no weight for 'model.embed_tokens.weight'",
+    ),
     "weights of sum 0": ({**LINEAR, "models": models(a=1, b=-1)}, "the weights add up to 0"),
     "text for a weight": ({**LINEAR, "models": models(a="x")}, "weight: expected a number or a list of numbers"),
     "truth for a weight": ({**LINEAR, "models": models(a=True)}, "weight: expected a number"),
@@ -446,7 +464,7 @@ REFUSED = {
     ),
     "range": (
         {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [2, 1]}]}]},
-        r"layer_range: expected \[FIRST, END\] with FIRST < END, got a list",
+        r"layer_range: expected \[FIRST, END\] with FIRST < END, got \[2, 1\]",
     ),
     "vast range": (
         {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 10**30]}]}]},
@@ -495,12 +513,69 @@ def test_weights_without_a_sum_are_added_up_where_the_remedy_is_followed(here: P
         np.testing.assert_allclose(x, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["ties", "linear"])
+def test_a_missing_weight_is_given_as_the_remedy_says(here: Path, method: str):
+    put_models(here)
+    some = [{"filter": "mlp", "value": 0.5}]
+
+    def config(weight: object) -> str:
+        own = {} if weight is None else {"parameters": {"weight": weight}}
+        merged = [{"model": "a", "parameters": {"weight": 1}}, {"model": "b", **own}]
+        return put_config(here, {"merge_method": method, "base_model": "a", "models": merged}).name
+
+    assert "Add `parameters: {weight: 1.0}` to it" in hint_of(lambda: plan_of(config(None)), "Add")
+    assert plan_of(config(1.0))
+    hint_of(lambda: plan_of(config(some)), "Make its `weight` a list whose last item is `value: 1.0`")
+    assert ("mlp" in (said := plan_of(config([*some, {"value": 1.0}])))) and "0.5" in said
+
+
+def test_the_layers_of_a_slice_are_given_as_the_remedy_says(here: Path):
+    put_models(here)
+
+    def stacked(bounds: list[int]) -> str:
+        piece = {"sources": [{"model": "a", "layer_range": bounds}]}
+        return put_config(here, {"merge_method": "passthrough", "slices": [piece]}).name
+
+    hint_of(lambda: plan_of(stacked([0, 0])), "`[0, 1]` is layer 0 alone")
+    (here / "plan.yaml").write_text(plan_of(stacked([0, 1])))
+    bs.load("plan.yaml").run(durable=False)
+    layers = {name.split(".")[2] for name in read(here / "merged" / "model.safetensors") if ".layers." in name}
+    assert layers == {"0"}
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str):
     put_models(here)
     config, message = REFUSED[kind]
     with pytest.raises(bs.PlanError, match=message):
         plan_of(put_config(here, config).name)
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_quantized_models_become_floats_before_they_are_merged(here: Path, method: str, sliced: bool):
+    put_models(here)
+    codes = {"quantize": {"target": r"m::.*_proj\.weight", "to": "float8_e4m3fn", "per": "block", "block": [8, 8]}}
+    bs.load({"inputs": ["m::b"], "transforms": [codes], "output": "q/"}).run(durable=False)
+    floats = {"dequantize": {"target": "m::.*", "to": "float32"}}
+    bs.load({"inputs": ["m::q"], "transforms": [floats], "output": "f/"}).run(durable=False)
+    found = {}
+    for name in "qf":
+        given = models(**{"a": 0.5, name: 0.5})
+        if sliced:
+            given = [{"sources": [{**each, "layer_range": [1, 3]} for each in given]}]
+        config = {
+            "merge_method": method,
+            "base_model": "a",
+            "dtype": "float32",
+            "slices" if sliced else "models": given,
+        }
+        (here / "plan.yaml").write_text(plan_of(put_config(here, config).name))
+        bs.load("plan.yaml").run(durable=False, overwrite=True)
+        found[name] = read(here / "merged" / "model.safetensors")
+        assert "quantization_config" not in json.loads((here / "merged" / "config.json").read_text())
+    assert found["q"].keys() == found["f"].keys()
+    assert all((x == found["f"][name]).all() for name, x in found["q"].items())
 
 
 def test_all_mistakes_are_told_at_once(here: Path):

@@ -45,6 +45,13 @@ def test_experts_are_the_mlps_and_the_rest_is_the_base(here: Path, dtype: str):
     assert (says["model_type"], says["num_local_experts"], says["num_experts_per_tok"]) == ("mixtral", 3, 1)
 
 
+def test_routers_are_drawn_as_mergekit_draws_them(here: Path):
+    put_models(here)
+    found = made(here, plan_of(put_config(here, MOE).name))
+    drawn = np.concatenate([x.ravel() for name, x in found.items() if name.endswith(".gate.weight")])
+    assert 0.8 < drawn.astype(np.float64).std() < 1.2  # a normal distribution of deviation 1, of 192 numbers
+
+
 def test_transformers_loads_the_result(here: Path):
     import torch
     from transformers import MixtralForCausalLM

@@ -192,7 +192,7 @@ MAY_IMPORT = {
     "cli.importing": "rendering documents plan.source plan.written errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
-    "importers": "json_text "
+    "importers": "json_text codes "
     "errors dtypes regular_files version protocol merging ops plan.scalars plan.source plan.overrides plan.build "
     "plan.parse store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
