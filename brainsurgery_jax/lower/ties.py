@@ -1,5 +1,5 @@
-"""Output tables that a step keeps as they are because a model on the other side has its own tied to the table of words:
-the two are a pair all the same, under two names."""
+"""Output tables that a step keeps as they are or leaves out because a model on the other side has its own tied to the
+table of words: the two are a pair all the same, under two names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class TiedHead(NamedTuple):
     wanted: str
     table: str
 
-    @property
-    def message(self) -> str:
-        """What is kept, and why it has no partner."""
+    def describe(self, unmatched: str) -> str:
+        """What becomes of it under `unmatched: keep` or `drop`, and why it has no partner."""
+        fate = {"keep": "is kept as it is", "drop": "takes no part in this step"}[unmatched]
         return (
-            f"'{self.head}' of '{self.alias}' is kept as it is: '{self.tied}' has no '{self.wanted}' because it is "
-            f"tied, '{self.table}' takes its place there"
+            f"'{self.head}' of '{self.alias}' {fate}: '{self.tied}' has no '{self.wanted}' because it is tied, "
+            f"'{self.table}' takes its place there"
         )
 
     @property

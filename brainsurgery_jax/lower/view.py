@@ -137,8 +137,9 @@ class StepView(Drafts):
             if settled.note:
                 hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
-            for each in find_tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
-                self.note(pairing.UNMATCHED, each.message, hint=each.hint)
+            fate = self.step.unmatched
+            for each in find_tied_heads(self, sets, paired) if fate in ("keep", "drop") else ():
+                self.note(pairing.UNMATCHED, each.describe(fate), hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more] if others else self._order(sets, rows, before)

@@ -61,17 +61,18 @@ def tie(folder: str, says: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("says", [{"tie_word_embeddings": True}, {}], ids=["tied", "by default"])
 @pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+@pytest.mark.parametrize(("unmatched", "fate"), [("keep", "is kept as it is"), ("drop", "takes no part in this step")])
 def test_a_tied_model_gets_an_output_table_before_it_is_merged_with_one_that_has_one(
-    order: list[str], says: dict[str, bool]
+    order: list[str], says: dict[str, bool], unmatched: str, fate: str
 ) -> None:
     held = put_models(Path())
     tie("a", says)
-    step = {"merge": {"method": "linear", "models": order, "unmatched": "keep", "to": "m"}}
+    step = {"merge": {"method": "linear", "models": order, "unmatched": unmatched, "to": "m"}}
     plan: dict[str, Any] = {"inputs": [f"{x}::{x}" for x in order], "transforms": [step]}
     plan["output"] = {"path": "out/", "alias": "m"}
     (note,) = [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
     assert note.severity == "note"
-    assert "'lm_head.weight' of 'b' is kept as it is: 'a' has no 'lm_head.weight' because it is tied" in note.message
+    assert f"'lm_head.weight' of 'b' {fate}: 'a' has no 'lm_head.weight' because it is tied" in note.message
     plan["transforms"] = [yaml.safe_load(quoted(note.hint)[0]), step]
     assert not [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
     bs.load(plan).run(durable=False)
