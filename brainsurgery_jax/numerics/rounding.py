@@ -160,7 +160,7 @@ def _within_reach(x: Array, dtype: DType, overflow: str | None) -> Array:
         x = (np if on_host(x) else jnp).where(nonzero(x), x, np.asarray(2.0**-127, x.dtype))
     if overflow != "saturate" and dtype.name != SATURATING:
         return x
-    top = np.asarray(_largest(dtype), x.dtype)
+    top = np.asarray(largest(dtype), x.dtype)
     # Not by `clip`, in which XLA takes subnormal numbers for zero.
     return np.clip(x, -top, top) if on_host(x) else jnp.where(jnp.abs(x) > top, jnp.copysign(top, x), x)
 
@@ -172,7 +172,8 @@ def _in_width(x: Array, dtype: DType) -> Array:
     return x.astype(np.float64) if on_host(x) else to_float64(x)
 
 
-def _largest(dtype: DType) -> float:
+def largest(dtype: DType) -> float:
+    """The largest value of a float dtype."""
     import ml_dtypes
 
     return float(ml_dtypes.finfo(to_numpy(dtype)).max)
@@ -181,7 +182,7 @@ def _largest(dtype: DType) -> float:
 def _float_of_integers(x: Array, dtype: DType, overflow: str | None) -> Array:
     if dtype.bits == 8:  # float32 holds all integers that it can
         return _float(x.astype(np.float32), dtype, overflow)
-    if overflow == "saturate" and kind(x) != "bool" and bounds(BY_NAME[x.dtype.name])[1] > (most := _largest(dtype)):
+    if overflow == "saturate" and kind(x) != "bool" and bounds(BY_NAME[x.dtype.name])[1] > (most := largest(dtype)):
         x = x.clip(max(-int(most), bounds(BY_NAME[x.dtype.name])[0]), int(most))
     return x.astype(to_numpy(dtype))
 

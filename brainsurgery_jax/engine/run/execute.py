@@ -45,6 +45,7 @@ from brainsurgery_jax.engine.plan.work import (
 from brainsurgery_jax.engine.run.agreement import agree
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
+from brainsurgery_jax.engine.run.nonfinite import nonfinite_notes
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.resume import Resumption
@@ -100,6 +101,8 @@ def execute(
         )  # fmt: skip
         _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))), roots)
         assert verdicts.settled
+        for note in nonfinite_notes(program.publications, bench.nonfinite):
+            tell(Noted(note))
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf):
             source.verify_unchanged()

@@ -31,6 +31,7 @@ from brainsurgery_jax.engine.plan.work import (
     WorkItem,
 )
 from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
+from brainsurgery_jax.engine.run.nonfinite import Place, holds_new
 from brainsurgery_jax.engine.run.resume import Resumption, outputs_of, row_starts
 from brainsurgery_jax.engine.run.verdicts import Verdicts
 from brainsurgery_jax.index.boxes import Box, flat_range
@@ -43,7 +44,8 @@ from brainsurgery_jax.store.journal import WrittenPart
 class Bench:
     """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
     whether anything is compiled, the signal that stops it, what keeps its journal, the processes of the run, the
-    lengths of parts that are compiled although numpy could compute them, and memory for operands."""
+    lengths of parts that are compiled although numpy could compute them, memory for operands, and which tensors that
+    are computed hold NaN or infinity (by publication and name), which is added to on any thread."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
@@ -56,6 +58,7 @@ class Bench:
     hosts: Hosts = ALONE
     lengths: Lengths = field(default_factory=dict)
     scratches: Scratches = field(default_factory=Scratches)
+    nonfinite: set[Place] = field(default_factory=set)
 
 
 Result = tuple[Put | Transfer, int] | tuple[Ask, object]
@@ -157,6 +160,8 @@ def _serve(
         match sink:
             case Put():
                 array = np.asarray(next(arrays))
+                if holds_new(sink.expr, array):
+                    bench.nonfinite.add((sink.publication, sink.name))
                 _put(sink, first, box, array, bench.writers[sink.publication])
                 yield sink, array.size * sink.expr.aval.dtype.bits // 8
             case Ask():
