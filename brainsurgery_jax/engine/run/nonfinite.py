@@ -34,9 +34,11 @@ def nonfinite_notes(publications: Sequence[Publication], found: Collection[Place
             shown = few([f"'{name}'" for name in names])
             message = f"{made.path}: {shown} {'hold' if len(names) > 1 else 'holds'} NaN or infinity"
             dtypes = {made.tensors[name].aval.dtype for name in names}
-            remedies = [_about_range(each) for each in sorted(dtypes, key=str) if _is_narrow(each)]
-            hint = "\n".join(remedies if is_converting() else [*remedies, _WHENCE])
-            yield Diagnostic("value-nonfinite", message, made.span, hint, "note")
+            hint = "" if is_converting() else _WHENCE
+            for each in sorted(filter(_is_narrow, dtypes), key=str):
+                most = f"{each} holds at most {largest(each):,.0f}"
+                hint = f"{most}: {_saturating()} takes that for larger values; bfloat16 holds them.\n{hint}"
+            yield Diagnostic("value-nonfinite", message, made.span, hint=hint.rstrip(), severity="note")
 
 
 def _is_narrow(dtype: DType) -> bool:
@@ -44,11 +46,8 @@ def _is_narrow(dtype: DType) -> bool:
     return dtype.is_float and largest(dtype) < _RANGE_OF_FLOAT32 and dtype.name != SATURATING
 
 
-def _about_range(dtype: DType) -> str:
-    """What to do where a dtype is too narrow."""
+def _saturating() -> str:
+    """How values beyond the range of a dtype become its largest."""
     if is_converting():
-        how = worded(shell="`--overflow saturate`", python="`overflow='saturate'`")
-    else:
-        how = "`overflow: saturate` in the `cast`, `cast_` or `compute` that rounds to it"
-    most = f"{dtype} holds at most {largest(dtype):,.0f}"
-    return f"{most}: {how} takes that for larger values; bfloat16 holds them."
+        return worded(shell="`--overflow saturate`", python="`overflow='saturate'`")
+    return "`overflow: saturate` in the `cast`, `cast_` or `compute` that rounds to it"
