@@ -54,11 +54,23 @@ class Plan:
         """The mistakes that the plan's text alone tells."""
         return tuple(d for d in self.problems if d.severity == "error")
 
+    def __eq__(self, other: object) -> bool:
+        """Whether two plans were read from the same data in the same places. `0.0` and `-0.0` are not, nor `1` and
+        `true`: what Python calls equal may give other results."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        mine, theirs = ((p.data, p.problems, p.variables, p.files) for p in (self, other))
+        return mine == theirs and self._written == other._written
+
     def __hash__(self) -> int:
         """Equal plans have equal hashes, so that a plan can be a static argument of `jax.jit`."""
-        steps = tuple((step.span, _freeze(step.text)) for step in self.data.steps)
-        outputs = tuple(output.path for output in self.data.outputs)
-        return hash((self.data.inputs, steps, outputs, self.data.seed, self.files))
+        places = tuple(step.span for step in self.data.steps)
+        return hash((self.data.inputs, places, self._written, self.data.seed, self.files))
+
+    @property
+    def _written(self) -> Hashable:
+        """Steps and outputs as data, exactly."""
+        return _freeze([*(step.text for step in self.data.steps), *(out.plain() for out in self.data.outputs)])
 
     def __repr__(self) -> str:
         inputs, steps, outputs = map(len, (self.data.inputs, self.data.steps, self.data.outputs))
@@ -174,13 +186,13 @@ def load(*items: Any, **variables: Any) -> Plan:
 
 
 def _freeze(data: Any) -> Hashable:
-    """Plain data as something with a hash."""
+    """Plain data as something with a hash, which is equal for the same data alone."""
     match data:
         case Mapping():
             return frozenset((key, _freeze(value)) for key, value in data.items())
         case list() | tuple():
             return tuple(map(_freeze, data))
-    return data if isinstance(data, Hashable) else repr(data)
+    return repr(data)
 
 
 def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:

@@ -115,22 +115,38 @@ def refuse_twins(alias: str, names: tuple[str, ...]) -> None:
         raise PlanError([Diagnostic("names-collide", text, hint=hint)])
 
 
-def refuse_foreign(alias: str, leaves: Mapping[str, object]) -> None:
+def refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
     """Refuse leaves that hold tensors and are no arrays of numpy or JAX: plans would pass them by without a word."""
     foreign = {name: leaf for name, leaf in leaves.items() if _is_foreign(leaf)}
     for name, leaf in foreign.items():
         kind = f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}"
         where = f"leaf '{name}' of the tree '{alias}'" if name else f"the tree '{alias}'"
-        hint = "Give a dict of arrays by name." if isinstance(leaf, Mapping) else "Make it one: `np.asarray(...)`."
         if hasattr(leaf, "to_pytree"):
             hint = "Give its tensors: `.to_pytree()`."
+        elif isinstance(leaf, Mapping):
+            hint = "Give a dict of arrays by name."
+        elif hasattr(leaf, "state_dict"):
+            made = _array_of(*leaf.state_dict().values())
+            hint = f"Give its arrays by name: `{{name: {made} for name, x in MODULE.state_dict().items()}}`."
+        else:
+            hint = f"Make it one: `{_array_of(leaf)}`."
         raise PlanError([Diagnostic("tree-leaf", f"{where} is a {kind}, no array of numpy or JAX", hint=hint)])
 
 
+def _array_of(*leaves: Any) -> str:
+    """The call that makes an array of a leaf `x` like these. Tensors of torch may need gradients, or lie on a device;
+    numpy has no bfloat16 or float8 of its own, and in JAX 64 bits would become 32."""
+    if not all(type(leaf).__module__.partition(".")[0] == "torch" for leaf in leaves):
+        return "np.asarray(x)"
+    narrow = any(str(leaf.dtype).startswith(("torch.bfloat16", "torch.float8")) for leaf in leaves)
+    return "jnp.from_dlpack(x.detach())" if narrow else "np.asarray(x.detach().cpu())"
+
+
 def _is_foreign(leaf: object) -> bool:
-    """Whether a leaf is like an array, or a mapping of some."""
+    """Whether a leaf is like an array, or a mapping of some, or a module of torch."""
     known = isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
-    return not known and (isinstance(leaf, Mapping) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype")))
+    like_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return not known and (isinstance(leaf, Mapping) or like_array or hasattr(leaf, "state_dict"))
 
 
 def is_tensor(leaf: object) -> bool:

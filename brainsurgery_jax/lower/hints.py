@@ -119,7 +119,8 @@ def of_destination(op: Op | None, key: str) -> str:
 
 def of_box(pattern: Pattern, paths: Mapping[str, Path]) -> str:
     """The hint for a pattern that names the key of a box of Flax, which names leave out; empty if it names none."""
-    boxed = {f"{name}.{path[-1]}": path[-1] for name, path in paths.items() if isinstance(path[-1], BoxKey)}
+    ends = ((name, path[-1]) for name, path in paths.items() if path)  # a tree may be a leaf, with no path
+    boxed = {f"{name}.{end}": end for name, end in ends if isinstance(end, BoxKey)}
     if not pattern.matches(boxed):
         return ""
     box = next(iter(boxed.values()))

@@ -210,3 +210,31 @@ def test_equal_plans_are_one_static_argument() -> None:
 def test_plans_that_are_equal_have_one_hash(one: Any, other: Any) -> None:
     first, second = (bs.load({"vars": {"x": v}, "transforms": [], "seed": 3}) for v in (one, other))
     assert hash(first) == hash(second)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"scale_": {"target": "w", "by": 0.0}}, {"scale_": {"target": "w", "by": -0.0}}),
+        ({"config": {"patch": {"k": 1}}}, {"config": {"patch": {"k": True}}}),
+        ({"config": {"patch": {"k": 1}}}, {"config": {"patch": {"k": 1.0}}}),
+    ],
+)
+def test_plans_that_say_something_else_are_not_equal_even_where_python_calls_the_values_so(one: Any, other: Any):
+    first, second = (bs.load({"transforms": [step]}) for step in (one, other))
+    assert first != second
+    assert first == bs.load({"transforms": [one]})
+    assert len({first, second, bs.load({"transforms": [one]})}) == 2
+
+
+def test_outputs_that_say_something_else_make_other_plans():
+    first, second = (bs.load({"output": {"path": "m/", "config": {"k": k}}}) for k in (0, False))
+    assert first != second
+    assert first != "a plan"
+
+
+def test_a_jitted_function_computes_each_of_two_plans_that_differ_by_a_sign():
+    jitted = jax.jit(lambda plan, tree: plan.apply(tree), static_argnums=0)
+    plans = [bs.load({"transforms": [{"scale_": {"target": "w", "by": by}}]}) for by in (0.0, -0.0)]
+    made = [np.signbit(jitted(each, {"w": np.ones(2, np.float32)})["w"]).tolist() for each in plans]
+    assert made == [[False, False], [True, True]]
