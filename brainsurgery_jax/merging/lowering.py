@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +21,9 @@ from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref, compile_pattern
 from brainsurgery_jax.wording import few
+
+_FACTOR = re.compile(r"[._]lora_(?:A|B|down|up|embedding_A|embedding_B)(?:\.|$)")
+"""Names of the factors of an adapter, as PEFT, diffusers and kohya write them."""
 
 WHOLE_NAME = "\\g<0>"
 
@@ -80,6 +84,7 @@ class MergeStep:
                 group.extend(part.mergings)
         self._tell_kept([row for row in rows if not row.is_float])
         self._tell_dtypes([row for row in rows if row.name in parts])
+        self._tell_factors(list(parts))
         made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
         for name, expr in made:
             yield Bind(self.to, name, expr, "new" if fresh else "rebind")
@@ -283,6 +288,18 @@ class MergeStep:
             message = f"'{row.name}' is {found}{more}: results have the dtype of '{self.primary}'"
             self.view.note("merge-dtype", message, "models", f"Give `dtype: {row.exprs[self.primary].aval.dtype}`, or "
                            "another one.")  # fmt: skip
+
+    def _tell_factors(self, merged: Sequence[str]) -> None:
+        """Say that the product of merged factors is not what the products make, and that scales are left out."""
+        factors = [name for name in merged if _FACTOR.search(name)]
+        if factors and len({*self.aliases, self.primary}) > 1:
+            message = (
+                f"{few(factors, 2)} are factors of adapters, each merged by itself: their product is no merge of the "
+                "products, and by how much each adapter counts is left out"
+            )
+            weights = ", ".join(f"{alias}: WEIGHT" for alias in self.aliases)
+            hint = f"To add what adapters do to a model, write `lora_merge: {{base: MODEL, adapters: {{{weights}}}}}`."
+            self.view.note("merge-factors", message, "models", hint)
 
 
 def _last_part(path: str) -> str:

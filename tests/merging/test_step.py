@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
@@ -421,3 +424,28 @@ def test_an_alias_that_does_not_exist_is_told_at_its_key_with_those_that_do(
         merge(tmp_path, TWO, {**keys, "to": "m"})
     (found,) = told.value.diagnostics
     assert found.hint == "Known: zeros, ones."
+
+
+def test_factors_of_adapters_are_no_models_to_merge_and_are_added_to_one_as_the_note_says(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    w = rng.normal(size=(4, 3)).astype(np.float32)
+    factors = {x: (rng.normal(size=(2, 3)), rng.normal(size=(4, 2))) for x in "ab"}
+    write(tmp_path / "m.safetensors", {"h.w.weight": w})
+    for name, alpha in (("a", 8), ("b", 2)):
+        (folder := tmp_path / name).mkdir()
+        first, second = (x.astype(np.float32) for x in factors[name])
+        held = {f"base_model.model.h.w.lora_{k}.weight": x for k, x in (("A", first), ("B", second))}
+        write(folder / "adapter_model.safetensors", held)
+        says = {"peft_type": "LORA", "r": 2, "lora_alpha": alpha, "target_modules": ["w"]}
+        (folder / "adapter_config.json").write_text(json.dumps(says))
+    inputs = [f"a::{tmp_path}/a", f"b::{tmp_path}/b", f"m::{tmp_path}/m.safetensors"]
+    step: dict[str, Any] = {"merge": {"method": "linear", "models": {"a": 0.5, "b": 0.5}, "to": "a"}}
+    (note,) = [d for d in bs.check(bs.load({"inputs": inputs, "transforms": [step]})) if d.code == "merge-factors"]
+    assert "their product is no merge of the products" in note.message
+    (told,) = re.findall("`(.*?)`", note.hint)
+    step = yaml.safe_load(told.replace("MODEL", "m").replace("WEIGHT", "0.5"))
+    out = str(tmp_path / "out.safetensors")
+    bs.load({"inputs": inputs, "transforms": [step], "output": {"path": out, "alias": "m"}}).run(durable=False)
+    products = {x: second @ first for x, (first, second) in factors.items()}
+    wanted = w + 0.5 * 8 / 2 * products["a"] + 0.5 * 2 / 2 * products["b"]
+    np.testing.assert_allclose(read(tmp_path / "out.safetensors")["h.w.weight"], wanted, rtol=1e-5, atol=1e-5)
