@@ -291,7 +291,7 @@ class MergeStep:
 
     def _tell_factors(self, merged: Sequence[str]) -> None:
         """Say that the product of merged factors is not what the products make, and that scales are left out."""
-        factors = [name for name in merged if _FACTOR.search(name)]
+        factors = [f"'{name}'" for name in merged if _FACTOR.search(name)]
         if factors and len({*self.aliases, self.primary}) > 1:
             message = (
                 f"{few(factors, 2)} are factors of adapters, each merged by itself: their product is no merge of the "
