@@ -39,6 +39,8 @@ def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
         if (content := read(file)) is None:
             continue
         try:
+            if file == FILES[0]:
+                refuse_other_numbers(parse_json(content), alias, key)
             spelling, words, added = _READERS[file](content)
             more = dict(_list(read)) if file != "tokenizer.json" else {}
             return Vocabulary(file, spelling, words, {**added, **more})
@@ -47,6 +49,48 @@ def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
                           key=key, hint="Save the tokenizer as tokenizer.json.") from error  # fmt: skip
     raise Refusal("structure-words", f"beside the checkpoint of '{alias}' lies none of {', '.join(FILES)}", key=key,
                   hint="Name an alias whose folder has the files of its tokenizer.")  # fmt: skip
+
+
+class AddedNumbers(NamedTuple):
+    """An added word with its number, as tokenizer.json declares it and as loaders give it."""
+
+    word: str
+    declared: int
+    loaded: int
+
+
+def added_numbers(data: Mapping[str, Any]) -> list[AddedNumbers]:
+    """The numbers of the added words of tokenizer.json, in its order.
+
+    The library tokenizers reads no declared number. A word of the model has its number there; the others are counted
+    from the number of words that the model has, in their order. A hole among the numbers of the model is not seen.
+    Reference: https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/tokenizer/added_vocabulary.rs.
+    """
+    words, found = model_words(data), dict[str, AddedNumbers]()
+    following = len(data["model"]["vocab"])
+    for entry in data.get("added_tokens") or ():
+        if not (text := str(entry["content"])) or text in found:
+            continue
+        found[text] = AddedNumbers(text, int(entry["id"]), words.get(text, following))
+        following += text not in words
+    return [*found.values()]
+
+
+def model_words(data: Mapping[str, Any]) -> dict[str, int]:
+    """The words of the model of tokenizer.json, without those that are only added."""
+    listed = data["model"]["vocab"]
+    return {entry[0]: n for n, entry in enumerate(listed)} if isinstance(listed, list) else dict(listed)
+
+
+def refuse_other_numbers(data: Mapping[str, Any], alias: str, key: str) -> None:
+    """Refuse a tokenizer.json that declares numbers which loaders do not give: nobody knows which rows are meant."""
+    if wrong := next((each for each in added_numbers(data) if each.declared != each.loaded), None):
+        why = f"{FILES[0]} of '{alias}' declares the number {wrong.declared} for {wrong.word!r}, and loaders give it"
+        hint = (
+            f"If row {wrong.declared} is meant, list it in `model.vocab`; if row {wrong.loaded}, write the file anew: "
+            "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`."
+        )
+        raise Refusal("structure-words", f"{why} {wrong.loaded}", key=key, hint=hint)
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -58,8 +102,7 @@ def _read_fast(content: bytes) -> _Words:
     """The words of tokenizer.json, the file of the library tokenizers."""
     data = parse_json(content)
     model = data["model"]
-    listed = model["vocab"]
-    words = {n: entry[0] for n, entry in enumerate(listed)} if isinstance(listed, list) else _turn(listed)
+    words = _turn(model_words(data))
     stages = [data.get(stage) for stage in ("normalizer", "pre_tokenizer", "decoder")]
     added = {int(entry["id"]): str(entry["content"]) for entry in data.get("added_tokens") or ()}
     if model.get("type") == "WordPiece":
