@@ -10,8 +10,9 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, TakeTokenizer, View
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.positions import follow_words
 from brainsurgery_jax.structure.proof import preserve
-from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
+from brainsurgery_jax.structure.special_words import KeptWords, renumber_generation
 from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
 from brainsurgery_jax.wording import few
 
@@ -50,12 +51,14 @@ def change_words(view: View, which: ModelAsked, asked: AskedWords, *, prove: boo
     else:
         made = _resize_all(view, model, tables, asked)
     patch = set_dims(model, {WORDS: made.size})
+    moved: Sequence[Substep] = ()
     if asked.tokenizer is not None or asked.order is not None:
-        patch = patch_mapping(patch, renumber_config(view, model, made.kept, asked.tokenizer))
+        more, moved = follow_words(view, model, made.kept, asked.tokenizer)
+        patch = patch_mapping(patch, more)
         yield from renumber_generation(view, model, made.kept, asked.tokenizer)
     if asked.tokenizer is not None:
         yield TakeTokenizer(model.alias, asked.tokenizer)
-    yield preserve(view, model, [*made.steps, *model.configure(patch)], prove=prove,
+    yield preserve(view, model, [*made.steps, *moved, *model.configure(patch)], prove=prove,
                    before=lambda copy: _choose(model, tables, copy, made.kept.old),
                    after=lambda copy: _choose(model, tables, copy, made.kept.new))  # fmt: skip
 

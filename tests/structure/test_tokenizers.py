@@ -102,6 +102,33 @@ def test_special_words_follow_the_new_numbers(tmp_path: Path) -> None:
     assert after == {"eos_token_id": [3], "bos_token_id": 5, "max_length": 20}
 
 
+@pytest.mark.parametrize("said", [{"pad_token_id": None}, {}])
+def test_special_words_that_a_model_had_not_are_those_of_the_other_one(said: Mapping[str, Any], tmp_path: Path) -> None:
+    """transformers writes null into config.json, and leaves the key out of generation_config.json."""
+    _, other = two_models(tmp_path)
+    theirs = {"pad_token_id": 6, "eos_token_id": 3, "bos_token_id": None}
+    for name in ("config.json", "generation_config.json"):
+        data = json.loads((tmp_path / "whole" / name).read_text())
+        own = {key: value for key, value in data.items() if key != "pad_token_id"} | said
+        (tmp_path / "whole" / name).write_text(json.dumps(own))
+        (other / name).write_text(json.dumps({"model_type": "llama", **theirs}))
+    edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"tokenizer": "other", "alias": "model"}}, other=other)
+    for name in ("config.json", "generation_config.json"):
+        after = json.loads((tmp_path / "out" / name).read_text())
+        assert {key: after[key] for key in theirs} == theirs
+
+
+def test_a_special_word_that_is_gone_from_generation_is_what_the_other_config_says(tmp_path: Path) -> None:
+    _, other = two_models(tmp_path)
+    write_tokenizer(other, [word for word in NEW if word != "<s>"], ("<pad>", "</s>"))
+    (other / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 3, "bos_token_id": None}))
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": 3}))
+    notes = edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"tokenizer": "other", "alias": "model"}}, other=other)
+    found = load(tmp_path / "out").generation_config
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (None, 3, 5)
+    assert not any("bos_token_id" in note.message for note in notes)
+
+
 def test_an_order_renumbers_the_words_that_generation_knows(tmp_path: Path) -> None:
     make("llama", tmp_path / "whole")
     (tmp_path / "whole/generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
