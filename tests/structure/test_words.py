@@ -117,6 +117,20 @@ def test_the_note_on_a_special_word_that_is_gone_says_what_sets_it(file: str, tm
     assert json.loads((tmp_path / "again" / file).read_text())["bos_token_id"] == 7
 
 
+def test_rows_of_another_checkpoint_are_as_many_as_are_new(tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole")
+    rows = {name: torch.randn(90, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    save_file(rows, tmp_path / "rows.safetensors")
+    asked, more = {"vocab": {"multiple_of": 32, "rows": "rows", "alias": "model"}}, tmp_path / "rows.safetensors"
+    why = r"weight' of 'rows' has 90 rows, and 5 are put behind the 91 that there are"
+    with pytest.raises(PlanError, match=why) as told:
+        edit(tmp_path / "whole", tmp_path / "out", asked, rows=more)
+    assert "a step `take_` before this cuts larger ones down." in str(told.value)
+    cut = {"take_": {"target": "rows::.*", "indices": [*range(85, 90)], "dim": 0}}
+    edit(tmp_path / "whole", tmp_path / "out", cut, asked, rows=more)
+    assert torch.equal(load(tmp_path / "out").lm_head.weight[WORDS:], rows["lm_head.weight"][85:])
+
+
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
