@@ -45,7 +45,7 @@ def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
             spelling, words, added = _READERS[file](content)
             if file != FILES[0]:
                 added = {**added, **dict(_list(read))}
-                added |= _extra_words(read, file, max(words | added) + 1)
+                added |= _extra_words(read, file, max((*words, *added)) + 1)
                 _refuse_unnumbered(read, (file, alias, key), {*words.values(), *added.values()})
             return Vocabulary(file, spelling, words, added)
         except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -109,7 +109,7 @@ def test_special_words_that_a_model_had_not_are_those_of_the_other_one(said: Map
     theirs = {"pad_token_id": 6, "eos_token_id": 3, "bos_token_id": None}
     for name in ("config.json", "generation_config.json"):
         data = json.loads((tmp_path / "whole" / name).read_text())
-        own = {key: value for key, value in data.items() if key != "pad_token_id"} | said
+        own = {**{key: value for key, value in data.items() if key != "pad_token_id"}, **said}
         (tmp_path / "whole" / name).write_text(json.dumps(own))
         (other / name).write_text(json.dumps({"model_type": "llama", **theirs}))
     edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"tokenizer": "other", "alias": "model"}}, other=other)
