@@ -14,7 +14,8 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, Expand, MakeTokenizer, ModelAsked, Substep, TakeTokenizer, View
 from brainsurgery_jax.structure.described import Described, TensorPart, describe, to
 from brainsurgery_jax.structure.patches import set_dims
-from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
+from brainsurgery_jax.structure.positions import follow_words
+from brainsurgery_jax.structure.special_words import KeptWords, renumber_generation
 from brainsurgery_jax.structure.tokenizers import Vocabulary, find_words, read_vocabulary
 from brainsurgery_jax.structure.union import UNION, unite
 from brainsurgery_jax.structure.vocab import WORDS, ZERO, axis_of_words
@@ -94,7 +95,9 @@ class _Alignment:
         home, work = self.view.scratch(), self.view.scratch()
         yield from self._keep(home)
         for alias, model in self.models.items():
-            yield from model.configure(self._patch(model, size))
+            more, moved = follow_words(self.view, model, self._kept(model), self._source)
+            yield from moved
+            yield from model.configure(patch_mapping(set_dims(model, {WORDS: size}), more))
             if all(row == (Row(alias, n),) for n, row in enumerate(wanted[alias])) and size == model.size(WORDS):
                 continue
             for part in self.tables(model):
@@ -225,11 +228,6 @@ class _Alignment:
         """Give a model the tokenizer."""
         yield from renumber_generation(self.view, model, self._kept(model), self._source)
         yield MakeTokenizer(model.alias, self.files) if self.files else TakeTokenizer(model.alias, self._source)
-
-    def _patch(self, model: Described, size: int) -> Mapping[str, object]:
-        """What config.json says of the words."""
-        patch = renumber_config(self.view, model, self._kept(model), self._source)
-        return patch_mapping(set_dims(model, {WORDS: size}), patch)
 
 
 class _Table(NamedTuple):

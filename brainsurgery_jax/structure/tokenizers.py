@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.json_text import parse_json
+from brainsurgery_jax.wording import few
 
 Read = Callable[[str], bytes | None]
 """The content of a side file by its name; None if there is none."""
@@ -39,14 +40,61 @@ def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
         if (content := read(file)) is None:
             continue
         try:
+            if file == FILES[0]:
+                refuse_other_numbers(parse_json(content), alias, key)
             spelling, words, added = _READERS[file](content)
-            more = dict(_list(read)) if file != "tokenizer.json" else {}
-            return Vocabulary(file, spelling, words, {**added, **more})
+            if file != FILES[0]:
+                added = {**added, **dict(_list(read))}
+                added |= _extra_words(read, file, max((*words, *added)) + 1)
+                _refuse_unnumbered(read, (file, alias, key), {*words.values(), *added.values()})
+            return Vocabulary(file, spelling, words, added)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Refusal("structure-words", f"{file} of '{alias}' holds no words that are understood: {error!r}",
                           key=key, hint="Save the tokenizer as tokenizer.json.") from error  # fmt: skip
     raise Refusal("structure-words", f"beside the checkpoint of '{alias}' lies none of {', '.join(FILES)}", key=key,
                   hint="Name an alias whose folder has the files of its tokenizer.")  # fmt: skip
+
+
+class AddedNumbers(NamedTuple):
+    """An added word with its number, as tokenizer.json declares it and as loaders give it."""
+
+    word: str
+    declared: int
+    loaded: int
+
+
+def added_numbers(data: Mapping[str, Any]) -> list[AddedNumbers]:
+    """The numbers of the added words of tokenizer.json, in its order.
+
+    The library tokenizers reads no declared number. A word of the model has its number there; the others are counted
+    from the number of words that the model has, in their order. A hole among the numbers of the model is not seen.
+    Reference: https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/tokenizer/added_vocabulary.rs.
+    """
+    words, found = model_words(data), dict[str, AddedNumbers]()
+    following = len(data["model"]["vocab"])
+    for entry in data.get("added_tokens") or ():
+        if not (text := str(entry["content"])) or text in found:
+            continue
+        found[text] = AddedNumbers(text, int(entry["id"]), words.get(text, following))
+        following += text not in words
+    return [*found.values()]
+
+
+def model_words(data: Mapping[str, Any]) -> dict[str, int]:
+    """The words of the model of tokenizer.json, without those that are only added."""
+    listed = data["model"]["vocab"]
+    return {entry[0]: n for n, entry in enumerate(listed)} if isinstance(listed, list) else dict(listed)
+
+
+def refuse_other_numbers(data: Mapping[str, Any], alias: str, key: str) -> None:
+    """Refuse a tokenizer.json that declares numbers which loaders do not give: nobody knows which rows are meant."""
+    if wrong := next((each for each in added_numbers(data) if each.declared != each.loaded), None):
+        why = f"{FILES[0]} of '{alias}' declares the number {wrong.declared} for {wrong.word!r}, and loaders give it"
+        hint = (
+            f"If row {wrong.declared} is meant, list it in `model.vocab`; if row {wrong.loaded}, write the file anew: "
+            "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`."
+        )
+        raise Refusal("structure-words", f"{why} {wrong.loaded}", key=key, hint=hint)
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -58,8 +106,7 @@ def _read_fast(content: bytes) -> _Words:
     """The words of tokenizer.json, the file of the library tokenizers."""
     data = parse_json(content)
     model = data["model"]
-    listed = model["vocab"]
-    words = {n: entry[0] for n, entry in enumerate(listed)} if isinstance(listed, list) else _turn(listed)
+    words = _turn(model_words(data))
     stages = [data.get(stage) for stage in ("normalizer", "pre_tokenizer", "decoder")]
     added = {int(entry["id"]): str(entry["content"]) for entry in data.get("added_tokens") or ()}
     if model.get("type") == "WordPiece":
@@ -157,6 +204,51 @@ def _list(read: Read) -> Iterator[tuple[int, str]]:
     if (content := read("tokenizer_config.json")) is not None:
         for number, entry in (parse_json(content).get("added_tokens_decoder") or {}).items():
             yield int(number), str(entry["content"])
+
+
+_T5 = ("T5Tokenizer", "T5TokenizerFast")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+          "additional_special_tokens", "extra_special_tokens")  # fmt: skip
+
+
+def _settings(read: Read, file: str = "tokenizer_config.json") -> Mapping[str, Any]:
+    found = parse_json(content) if (content := read(file)) is not None else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _extra_words(read: Read, file: str, count: int) -> dict[int, str]:
+    """The words `<extra_id_0>` and so on of a T5, which are not in spiece.model: its class puts them behind the others,
+    the last one first. It has 100 of them unless tokenizer_config.json says otherwise."""
+    settings = _settings(read)
+    if file != "spiece.model" or settings.get("tokenizer_class") not in _T5:
+        return {}
+    more = int(settings.get("extra_ids", 100))
+    return {count + at: f"<extra_id_{more - 1 - at}>" for at in range(more)}
+
+
+def _refuse_unnumbered(read: Read, place: tuple[str, str, str], known: Collection[str]) -> None:
+    """Refuse a tokenizer with words that only its class in Python has numbers for."""
+    file, alias, key = place
+    settings = {**_settings(read, "special_tokens_map.json"), **_settings(read)}
+    hint = "Save the tokenizer as tokenizer.json."
+    if file == "spiece.model" and not settings.get("tokenizer_class"):
+        why = f"{file} of '{alias}' may be that of a T5, with more words, or of another class: nothing says which"
+        raise Refusal("structure-words", why, key=key, hint=hint)
+    named = [word for mark in _NAMED for word in _contents(settings.get(mark))]
+    if strange := [repr(word) for word in dict.fromkeys(named) if word not in known]:
+        why = f"{few(strange)} of '{alias}' have no number in {file}, nor in the files beside it"
+        raise Refusal("structure-words", why, key=key, hint=hint)
+
+
+def _contents(value: Any) -> Iterator[str]:
+    """The words that a setting names: one, several, or several by what they are for."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict) and "content" in value:
+        yield str(value["content"])
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _contents(inner)
 
 
 # --- The same words ---------------------------------------------------------------------------------------------------

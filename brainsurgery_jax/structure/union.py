@@ -8,7 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.json_text import parse_json
-from brainsurgery_jax.structure.tokenizers import Read
+from brainsurgery_jax.structure.tokenizers import Read, added_numbers, model_words, refuse_other_numbers
 from brainsurgery_jax.wording import few
 
 UNION = "union"
@@ -32,6 +32,7 @@ def unite(readers: Mapping[str, Read]) -> dict[str, bytes]:
         _add_words(made, first, loaded[alias], alias)
     for alias in others:
         added += _add_marked(made, loaded[alias])
+    _fix_numbers(made, first)
     files = {name: content for name in _KEPT if (content := readers[first](name)) is not None}
     if added and _SETTINGS in files:
         files[_SETTINGS] = _list_added(files[_SETTINGS], added)
@@ -50,28 +51,22 @@ def _load(alias: str, read: Read) -> dict[str, Any]:
         raise Refusal("structure-words", why, key="tokenizer", hint=hint)
     try:
         data = parse_json(content)
-        _words(data)
+        refuse_other_numbers(data, alias, "tokenizer")
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Refusal("structure-words", f"{_FILE} of '{alias}' holds no words that are understood: {error!r}",
                       key="tokenizer", hint=hint) from error  # fmt: skip
     return data
 
 
-def _words(data: Mapping[str, Any]) -> dict[str, int]:
-    """The words of a model, without added ones."""
-    listed = data["model"]["vocab"]
-    return {entry[0]: n for n, entry in enumerate(listed)} if isinstance(listed, list) else dict(listed)
-
-
 def _all_words(data: Mapping[str, Any]) -> dict[str, int]:
-    return _words(data) | {str(entry["content"]): int(entry["id"]) for entry in data.get("added_tokens") or ()}
+    return model_words(data) | {str(entry["content"]): int(entry["id"]) for entry in data.get("added_tokens") or ()}
 
 
 def _add_words(made: dict[str, Any], first: str, data: Mapping[str, Any], alias: str) -> None:
     """Give a tokenizer the words of the model of another one, and how they are put together."""
     known = _all_words(made)
     marked = {str(entry["content"]) for entry in data.get("added_tokens") or ()}
-    new = [word for word, _ in sorted(_words(data).items(), key=lambda each: each[1])]
+    new = [word for word, _ in sorted(model_words(data).items(), key=lambda each: each[1])]
     new = [word for word in new if word not in known and word not in marked]
     if not new:
         return
@@ -118,6 +113,34 @@ def _add_marked(made: dict[str, Any], data: Mapping[str, Any]) -> Iterator[dict[
         following = max(following, number + 1)
         made.setdefault("added_tokens", []).append({**entry, "id": number})
         yield made["added_tokens"][-1]
+
+
+def _fix_numbers(made: dict[str, Any], first: str) -> None:
+    """Let loaders give added words the declared numbers: where they do not by themselves, the model lists the words.
+
+    A model never sees an added word, which is cut out of a text before, so that the text is encoded as it was.
+    """
+    while wrong := {each.word for each in added_numbers(made) if each.declared != each.loaded}:
+        entries = [entry for entry in made["added_tokens"] if entry["content"] in wrong]
+        if seen := [repr(entry["content"]) for entry in entries if _may_be_seen(made, entry)]:
+            why = f"other words follow those that '{first}' adds, so that its model has to list {few(seen)}"
+            raise Refusal("structure-words", f"{why}, and would find them within other words", key="tokenizer",
+                          hint=f"Keep the words of one model: `tokenizer: {first}`.")  # fmt: skip
+        made["model"]["vocab"] |= {entry["content"]: int(entry["id"]) for entry in entries}
+
+
+def _may_be_seen(data: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a text may hold an added word that is not cut out of it, so that a model that lists it finds it.
+
+    That needs a word that is only cut out where it stands alone, or before a text is normalized; and a model that looks
+    up more than letters and what its merges make.
+    """
+    model, (_, pre) = data["model"], _stages(data)
+    looked_up = model.get("type") != "BPE" or model.get("ignore_merges") or len(entry["content"]) == 1
+    # BERT cuts a text at punctuation, so that its model never sees the whole of `[MASK]`.
+    cut = pre == "BertPreTokenizer" and not str(entry["content"]).isalnum()
+    early = not entry.get("normalized", True) and data.get("normalizer") is not None and not cut
+    return bool(looked_up and (entry.get("single_word") or early))
 
 
 def _list_added(content: bytes, added: Sequence[Mapping[str, Any]]) -> bytes:

@@ -10,8 +10,9 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, TakeTokenizer, View
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.structure.positions import follow_words
 from brainsurgery_jax.structure.proof import preserve
-from brainsurgery_jax.structure.special_words import KeptWords, renumber_config, renumber_generation
+from brainsurgery_jax.structure.special_words import KeptWords, renumber_generation
 from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
 from brainsurgery_jax.wording import few
 
@@ -50,12 +51,14 @@ def change_words(view: View, which: ModelAsked, asked: AskedWords, *, prove: boo
     else:
         made = _resize_all(view, model, tables, asked)
     patch = set_dims(model, {WORDS: made.size})
+    moved: Sequence[Substep] = ()
     if asked.tokenizer is not None or asked.order is not None:
-        patch = patch_mapping(patch, renumber_config(view, model, made.kept, asked.tokenizer))
+        more, moved = follow_words(view, model, made.kept, asked.tokenizer)
+        patch = patch_mapping(patch, more)
         yield from renumber_generation(view, model, made.kept, asked.tokenizer)
     if asked.tokenizer is not None:
         yield TakeTokenizer(model.alias, asked.tokenizer)
-    yield preserve(view, model, [*made.steps, *model.configure(patch)], prove=prove,
+    yield preserve(view, model, [*made.steps, *moved, *model.configure(patch)], prove=prove,
                    before=lambda copy: _choose(model, tables, copy, made.kept.old),
                    after=lambda copy: _choose(model, tables, copy, made.kept.new))  # fmt: skip
 
@@ -111,7 +114,7 @@ def _resize_all(view: View, model: Described, tables: Sequence[TensorPart], aske
     size = _round(count if asked.size is None else asked.size, asked)
     work = view.scratch()
     same = range(min(size, count))
-    return NewWords(size, [step for each in tables for step in _resize(model, each, work, asked.rows, size)],
+    return NewWords(size, [step for each in tables for step in _resize(view, model, each, work, asked.rows, size)],
                     KeptWords(same, same))  # fmt: skip
 
 
@@ -119,7 +122,7 @@ def _round(size: int, asked: AskedWords) -> int:
     return -(-size // (asked.multiple_of or 1)) * (asked.multiple_of or 1)
 
 
-def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
+def _resize(view: View, model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
     """The steps that give a table so many rows."""
     axis, (first, *_) = axis_of_words(part), part.kin.first
     count = first.shape[axis]
@@ -136,9 +139,12 @@ def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int)
         yield Substep("compute", {"from": {"w": model.ref(part.starred)}, "expr": f"concat([w, {more}], axis={axis})",
                                   "to": to(model.alias, r"\g<0>")})  # fmt: skip
     elif size > count:
+        (name,) = part.kin.numbers.values()
+        if (have := view.fetch(rows, name, "rows").aval.shape[axis]) != size - count:
+            why = f"'{name}' of '{rows}' has {have} rows, and {size - count} are put behind the {count} that there are"
+            hint = "Give tables of the new rows alone; a step `take_` before this cuts larger ones down."
+            raise Refusal("structure-words", why, key="rows", hint=hint)
         yield from _join(model, part, work, rows)
-        yield Substep("assert", {"shape": {"of": model.ref(part.starred), "is": [
-            size if at == axis else n for at, n in enumerate(first.shape)]}})  # fmt: skip
 
 
 def _join(model: Described, part: TensorPart, work: str, rows: str) -> Iterator[Substep]:

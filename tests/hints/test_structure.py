@@ -224,7 +224,7 @@ HINTS = (
            [{"delete": {"target": r".*\.bias"}}, {"upcycle": {"experts": 2}}]),
     Hinted("mistral", [{"upcycle": {"experts": 2, "to": "olmoe"}}], "Name another class.",
            [{"upcycle": {"experts": 2, "to": "mixtral"}}]),
-    Hinted("llama", [{"vocab": {"order": [*range(2, 91)]}}], "Set it by a step `config`: `config: {patch: {bos",
+    Hinted("llama", [{"vocab": {"order": [*range(2, 91)]}}], "Set it by a step behind this: `config: {alias: mod",
            [{"vocab": {"order": [*range(2, 91)]}}, {"config": {"patch": {"bos_token_id": 3}}}], note=True),
     Hinted("llama", [{"vocab": {"order": [91]}}], "Valid are 0 to 90.", [{"vocab": {"order": [*range(91)]}}]),
     Hinted("llama", [{"vocab": {}}], "Write `vocab: {multiple_of: 64}`, for instance.",

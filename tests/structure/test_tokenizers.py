@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.errors import PlanError, Refusal
 from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
 from tests.structure.judged import assert_same, edit, load, make
 
@@ -100,6 +100,33 @@ def test_special_words_follow_the_new_numbers(tmp_path: Path) -> None:
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (5, 3, 6)
     after = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert after == {"eos_token_id": [3], "bos_token_id": 5, "max_length": 20}
+
+
+@pytest.mark.parametrize("said", [{"pad_token_id": None}, {}])
+def test_special_words_that_a_model_had_not_are_those_of_the_other_one(said: Mapping[str, Any], tmp_path: Path) -> None:
+    """transformers writes null into config.json, and leaves the key out of generation_config.json."""
+    _, other = two_models(tmp_path)
+    theirs = {"pad_token_id": 6, "eos_token_id": 3, "bos_token_id": None}
+    for name in ("config.json", "generation_config.json"):
+        data = json.loads((tmp_path / "whole" / name).read_text())
+        own = {**{key: value for key, value in data.items() if key != "pad_token_id"}, **said}
+        (tmp_path / "whole" / name).write_text(json.dumps(own))
+        (other / name).write_text(json.dumps({"model_type": "llama", **theirs}))
+    edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"tokenizer": "other", "alias": "model"}}, other=other)
+    for name in ("config.json", "generation_config.json"):
+        after = json.loads((tmp_path / "out" / name).read_text())
+        assert {key: after[key] for key in theirs} == theirs
+
+
+def test_a_special_word_that_is_gone_from_generation_is_what_the_other_config_says(tmp_path: Path) -> None:
+    _, other = two_models(tmp_path)
+    write_tokenizer(other, [word for word in NEW if word != "<s>"], ("<pad>", "</s>"))
+    (other / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 3, "bos_token_id": None}))
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": 3}))
+    notes = edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"tokenizer": "other", "alias": "model"}}, other=other)
+    found = load(tmp_path / "out").generation_config
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (None, 3, 5)
+    assert not any("bos_token_id" in note.message for note in notes)
 
 
 def test_an_order_renumbers_the_words_that_generation_knows(tmp_path: Path) -> None:
@@ -226,3 +253,42 @@ def test_an_added_word_is_none_that_is_only_spelt_alike() -> None:
 def test_rows_that_a_model_has_not_are_not_taken() -> None:
     old = read_vocabulary({"vocab.json": b'{"a": 0, "b": 1}'}.get, "old", "")
     assert find_words(old, old, 1) == [0, None]
+
+
+T5_PIECES = ["<pad>", "</s>", "<unk>", "▁dog", "▁the", "▁house", "s"]
+SPIECE = _pieces(*((text, {0: 3, 1: 3, 2: 2}.get(n, 1)) for n, text in enumerate(T5_PIECES)))
+
+
+@pytest.mark.parametrize("settings", [{"extra_ids": 5}, {}, {"extra_ids": 0}])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_t5_has_its_extra_words_behind_the_pieces(settings: Mapping[str, Any], named: bool) -> None:
+    """The tokenizer of `transformers`, made of the pieces of the file, is the oracle."""
+    from transformers import T5Tokenizer
+    from transformers.convert_slow_tokenizer import T5Converter
+
+    extra = {"additional_special_tokens": [f"<extra_id_{n}>" for n in range(settings.get("extra_ids", 100))]}
+    given = {**settings, **(extra if named else {})}
+    pieces = [(text, -float(n)) for n, text in enumerate(T5_PIECES)]
+    wanted = T5Tokenizer(**T5Converter.convert_from_spm(vocab=pieces, **given)).get_vocab()
+    files = {
+        "spiece.model": SPIECE,
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "T5Tokenizer", "pad_token": "<pad>", **given}).encode(),
+    }
+    found = read_vocabulary(files.get, "model", "")
+    assert {text: n for held in (found.words, found.added) for n, text in held.items()} == wanted
+
+
+@pytest.mark.parametrize(("settings", "why"), [
+    ({"tokenizer_class": "T5Tokenizer", "extra_ids": 5, "additional_special_tokens": ["<sep>"]}, "'<sep>' of 'model'"),
+    ({"tokenizer_class": "PegasusTokenizer", "mask_token": {"content": "<mask_2>"}}, "'<mask_2>' of 'model' have no"),
+    ({"extra_ids": 5}, "spiece.model of 'model' may be that of a T5"),
+])  # fmt: skip
+def test_words_whose_numbers_only_a_class_knows_are_refused(settings: Mapping[str, Any], why: str) -> None:
+    files = {"spiece.model": SPIECE, "tokenizer_config.json": json.dumps(settings).encode()}
+    with pytest.raises(Refusal, match=re.escape(why)) as told:
+        read_vocabulary(files.get, "model", "")
+    assert told.value.hint == "Save the tokenizer as tokenizer.json."
+    files["tokenizer.json"] = json.dumps(METASPACE).encode()
+    assert read_vocabulary(files.get, "model", "").size == 3
+    files = {"spiece.model": SPIECE, "tokenizer_config.json": b'{"tokenizer_class": "AlbertTokenizer"}'}
+    assert read_vocabulary(files.get, "model", "").size == len(T5_PIECES)

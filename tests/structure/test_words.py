@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import brainsurgery_jax as bs
@@ -78,8 +80,55 @@ def test_new_rows_come_from_another_checkpoint(tmp_path: Path) -> None:
 def test_a_special_word_that_is_gone_is_noted(tmp_path: Path) -> None:
     make("llama", tmp_path / "whole")
     notes = edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"order": list(range(2, WORDS))}})
-    assert ["bos_token_id 1 is none of the words that stay" in n.message for n in notes].count(True) == 1
-    assert load(tmp_path / "out").config.eos_token_id == 0
+    assert [n.message for n in notes if "bos_token_id" in n.message] == [
+        f"vocab.order: bos_token_id 1 of {file} is none of the words that stay: it is null"
+        for file in ("config.json", "generation_config.json")
+    ]
+    found = load(tmp_path / "out")
+    assert (found.config.eos_token_id, found.config.bos_token_id) == (0, None)
+    assert (found.generation_config.eos_token_id, found.generation_config.bos_token_id) == (0, None)
+
+
+def test_a_list_of_special_words_loses_those_that_are_gone(tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole", eos_token_id=[2, 1, 5])
+    notes = edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"order": [0, 5, 2]}})
+    assert load(tmp_path / "out").config.eos_token_id == [2, 1]
+    assert any("eos_token_id [2, 1, 5] of config.json has words that do not stay" in n.message for n in notes)
+
+
+def test_words_that_stand_for_images_get_their_new_numbers(tmp_path: Path) -> None:
+    make("llava", tmp_path / "whole", image_token_index=7)
+    order = [*range(1, WORDS), 0]
+    edit(tmp_path / "whole", tmp_path / "out", {"vocab": {"order": order, "part": "text_config"}})
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert [config[key] for key in ("image_token_id", "image_token_index") if key in config] == [6]
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_the_note_on_a_special_word_that_is_gone_says_what_sets_it(file: str, tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole")
+    step = {"vocab": {"order": list(range(2, WORDS))}}
+    notes = edit(tmp_path / "whole", tmp_path / "out", step)
+    (hint,) = [n.hint for n in notes if f"bos_token_id 1 of {file}" in n.message]
+    named = "" if file == "config.json" else f"file: {file}, "
+    text = f"config: {{alias: model, {named}patch: {{bos_token_id: NUMBER}}}}"
+    assert hint == f"Set it by a step behind this: `{text}`."
+    edit(tmp_path / "whole", tmp_path / "again", step, yaml.safe_load(text.replace("NUMBER", "7")))
+    assert json.loads((tmp_path / "again" / file).read_text())["bos_token_id"] == 7
+
+
+def test_rows_of_another_checkpoint_are_as_many_as_are_new(tmp_path: Path) -> None:
+    make("llama", tmp_path / "whole")
+    rows = {name: torch.randn(90, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    save_file(rows, tmp_path / "rows.safetensors")
+    asked, more = {"vocab": {"multiple_of": 32, "rows": "rows", "alias": "model"}}, tmp_path / "rows.safetensors"
+    why = r"weight' of 'rows' has 90 rows, and 5 are put behind the 91 that there are"
+    with pytest.raises(PlanError, match=why) as told:
+        edit(tmp_path / "whole", tmp_path / "out", asked, rows=more)
+    assert "a step `take_` before this cuts larger ones down." in str(told.value)
+    cut = {"take_": {"target": "rows::.*", "indices": [*range(85, 90)], "dim": 0}}
+    edit(tmp_path / "whole", tmp_path / "out", cut, asked, rows=more)
+    assert torch.equal(load(tmp_path / "out").lm_head.weight[WORDS:], rows["lm_head.weight"][85:])
 
 
 @pytest.mark.parametrize(
