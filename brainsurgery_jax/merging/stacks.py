@@ -7,7 +7,7 @@ the model and from its config.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
@@ -70,10 +70,12 @@ def find_layers(shapes: Shapes, config: Config) -> Layers:
         found = _Found(config())
         for pile in piles:
             found.judge(pile, numbered)
-    if not found.stacks and not found.unclear and not numbered and (unnamed := find_unnamed_piles(shapes)):
-        found = _Found(config())
+    free = {name: shape for name, shape in shapes.items() if name not in found.stacks and name not in found.unclear}
+    if not numbered and (unnamed := find_unnamed_piles(free)):
+        alone = len(free) == len(shapes)
+        found = _Found(config()) if alone else found
         for pile in unnamed:
-            found.judge_unnamed(pile)
+            found.judge_unnamed(pile, alone=alone)
     return Layers(found.stacks, found.unclear, found.guessed, found.depths)
 
 
@@ -123,13 +125,14 @@ class _Found:
         elif pile.sure or even:
             self._doubt(pile, axes)
 
-    def judge_unnamed(self, pile: Pile) -> None:
-        """Tell whether tensors are a stack of which only shapes say that they may be one."""
+    def judge_unnamed(self, pile: Pile, *, alone: bool) -> None:
+        """Tell whether tensors are a stack of which only shapes say that they may be one. `alone`: there are no stacks
+        that names tell, beside which these would hardly be one that a config does not tell, either."""
         axes = self._certain(pile)
         told = [axis for axis in axes if self._total(pile, axis) in self.counts]
         if len(told) == 1:
             self.hold(pile, told[0])
-        elif told or not self.counts:
+        elif told or (alone and not self.counts):
             self._doubt(pile, told or axes)
 
     def hold(self, pile: Pile, axis: int) -> None:
@@ -172,9 +175,9 @@ def take_layers(shapes: Shapes, config: Config, axis: int, merged: Collection[st
     for pile in find_piles(shapes):
         if (own := _fit(pile, axis, merged, found.counts)) is not None:
             found.hold(own, axis)
-    if not found.stacks:
-        for pile in _fit_unnamed(shapes, axis, merged, found.counts, named=named):
-            found.hold(pile, axis)
+    free = {name: shape for name, shape in shapes.items() if name not in found.stacks}
+    for pile in _fit_unnamed(free, axis, merged, found.counts, named=named, needed=not found.stacks):
+        found.hold(pile, axis)
     return Layers(found.stacks, depths=found.depths)
 
 
@@ -189,7 +192,7 @@ def _fit(pile: Pile, axis: int, merged: Collection[str], counts: frozenset[int])
         return None
     if sizes is not None:
         return pile
-    alone = Pile(pile.head, {pile.head: own})
+    alone = replace(pile, parts={part: {n: own[n] for n in held if n in own} for part, held in pile.parts.items()})
     if alone.counts(axis) is None:
         message = f"the tensors of '{pile.head}' have no axis {axis} of one size: {_few(own.values())}"
         hint = "Name the axis along which all of `of` have their layers."
@@ -198,14 +201,19 @@ def _fit(pile: Pile, axis: int, merged: Collection[str], counts: frozenset[int])
 
 
 def _fit_unnamed(
-    shapes: Shapes, axis: int, merged: Collection[str], counts: frozenset[int], *, named: bool
+    shapes: Shapes, axis: int, merged: Collection[str], counts: frozenset[int], *, named: bool, needed: bool
 ) -> Iterator[Pile]:
-    """The piles that have layers along an axis, where no names tell them. Raises Refusal."""
+    """The piles that have layers along an axis, of which no names tell it: those that a config tells, and if any is
+    `needed` those that shapes or the step tell. Raises Refusal."""
     found = [pile for pile in find_unnamed_piles(shapes, [axis]) if not pile.shapes.keys().isdisjoint(merged)]
     sizes = {pile.head: pile.total(pile.counts(axis) or [0]) for pile in found}
     if counts & set(sizes.values()):
         found = [pile for pile in found if sizes[pile.head] in counts]
-    if found and len({sizes[pile.head] for pile in found}) == 1:
+        yield from found
+        return
+    if not needed:
+        return
+    if len(set(sizes.values())) == 1:
         yield from found
         return
     of = Pile("of", {"of": {name: shapes[name] for name in merged}})

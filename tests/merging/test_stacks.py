@@ -130,6 +130,14 @@ def test_stacks_that_share_the_layers_of_a_model_give_what_its_layers_give(which
             check(made[name_in(start(at), name)], wanted, name, 1, own)
 
 
+@pytest.mark.parametrize("more", [{}, {"layer_axis": 1}])
+def test_a_stack_beside_another_needs_no_word_for_layers(more: dict[str, int], tmp_path: Path):
+    towers = models(lambda at: ("text.layers.", "image.trunk.")[at], [list(range(L))] * 2)
+    made, wanted = run(tmp_path, towers, {**LISTED_TIES, **more}, config()), single(tmp_path, LISTED_TIES)
+    check(made["text.layers.mlp"], wanted, "mlp", 1)
+    check(made["image.trunk.mlp"], wanted, "mlp", 1)
+
+
 def test_layers_that_are_left_of_a_scan_come_after_its_stacks(tmp_path: Path):
     stacks = models(lambda at: f"decoder.layers.layers_{at}.", [[0, 2], [1, 3]])
     for alias, own in stacks.items():
@@ -187,8 +195,9 @@ def test_numbered_layers_are_no_body_of_a_scan():
 def test_trees_without_a_config_give_the_bits_of_a_run_with_one(which: str, tmp_path: Path):
     tensors = tree(which)
     wanted = run(tmp_path, tensors, TIES, config())
+    trees: dict[str, Any] = {alias: nest(own) for alias, own in tensors.items()}
     plan = bs.load({"inputs": [f"{alias}::{alias}" for alias in ALIASES], "transforms": [{"merge": TIES}],
                     "output": {"path": "out.safetensors", "alias": "m"}})  # fmt: skip
-    made = plan.apply(**{alias: nest(own) for alias, own in tensors.items()})
+    made = plan.apply(**trees)
     for name, x in wanted.items():
         np.testing.assert_array_equal(reduce(getitem, name.split("."), made), x)
