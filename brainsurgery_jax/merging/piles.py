@@ -19,6 +19,9 @@ _PLURAL = re.compile(r"(?:^|[./])(?:\w*layers|\w*blocks|h)(?=[./])", re.IGNORECA
 _SINGULAR = re.compile(r"(?:^|[./])(?:\w*layer|\w*block|stack(?:ed)?|scan(?:ned)?)(?=[./])", re.IGNORECASE)
 """Words that stand for all layers in some models (`encoderblock` of big_vision), and in others for a single one."""
 
+_NUMBERED = re.compile(r"[./]\d+(?=[._/]|$)")
+"""The number of a layer just after its word."""
+
 _OF_BODY = re.compile(r"(layers?|blocks?|h)_(\d+)", re.IGNORECASE)
 """A layer in the body of a scan that repeats several: `layers.layers_0` of MaxText's Gemma 3, gpt-oss and OLMo 3."""
 
@@ -135,12 +138,12 @@ def _is_even(shapes: Shapes, axis: int) -> bool:
 def _head_of(name: str) -> tuple[str, bool] | None:
     """The stack that a tensor is in by its name: up to the word for layers, if no number stands before or just after
     it; and whether that word means nothing else."""
-    numbered = layer_of(name)
     for pattern in (_PLURAL, _SINGULAR):
-        found = pattern.search(name)
-        if found is None or (numbered is not None and len(numbered[0]) <= found.end() + 1):
-            continue
-        return name[: found.end()], pattern is _PLURAL
+        if (found := pattern.search(name)) is None or _NUMBERED.match(name, found.end()):
+            continue  # most names have their number here
+        numbered = layer_of(name)
+        if numbered is None or len(numbered[0]) > found.end():
+            return name[: found.end()], pattern is _PLURAL
     return None
 
 
