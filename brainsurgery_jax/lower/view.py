@@ -224,6 +224,10 @@ class StepView(Drafts):
 
     # --- values
 
+    def aval(self, alias: str, name: str) -> Aval:
+        """The shape and dtype of a tensor; this counts as no read."""
+        return self._value(alias, name).aval
+
     def has(self, alias: str, name: str) -> bool:
         """Whether a tensor exists; if so, this counts as a read."""
         space = self.space(alias)

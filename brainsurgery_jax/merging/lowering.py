@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, cast
@@ -12,8 +12,8 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, refuse
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
-from brainsurgery_jax.merging.settings import Given, Settings, depth_of, depths_of
-from brainsurgery_jax.merging.stacks import has_layers, layer_axes
+from brainsurgery_jax.merging.settings import Given, Settings, depths_of
+from brainsurgery_jax.merging.stacks import Layers, Unclear, find_layers, refuse_unclear, take_layers
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
 from brainsurgery_jax.ops.sets import entry
@@ -49,6 +49,13 @@ class MergePart(NamedTuple):
     axis: int | None = None
 
 
+class ByLayer(NamedTuple):
+    """The axis along which a tensor is merged layer by layer, and the depth of each, None where no list asks for it."""
+
+    axis: int
+    depths: Sequence[float] | None
+
+
 @dataclass(frozen=True)
 class MergeStep:
     """What a step says."""
@@ -75,11 +82,12 @@ class MergeStep:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
         self._refuse_mismatch(rows)
-        settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
+        layers = self._find_layers(rows)
+        settings, parts = self._settings(rows, layers), dict[str, MergePart]()
         self._tell_idle(settings, rows)
-        axes, group = self._layer_axes(rows, settings), list[Merging]()
+        cuts, group = self._cuts(rows, settings, layers), list[Merging]()
         for row in rows:
-            if row.is_float and (part := self._part(row, settings, group, axes.get(row.name))) is not None:
+            if row.is_float and (part := self._part(row, settings, group, cuts.get(row.name))) is not None:
                 parts[row.name] = part
                 group.extend(part.mergings)
         self._tell_kept([row for row in rows if not row.is_float])
@@ -149,9 +157,12 @@ class MergeStep:
         own = cast("Mapping[str, Mapping[str, Given]]", self.models)
         return Settings(self.method.name, self.method.parameters, general, own)
 
-    def _settings(self, names: Sequence[str]) -> Settings:
-        layered = has_layers(self.view.names(self.primary))
-        return replace(self._plain_settings, depths=depths_of(names), has_layers=layered)
+    def _settings(self, rows: Sequence[TensorRow], layers: Layers) -> Settings:
+        """What the step says of parameters, and where each tensor lies in its model."""
+        single = [row.name for row in rows if row.name not in layers.stacks]
+        depths = depths_of(single) | {name: layers.depths[name] for name in single if name in layers.depths}
+        layered = layers.has_layers(self.view.names(self.primary))
+        return replace(self._plain_settings, depths=depths, has_layers=layered)
 
     # --- tensors
 
@@ -176,19 +187,53 @@ class MergeStep:
         known = self.view.config(self.primary)
         return known[1] if known is not None and isinstance(known[1], Mapping) else {}
 
-    def _layer_axes(self, rows: Sequence[TensorRow], settings: Settings) -> Mapping[str, int]:
-        """The axis of layers of each tensor that is merged layer by layer. Raises Refusal."""
-        shapes = {row.name: row.exprs[self.primary].aval.shape for row in rows if row.is_float}
-        apart = not self.method.by_element
-        found = layer_axes(shapes, self._config, self.layer_axis, settings.is_by_layer, apart=apart)
-        for stack, axes in found.unclear.items():
-            message = f"the tensors of '{stack}' may hold all layers, and {self.method.name} merges each as one tensor"
-            words = " or ".join(f"`layer_axis: {axis}`" for axis in axes)
-            self.view.note("merge-parameter", message, "method", f"To merge them layer by layer say {words}.")
-        return found.known
+    # --- layers
+
+    def _find_layers(self, rows: Sequence[TensorRow]) -> Layers:
+        """Which tensors hold all layers: of all those of the model, also where only some are merged. Raises Refusal."""
+        if self.layer_axis is None and self.method.by_element and not self._plain_settings.has_lists():
+            return Layers()  # an element depends on no others
+        avals = {name: self.view.aval(self.primary, name) for name in self.view.names(self.primary)}
+        shapes = {name: aval.shape for name, aval in avals.items() if aval.dtype.is_float}
+        if self.layer_axis is None:
+            return find_layers(shapes, self._config)
+        merged = [row.name for row in rows if row.is_float]
+        return take_layers(shapes, self._config, self.layer_axis, merged, named=self.of is not None)
+
+    def _cuts(self, rows: Sequence[TensorRow], settings: Settings, layers: Layers) -> Mapping[str, ByLayer]:
+        """Which tensors are merged layer by layer. Raises Refusal."""
+        names, found = [row.name for row in rows if row.is_float], dict[str, ByLayer]()
+        apart = self.layer_axis is not None or not self.method.by_element
+        for name in names:
+            listed = (name in layers.stacks or name in layers.unclear) and settings.is_by_layer(name)
+            if listed and name in layers.unclear:
+                raise refuse_unclear(layers.unclear[name])
+            if name in layers.stacks and (listed or apart):
+                depths = layers.depths_of_layers(name) if listed else None
+                found[name] = ByLayer(layers.stacks[name].axis, depths)
+        self._tell_guesses({layers.stacks[name].head for name in found}, layers)
+        if apart:
+            self._tell_unclear([layers.unclear[name] for name in names if name in layers.unclear])
+        return found
+
+    def _tell_guesses(self, heads: set[str], layers: Layers) -> None:
+        """Say which tensors are taken apart because of their shapes alone."""
+        for head in sorted(heads & layers.guessed.keys()):
+            axis, count = layers.guessed[head]
+            message = f"no config says how many layers there are: by shapes '{head}' holds {count}, along axis {axis}"
+            self.view.note("merge-parameter", message, "method", f"If so, say `layer_axis: {axis}`.")
+
+    def _tell_unclear(self, unclear: Iterable[Unclear]) -> None:
+        """Say which tensors are merged as one although they may hold all layers."""
+        for each in {each.head: each for each in unclear}.values():
+            if each.axes:
+                message = f"the tensors of '{each.head}' may hold all layers, and {self.method.name} merges each as one"
+                words = " or ".join(f"`layer_axis: {axis}`" for axis in each.axes)
+                self.view.note("merge-parameter", f"{message} tensor", "method",
+                               f"To merge them layer by layer say {words}.")  # fmt: skip
 
     def _part(
-        self, row: TensorRow, settings: Settings, group: Sequence[Merging], axis: int | None
+        self, row: TensorRow, settings: Settings, group: Sequence[Merging], cut: ByLayer | None
     ) -> MergePart | None:  # fmt: skip
         """A row as its method sees it, or its layers along an axis; None where too few models are left."""
         own = row.exprs[self.primary].aval
@@ -204,19 +249,21 @@ class MergeStep:
         tensors = tuple(ModelTensor(alias, corner.cut(chosen[alias])) for alias in models)
         dtype = self.dtype or own.dtype
         whole = Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group)
-        return MergePart((whole,) if axis is None else tuple(self._layers(whole, axis)), corner, axis)
+        if cut is None:
+            return MergePart((whole,), corner)
+        return MergePart(tuple(self._layers(whole, cut)), corner, cut.axis)
 
-    def _layers(self, whole: Merging, axis: int) -> Iterator[Merging]:
+    def _layers(self, whole: Merging, by: ByLayer) -> Iterator[Merging]:
         """The layers of a tensor that holds all of them, each at its depth."""
         shape = whole.aval.shape
-        axis, count = axis % len(shape), shape[axis]
+        axis, count = by.axis % len(shape), shape[by.axis]
 
         def cut(tensor: ModelTensor, at: int) -> ModelTensor:
             return tensor._replace(expr=self.view.apply(entry, tensor.expr, axis=axis, at=at))
 
         for at in range(count):
             base = None if whole.base is None else cut(whole.base, at)
-            settings = whole.settings.at_depth(whole.name, depth_of(at, count))
+            settings = whole.settings if by.depths is None else whole.settings.at_depth(whole.name, by.depths[at])
             models = tuple(cut(m, at) for m in whole.models)
             yield replace(whole, base=base, models=models, settings=settings, layer=(axis, at))
 

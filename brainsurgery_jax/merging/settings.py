@@ -108,6 +108,16 @@ class Settings:
         return any(isinstance(v, Sequence) and not isinstance(v, str) and len(set(v)) > 1
                    for v in (_of_name(v, name) for v in given))  # fmt: skip
 
+    def has_lists(self) -> bool:
+        """Whether any parameter is a list with several values, for all names or for some."""
+        given = [v for level in (self.general, *self.own.values()) for v in level.values()]
+        for value in given:
+            if isinstance(value, Mapping):
+                given.extend(value.values())
+            elif isinstance(value, Sequence) and not isinstance(value, str) and len(set(value)) > 1:
+                return True
+        return False
+
     def at_depth(self, name: str, depth: float) -> Settings:
         """The settings of a layer of a tensor that holds all of them."""
         return replace(self, depths={name: depth})

@@ -44,7 +44,10 @@ def added_cast(plan: Any, hint: str) -> Any:
 
 
 STACKS = [{f"layers.{name}": np.stack([np.full(size, at + layer, np.float32) for layer in range(2)])
-           for name, size in (("w", (2, 3)), ("b", (3, 1)))} for at in (1, 5)]  # fmt: skip
+           for name, size in (("w", (2, 3)), ("b", (2, 1)))} for at in (1, 5)]  # fmt: skip
+
+TOLD = [{**x, "layers.u": x["layers.w"][:, :1, :]} for x in STACKS]
+"""Stacks of which shapes tell the axis of layers."""
 
 MERGES = [
     _case("slerp without t", "merge-parameter", merge(method="slerp"),
@@ -62,10 +65,15 @@ MERGES = [
           lambda plan, hint: models("Names that are merged", {"a": {"weight": {hint[:-1].split()[-1]: 1}}, "b": 1})(
               plan, hint), MEAN, note=True),
     _case("an axis of layers where there are none", "merge-parameter", merge(layer_axis=0),
-          put("Leave `layer_axis` out.", layer_axis=None), MEAN),
+          put("Leave `layer_axis` out;", layer_axis=None), MEAN),
+    _case("an axis of layers of tensors without a word for layers", "merge-parameter", merge(layer_axis=0),
+          put("name those tensors by `of`", of="v"), MEAN),
     Case("layers that are merged as one", "merge-parameter",
          merge(method="bitdelta", base="a", models=["b"], to="a"), put("say `layer_axis: 0`", layer_axis=0), STACKS[1],
          a=STACKS[0], b=STACKS[1], note=True),
+    Case("layers that shapes alone tell", "merge-parameter",
+         merge(method="bitdelta", base="a", models=["b"], to="a"), put("If so, say `layer_axis: 0`.", layer_axis=0),
+         TOLD[1], a=TOLD[0], b=TOLD[1], note=True),
     _case("whole numbers as a result", "merge-parameter", merge(dtype="int8"),
           lambda plan, hint: added_cast(put("Name a float dtype", dtype="float32")(plan, hint), hint),
           MEAN.astype(np.int32)),

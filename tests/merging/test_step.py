@@ -283,16 +283,21 @@ def test_a_method_that_looks_at_whole_tensors_takes_the_layers_of_a_stack_by_the
         np.testing.assert_allclose(x, np.stack([wanted[f"{name}.{i}"] for i in range(3)]), rtol=1e-6, atol=1e-7)
 
 
-def test_stacks_of_which_no_config_tells_the_layers_are_told(tmp_path: Path):
-    keys = {"method": "tsv_m", "base": "base", "models": ["a", "b"], "to": "m"}
-    plan = plan_of(tmp_path, STACKS, {"merge": keys})
+def notes(tmp_path: Path, models: dict[str, dict[str, np.ndarray]], keys: dict[str, Any]) -> Any:
+    plan = plan_of(tmp_path, models, {"merge": keys})
     plan["output"]["alias"] = "m"
-    (note,) = bs.check(bs.load(plan))
+    return bs.check(bs.load(plan))
+
+
+def test_stacks_of_which_nothing_tells_the_layers_are_told(tmp_path: Path):
+    keys = {"method": "tsv_m", "base": "base", "models": ["a", "b"], "to": "m"}
+    square = {alias: {"layers.w": x["layers.w"][:, :3]} for alias, x in STACKS.items()}
+    (note,) = notes(tmp_path, square, keys)
     assert (
         note.message == "merge.method: the tensors of 'layers' may hold all layers, and tsv_m merges each as one tensor"
     )
-    plan["transforms"] = [{"merge": {**keys, "layer_axis": 0}}]
-    assert bs.check(bs.load(plan)) == ()
+    assert note.hint == "To merge them layer by layer say `layer_axis: 0` or `layer_axis: 1`."
+    assert notes(tmp_path, square, {**keys, "layer_axis": 0}) == ()
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della"])
@@ -325,15 +330,22 @@ def test_where_layers_are_numbered_no_other_tensor_holds_all(tmp_path: Path):
     np.testing.assert_array_equal(made, wanted)
 
 
-def test_the_note_on_a_stack_names_the_axis_that_fits(tmp_path: Path):
+def test_without_a_config_shapes_tell_the_layers_of_a_stack(tmp_path: Path):
     shapes = {"q": (16, 4, 32), "o": (32, 4, 16), "norm": (16, 4)}
     models = {alias: {f"layers.{n}": normal(size, seed=seed) for n, size in shapes.items()}
               for seed, alias in enumerate(("a", "b"))}  # fmt: skip
     keys = {"method": "karcher", "models": ["a", "b"], "to": "m"}
-    plan = plan_of(tmp_path, models, {"merge": keys})
-    plan["output"]["alias"] = "m"
-    (note,) = bs.check(bs.load(plan))
-    assert note.hint == "To merge them layer by layer say `layer_axis: 1`."
+    (note,) = notes(tmp_path, models, keys)
+    assert note.message.endswith("by shapes 'layers' holds 4, along axis 1")
+    assert note.hint == "If so, say `layer_axis: 1`."
+    assert notes(tmp_path, models, {**keys, "layer_axis": 1}) == ()
+    made, said = merge(tmp_path, models, keys), merge(tmp_path, models, {**keys, "layer_axis": 1})
+    apart = {alias: {f"{n}.{i}": x[:, i] for n, x in own.items() for i in range(4)} for alias, own in models.items()}
+    wanted = merge(tmp_path, apart, keys)
+    for name, x in made.items():
+        np.testing.assert_array_equal(x, said[name])
+        each = np.stack([wanted[f"{name}.{i}"] for i in range(4)], axis=1)
+        np.testing.assert_allclose(x, each, rtol=1e-6, atol=1e-7)
 
 
 def test_a_config_is_read_only_where_there_are_stacks(tmp_path: Path):
