@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from brainsurgery_jax.merging.settings import Given, Settings, depth_of, depths_
 from brainsurgery_jax.merging.stacks import has_layers, layer_axes
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
+from brainsurgery_jax.ops._quantization import refuse_quantized
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
@@ -70,6 +72,7 @@ class MergeStep:
         if fresh:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
+        self._refuse_codes(rows)
         self._refuse_mismatch(rows)
         settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
         self._tell_idle(settings, rows)
@@ -229,6 +232,17 @@ class MergeStep:
         own = row.exprs[self.primary].aval
         return {alias: e for alias, e in row.exprs.items() if e.aval.shape == own.shape}
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the step has one model, and no base that it differs from."""
+        return len(self.aliases) == 1 and self.start is None
+
+    def _refuse_codes(self, rows: Sequence[TensorRow]) -> None:
+        """Refuse quantized weights. Integer codes would be taken over from one model, beside the scales of all."""
+        if not self._is_alone and rows:
+            names = [row.name for row in rows]
+            refuse_quantized(self.view, dict.fromkeys(rows[0].exprs, names), "models", "only floats are merged")
+
     def _refuse_mismatch(self, rows: Sequence[TensorRow]) -> None:
         """Refuse tensors whose shapes differ, if the step does not say what becomes of them."""
         differing = [row for row in rows if row.is_float and len({e.aval.shape for e in row.exprs.values()}) > 1]
@@ -268,10 +282,16 @@ class MergeStep:
 
     def _tell_kept(self, rows: Sequence[TensorRow]) -> None:
         """Say which tensors are taken over that are no floats."""
-        if len(self.aliases) + (self.start is not None) > 1 and rows:
-            number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
-            message = f"{number} taken over from '{self.primary}': only floats with elements are merged"
-            self.view.note("merge-kept", message, "models", "To leave them out say `of: {name: '.*', kind: float}`.")
+        if self._is_alone or not rows:
+            return
+        number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
+        message = f"{number} taken over from '{self.primary}': only floats with elements are merged"
+        others = ((row.name, alias) for row in rows for alias, e in row.exprs.items()
+                  if alias != self.primary and e.aval == row.exprs[self.primary].aval)  # fmt: skip
+        name, alias = next(others, ("", ""))
+        step = f"assign: {{from: {_quote(f'{alias}::{re.escape(name)}')}, to: {_quote(f'{self.to}::{name}')}}}"
+        hint = f"To take one from another model, add a step after this one: `{step}`." if name else ""
+        self.view.note("merge-kept", message, "models", hint)
 
     def _tell_dtypes(self, rows: Sequence[TensorRow]) -> None:
         """Say which dtype results have where models differ in theirs."""
@@ -283,6 +303,11 @@ class MergeStep:
             message = f"'{row.name}' is {found}{more}: results have the dtype of '{self.primary}'"
             self.view.note("merge-dtype", message, "models", f"Give `dtype: {row.exprs[self.primary].aval.dtype}`, or "
                            "another one.")  # fmt: skip
+
+
+def _quote(text: str) -> str:
+    """A text as a plan has it in quotes."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _last_part(path: str) -> str:

@@ -8,12 +8,15 @@ import numpy as np
 import yaml
 
 from tests.hints.cases import A, B, Case, Mend, add, changed, quoted, step
+from tests.hints.cases_adapters import do_first
 from tests.hints.cases_ops import put
 
 V = {"v": A["v"]}
 W = {"v": B["v"]}
 MEAN = (A["v"] + B["v"]) / 2
 TALL = {"v": np.array([[5, 6], [7, 8], [9, 9]], np.float32)}
+CODES = {"x": np.array([[1, 2], [4, 8]], np.int8), "x_scale": np.array([[2], [4]], np.float32)}
+TWICE = {"x": CODES["x"], "x_scale": CODES["x_scale"] * 2}
 LOUD = A["v"] + np.array([[1, 2], [3, 40]], np.float32)
 LEFT_OUT = A["v"] + np.array([[1, 2], [3, 0]], np.float32)
 
@@ -129,9 +132,8 @@ MERGES = [
     _case("shapes that differ, merged in part", "shapes-differ", merge(models=["a", "b"]),
           lambda plan, hint: put("merges the first entries along each axis", on_mismatch="common")(plan, hint),
           (A["v"] + TALL["v"][:2]) / 2, b=TALL),
-    _case("whole numbers", "merge-kept", merge(),
-          lambda plan, hint: put("To leave them out", of={"name": ".*", "kind": "float", "alias": "a"})(plan, hint),
-          MEAN, a={**V, "ids": A["ids"]}, b={**W, "ids": A["ids"]}, note=True),
+    Case("quantized integers", "scale-ignored", merge(), do_first,
+         {"x": np.array([[6, 12], [48, 96]], np.float32) / 2, "x_scale": None}, a=CODES, b=TWICE),
     _case("models of different dtypes", "merge-dtype", merge(),
           lambda plan, hint: put("Give `dtype: float32`", dtype="float32")(plan, hint),
           MEAN, b={"v": W["v"].astype(np.float64)}, note=True),

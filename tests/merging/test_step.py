@@ -8,12 +8,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.settings import depths_of
 from tests.checkpoints import normal, plan_of, problems, read, write
 from tests.hints.calls import hint_of
+from tests.hints.cases import quoted
 from tests.merging.cases import merge
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -362,6 +364,21 @@ def test_scalars_are_merged_and_whole_numbers_taken_over(tmp_path: Path):
     made = merge(tmp_path, tensors, {"method": "karcher", "models": ["a", "b"], "to": "m"})
     assert (made["s"].shape, float(made["s"])) == ((), 2)
     assert made["ids"].tolist() == [0, 1, 2]
+
+
+def test_whole_numbers_are_taken_from_another_model_as_the_remedy_says(tmp_path: Path):
+    tensors = {alias: {"w": np.full(2, x, np.float32), "it's": np.full(3, x), "empty": np.ones((x, 0), np.float32)}
+               for alias, x in (("a", 1), ("b", 3))}  # fmt: skip
+    keys = {"method": "linear", "models": ["a", "b"], "to": "m"}
+    (said,) = problems(tmp_path, tensors, {"merge": keys})
+    assert (said.code, said.severity) == ("merge-kept", "note")
+    steps = [{"merge": keys}, yaml.safe_load(quoted(said.hint)[0])]
+    plan = plan_of(tmp_path, tensors, steps)
+    plan["output"]["alias"] = "m"
+    bs.load(plan).run(durable=False)
+    made = read(plan["output"]["path"])
+    assert made.keys() == tensors["a"].keys()
+    assert (made["w"].tolist(), made["it's"].tolist(), made["empty"].shape) == ([2, 2], [3, 3, 3], (1, 0))
 
 
 def test_nan_stays_where_it_is(tmp_path: Path):
