@@ -227,6 +227,17 @@ def test_the_order_of_models_does_not_matter(name: str, tmp_path: Path):
             np.testing.assert_allclose(other[tensor], x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1), (2, 9)])
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+def test_a_matrix_of_one_row_or_column_is_a_matrix(method: str, shape: tuple[int, int], tmp_path: Path):
+    tensors = {alias: {"w": normal(shape, seed=seed)} for seed, alias in enumerate(("base", "a", "b", "c"))}
+    found = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b", "c"], "to": "m"})["w"]
+    base, *models = (np.asarray(tensors[alias]["w"], np.float64) for alias in tensors)
+    np.testing.assert_allclose(found, getattr(by, method)(base, models), rtol=2e-5, atol=2e-6)
+    if method == "iso_c" and min(shape) == 1:
+        np.testing.assert_allclose(found, sum(models) - 2 * base, rtol=2e-5, atol=2e-6)
+
+
 def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     keys = {"method": "ties", "base": "base", "to": "m", "parameters": {"density": 0.5}}
     with_it = merge(tmp_path, models(), {**keys, "models": ["base", "a", "b"]})
