@@ -123,6 +123,9 @@ class MergeStep:
         if self.dtype is not None and not self.dtype.is_float:
             yield Refusal("merge-parameter", f"results are floats, and {self.dtype} is none", key="dtype",
                           hint="Name a float dtype, and `cast_` the result afterwards.")  # fmt: skip
+        if self.parameters is None and self.view.has_key("parameters"):
+            hint = f"Leave it out, or give any of these: {', '.join(method.parameters) or 'none'}."
+            yield Refusal("merge-parameter", "'parameters' has no value", key="parameters", hint=hint)
         yield from self._plain_settings.mistakes()
         yield from self._wrong_aliases()
 

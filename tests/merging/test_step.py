@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,18 @@ def test_true_or_false_is_asked_for_where_that_is_meant(given: Any, tmp_path: Pa
     keys = {"method": "linear", "models": ["ones", "zeros"], "to": "m", "parameters": {"normalize": given}}
     (problem,) = problems(tmp_path, TWO, {"merge": keys})
     assert "'normalize' is true or false" in problem.message
+
+
+@pytest.mark.parametrize("keys", [
+    {"parameters": {"density": None}}, {"models": {"ones": {"density": None}}}, {"models": {"ones": None}},
+    {"parameters": {"density": {r"h\..*": None, ".*": 1}}}, {"parameters": {"density": [1, None]}},
+    {"parameters": None}, {"parameters": {"threshold": None}}, {"parameters": {"normalize": None}},
+])  # fmt: skip
+def test_a_parameter_without_a_value_is_refused(keys: Any, tmp_path: Path):
+    step = {"method": "ties", "base": "zeros", "models": ["ones"], "to": "m"}
+    (found,) = problems(tmp_path, TWO, {"merge": {**step, **keys}})
+    assert (found.severity, bool(found.hint)) == ("error", True)
+    assert re.search("no value|got None", found.message)
 
 
 def test_what_no_pattern_of_a_model_matches_has_the_value_for_all_models(tmp_path: Path):
