@@ -11,10 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.table import METHODS
-from tests.checkpoints import normal, plan_of
+from tests.checkpoints import normal, plan_of, read
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
 
@@ -263,6 +265,22 @@ def by_inputs(
             "parameters": {"transposed": transposed}}  # fmt: skip
     made = merge(folder, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
     return (made.T if transposed else made), a, b, grams
+
+
+@pytest.mark.parametrize("wrong", [-1, np.nan, np.inf])
+def test_fisher_information_that_is_none_stops_the_run(wrong: float, tmp_path: Path):
+    tensors = {alias: {"w": normal((6, 5), seed=seed) ** 2} for seed, alias in enumerate(("a", "b", "fa", "fb"))}
+    tensors["fb"]["w"][2, 3] = wrong
+    keys = {"method": "fisher", "models": {alias: {"statistics": f"f{alias}"} for alias in "ab"}, "to": "m"}
+    with pytest.raises(PlanError, match="Fisher information is negative, infinite or NaN") as told:
+        merge(tmp_path, tensors, keys)
+    if wrong == -1:
+        clamp = yaml.safe_load(re.findall("`(.*)`", str(told.value))[0].replace("...", "fb::w"))
+        plan = plan_of(tmp_path, tensors, [clamp, {"merge": {**keys, "to": "a"}}])
+        bs.load(plan).run(durable=False)
+        found = {alias: np.maximum(x["w"], 0) for alias, x in tensors.items()}
+        wanted = by.fisher(None, [found["a"], found["b"]], [found["fa"], found["fb"]])
+        np.testing.assert_allclose(read(plan["output"]["path"])["w"], wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
