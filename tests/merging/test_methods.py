@@ -247,6 +247,23 @@ def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     assert all(np.array_equal(with_it[name], x) for name, x in without.items())
 
 
+@pytest.mark.parametrize("compat", ["no", "mergekit"])
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("vectors", [
+    [[1], [-0.5]], [[1], [-1]], [[3, 1, 0.7], [-0.3, -0.1, -0.07]], [[1, 0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]],
+], ids=["numbers", "equal", "opposite", "three"])  # fmt: skip
+def test_model_stock_of_task_vectors_that_cancel_is_the_base(vectors: Any, rows: bool, compat: str, tmp_path: Path):
+    base = np.array([4.5, -0.25, 2], np.float32)[: len(vectors[0])][None]
+    tensors = {
+        "base": base,
+        **{alias: base + np.array(x, np.float32) for alias, x in zip("abc", vectors, strict=False)},
+    }
+    keys = {"method": "model_stock", "base": "base", "models": list(tensors)[1:], "to": "m", "compat": compat,
+            "parameters": {"filter_wise": rows}}  # fmt: skip
+    made = merge(tmp_path, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    assert made.tolist() == base.tolist()
+
+
 # --- Statistics that say nothing --------------------------------------------------------------------------------------
 
 
