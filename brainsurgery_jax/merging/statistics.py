@@ -130,12 +130,16 @@ def regmean(merging: Merging) -> TensorExpr:
     if len(merging.aval.shape) != 2 or len(there) < len(found):
         return mean(merging, [1.0] * len(merging.models))
     transposed = merging.flag("transposed")
-    width = merging.aval.shape[0 if transposed else 1]
+    width, height = merging.aval.shape if transposed else merging.aval.shape[::-1]
     for model, e in zip(merging.models, there, strict=True):
         if e.aval.shape != (width, width):
             message = f"'{merging.name}' of '{model.alias}' is {merging.aval}, its statistics are {e.aval}"
-            raise Refusal("shapes-differ", message, key="models",
-                          hint=f"They are the inner products of its inputs, here [{width}, {width}].")  # fmt: skip
+            hint = f"They are the inner products of its inputs, here [{width}, {width}]."
+            if e.aval.shape == (height, height) and not transposed:
+                hint = "If matrices are [in, out], as in GPT-2, say so: `parameters: {transposed: true}`."
+            elif e.aval.shape == (height, height):
+                hint = "If matrices are [out, in], say so: `parameters: {transposed: false}`."
+            raise Refusal("shapes-differ", message, key="models", hint=hint)
     return merging.by_element(solve_regmean, *there, off_diagonal=merging.number("off_diagonal"), transposed=transposed)
 
 

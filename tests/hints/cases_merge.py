@@ -131,6 +131,12 @@ MERGES = [
               models("[2, 2]", {"b": {"statistics": "b"}})(plan, hint), hint) | {
               "output": {"path": "out.safetensors", "alias": "c"}}, np.eye(2, dtype=np.float32), a={"v": A["v"][0]},
           b={"v": np.eye(2, dtype=np.float32)}),
+    *(_case(f"inner products of the outputs, {words}", "shapes-differ",
+            merge(method="regmean", models={"b": {"statistics": "a"}}, to="c", parameters={"transposed": was}),
+            lambda plan, hint, words=words: put(f"If matrices are {words}", **yaml.safe_load(quoted(hint)[0]))(
+                plan, hint) | {"output": {"path": "out.safetensors", "alias": "c"}}, matrix,
+            a={"v": np.eye(2, dtype=np.float32)}, b={"v": matrix})
+      for was, words, matrix in ((False, "[in, out]", A["v"][:, :1]), (True, "[out, in]", A["v"][:1]))),
     _case("task vectors without a base", "merge-models", merge(method="task_arithmetic", models=["b"]),
           lambda plan, hint: put("the model that the others were made of", base="a")(plan, hint), B["v"]),
     _case("an average with a base", "merge-models", merge(models=["b"], base="a"),

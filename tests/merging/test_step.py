@@ -176,6 +176,8 @@ def test_a_tensor_of_another_shape_is_refused_left_out_or_merged_in_part(tmp_pat
     assert [d.code for d in problems(tmp_path, tensors, {"merge": keys})] == ["shapes-differ"]
     assert merge(tmp_path, tensors, {**keys, "on_mismatch": "skip"})["w"].tolist() == [[1, 1, 1]] * 2
     assert merge(tmp_path, tensors, {**keys, "on_mismatch": "common"})["w"].tolist() == [[3, 3, 3], [0, 0, 0]]
+    without = {"method": "linear", "models": ["a", "b"], "to": "m", "on_mismatch": "common"}
+    assert merge(tmp_path, tensors, without)["w"].tolist() == [[1.5, 1.5, 1.5]]
 
 
 def test_a_refusal_of_other_shapes_counts_the_tensors(tmp_path: Path):
@@ -400,6 +402,16 @@ def test_nan_stays_where_it_is(tmp_path: Path):
     for method in ("task_arithmetic", "ties", "ram", "breadcrumbs_ties"):
         made = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b"], "to": "m"})["w"]
         assert np.isnan(made).any(), method
+
+
+def test_infinity_stays_but_in_the_model_that_the_mean_starts_from(tmp_path: Path):
+    tensors = {"a": {"w": np.array([1, np.inf, 2, np.nan], np.float32)},
+               "b": {"w": np.array([3, 4, -np.inf, 5], np.float32)}}  # fmt: skip
+    keys = {"method": "linear", "to": "m"}
+    by_a = merge(tmp_path, tensors, {**keys, "models": {"a": 0.75, "b": 0.25}})["w"]
+    by_b = merge(tmp_path, tensors, {**keys, "models": {"a": 0.25, "b": 0.75}})["w"]
+    np.testing.assert_array_equal(by_a, [1.5, np.nan, -np.inf, np.nan])
+    np.testing.assert_array_equal(by_b, [2.5, np.inf, np.nan, np.nan])
 
 
 def test_layers_below_a_merge_may_be_merged_again(tmp_path: Path):
