@@ -77,6 +77,15 @@ RULES = (
 )  # fmt: skip
 
 
+PARTS = tuple(
+    (rule.ending.removesuffix(rule.stem) + part, rule) for rule in RULES
+    for part in (rule.scales, *rule.needed, *rule.optional)
+)  # fmt: skip
+"""How the names of what belongs to codes end, with the rule that says so."""
+
+PART_ENDINGS = tuple(dict.fromkeys(ending for ending, _ in PARTS))
+
+
 class Codes(NamedTuple):
     """A quantized weight by its names: of the codes, of the floats that they stand for, of the scales, and of what
     else belongs to it, by the endings of the rule."""
@@ -117,6 +126,19 @@ def find_codes(name: str, has: Has) -> Codes | None:
             if has(stem + rule.scales) and all(has(stem + ending) for ending in rule.needed):
                 others = {e: stem + e for e in (*rule.needed, *rule.optional) if has(stem + e)}
                 return Codes(rule.format, name, stem + rule.result, stem + rule.scales, others)
+    return None
+
+
+def find_codes_beside(part: str, has: Has) -> Codes | None:
+    """The quantized weight whose scales a tensor holds, or what else belongs to its codes. See `find_codes`."""
+    if not part.endswith(PART_ENDINGS):  # of nearly all tensors this is all that is asked
+        return None
+    for ending, rule in PARTS:
+        name = part.removesuffix(ending) + rule.ending
+        if part.endswith(ending) and has(name):
+            codes = find_codes(name, has)
+            if codes is not None and part in codes.parts:
+                return codes
     return None
 
 

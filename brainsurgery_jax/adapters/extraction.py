@@ -10,16 +10,16 @@ from functools import cached_property
 from brainsurgery_jax.adapters.architecture import Architecture, read_architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
 from brainsurgery_jax.adapters.kernels import differing
-from brainsurgery_jax.adapters.quantized import refuse_quantized
 from brainsurgery_jax.adapters.ranks import Extent, RankChoice
 from brainsurgery_jax.adapters.reading import read_modules
-from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, read_settings
+from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, OF_FLOATS, read_settings
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD, patterns_of, value_for, words_of
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.ops._quantization import refuse_quantized
 from brainsurgery_jax.ops.lowrank import MethodKeys, factors, numbers_of
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
@@ -60,7 +60,7 @@ class ExtractStep:
     def edits(self) -> Iterator[Edit]:
         """What the step does. Raises Refusal."""
         earlier = self.earlier
-        refuse_quantized(self.view, self._looked_at(), "tuned", " Or look at floats alone: `of: PATTERN`.")
+        refuse_quantized(self.view, self._looked_at(), "tuned", OF_FLOATS, " Or look at floats alone: `of: PATTERN`.")
         self._refuse_no_module()
         changed = [pair for pair in self._pairs() if self._differs(pair)]
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
@@ -111,7 +111,7 @@ class ExtractStep:
             message = f"'{self.of}' is about '{self.of.alias}', and the models are '{self.base}' and '{self.tuned}'"
             raise Refusal("alias-unknown", message, key="of", hint=f"Name the base: `of: '{self.base}::PATTERN'`.")
         if not (matched := set(self.view.match(self.of, "of"))):
-            refuse_quantized(self.view, both, "of")  # whose codes have other names than the floats
+            refuse_quantized(self.view, both, "of", OF_FLOATS)  # whose codes have other names than the floats
             raise self.view.nothing(self.of, "of")
         return {alias: [name for name in names if name in matched] for alias, names in both.items()}
 

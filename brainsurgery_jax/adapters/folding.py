@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from brainsurgery_jax.adapters.agreement import AdapterFacts, check_agreement
-from brainsurgery_jax.adapters.quantized import refuse_quantized
 from brainsurgery_jax.adapters.reading import read_modules
 from brainsurgery_jax.adapters.settings import (
     ADAPTER_CONFIG,
+    OF_FLOATS,
     SCALES,
     read_settings,
     refuse_kind,
@@ -26,6 +26,7 @@ from brainsurgery_jax.adapters.stacked import StackedBase, read_stacked
 from brainsurgery_jax.adapters.terms import AdaptedBase, AdapterTerms, AdapterToMerge, Term
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD
+from brainsurgery_jax.ops._quantization import refuse_quantized
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, Expand, Substep, View
 from brainsurgery_jax.select import Ref
 
@@ -93,7 +94,7 @@ class FoldStep:
         changed = {match[1] for name in names if (match := _WEIGHTED.fullmatch(name)) is not None}
         modules = {self.model.finder.find(module.removeprefix(HEAD)) for module in changed}
         held = [name for name in self.model.architecture.shapes if name.rpartition(".")[0] in modules]
-        refuse_quantized(self.view, {self.base: held}, "base")
+        refuse_quantized(self.view, {self.base: held}, "base", OF_FLOATS)
 
     def _refuse_idle_scale(self) -> None:
         """Refuse settings of the step by which no product counts, since tensors say by how much."""

@@ -11,6 +11,8 @@ from brainsurgery_jax.protocol import View
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+OF_FLOATS = "an adapter belongs to floats"
+
 SCALES = ("lora_alpha", "alpha_pattern", "use_rslora")
 """Settings that decide by how much products count."""
 

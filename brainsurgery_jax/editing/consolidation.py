@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.editing.arrays import anywhere, check_floats, check_shape, double, like_first, namespace, rounded
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.op import Avals, Number, Params, kernel
 
 
 def _check(avals: Avals, params: Params) -> None:
     check_floats(avals)
+    if not params["strength"] >= 0:
+        raise Refusal("value-type", f"expected a number from 0 on, got {params['strength']:g}", key="strength",
+                      hint="With 0 the weights stay; the larger, the nearer they come to the old ones.")  # fmt: skip
     hint = "Old weights and Fisher information have a value for each entry."
     for what, aval in zip(("old weights", "Fisher values", "Fisher values"), avals[1:], strict=False):
         check_shape(what, aval, avals[0].shape, hint)
@@ -34,16 +38,26 @@ def _space(avals: Avals, params: Params) -> int:
     return 8 * 8 * avals[0].size
 
 
-@kernel("consolidate", check=_check, result=like_first, host=anywhere, workspace=_space, parts=_cuts, guarded=True,
-        refusal="a tensor holds NaN or infinity, or Fisher information is negative")  # fmt: skip
+@kernel(
+    "consolidate",
+    check=_check,
+    result=like_first,
+    host=anywhere,
+    workspace=_space,
+    parts=_cuts,
+    guarded=True,
+    refusal="a tensor holds NaN or infinity, or Fisher information is negative. It is the mean of squared "
+    "gradients: square them before, and set to 0 what rounding has made negative, by `clamp_: {target: ..., min: 0}`",
+)
 def consolidate(new: Array, old: Array, fisher: Array, *own: Array, strength: Number) -> tuple[Array, Flag]:
     """`(G new + strength F old) / (G + strength F)`, the minimum of `G (x - new)^2 + strength F (x - old)^2`; G is 1
     where no Fisher information of the new task is given. Where both are 0, the new weight stays."""
     xp = namespace(new)
-    x, y, f = double(new), double(old), double(fisher) * strength
+    x, y, information = double(new), double(old), double(fisher)
+    f = information * strength
     g = double(own[0]) if own else xp.ones_like(f)
     total = f + g
     none = total == 0
     share = xp.where(none, xp.zeros_like(f), f) / xp.where(none, xp.ones_like(total), total)
     value, finite = rounded(x + share * (y - x), new)
-    return value, finite & (f >= 0).all() & (g >= 0).all()
+    return value, finite & (information >= 0).all() & (g >= 0).all()

@@ -18,7 +18,7 @@ from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
 from brainsurgery_jax.lower.following import LeavesBeside, leaves_of
-from brainsurgery_jax.lower.scales import Coded, coded, codes_of, name_of
+from brainsurgery_jax.lower.scales import Coded, coded, codes_of, name_of, part_of_codes
 from brainsurgery_jax.lower.side_configs import check_template, read_side_config
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
@@ -55,7 +55,7 @@ class Drafts:
         self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
-        self.coded: dict[Expr, Coded] = {}  # codes of quantized weights that the step reads, with their scales
+        self.coded: dict[Expr, Coded] = {}  # codes and scales of quantized weights that the step reads
         self.kept_before: dict[tuple[str, str], Expr] = {}  # tensors that the step changes, and reads as they were
         self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
@@ -94,13 +94,16 @@ class Drafts:
         return expr
 
     def look_up(self, alias: str, name: str, key: str = "") -> Expr:
-        """The value of a tensor that the step computes on: of codes of quantized weights it notes the scales."""
+        """The value of a tensor that the step computes on: of codes of quantized weights it notes the scales, of scales
+        the codes."""
         expr = self._value(alias, name, key)
-        if can_hold_codes(expr.aval.dtype):
-            names = self.drafts[alias].names
+        names = self.drafts[alias].names
+        found = part_of_codes(alias, name, names)
+        if found is None and can_hold_codes(expr.aval.dtype):
             found = coded(alias, name, expr, names) or self._find_codes_before(alias, name, expr)
-            if found is not None:
-                self.coded[expr] = found
+        if found is not None:
+            known = self.coded.get(expr, found)
+            self.coded[expr] = found._replace(beside=found.beside | known.beside)
         return expr
 
     def _value(self, alias: str, name: str, key: str = "") -> Expr:
@@ -129,7 +132,8 @@ class Drafts:
             codes = codes_of(leaf, beside)
             if codes is not None and beside[codes.scales] in self._leaves_held:
                 made = leaf.paired is not None
-                return Coded(alias, codes._replace(name=name), beside[codes.scales], name_of(leaf), made)
+                scales = frozenset((beside[codes.scales],))
+                return Coded(alias, codes._replace(name=name), scales, name_of(leaf), made)
         return None
 
     def stood_beside(self, leaf: Expr) -> Mapping[str, Expr]:

@@ -1,5 +1,6 @@
-"""Codes of quantized weights mean nothing without their scales: a step that computes on codes alone is refused, and so
-are codes that are written beside the scales of others. A note tells of codes that are written without their scales."""
+"""Codes of quantized weights mean nothing without their scales: a step that computes on codes alone or on scales alone
+is refused, and so are codes that are written beside the scales of others. A note tells of codes that are written
+without their scales."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from brainsurgery_jax.codes import (
     CodeFormat,
     Codes,
     find_codes,
+    find_codes_beside,
     fits,
     may_be_codes,
     part_beside,
     usual_block,
 )
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, holds_all
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
@@ -30,14 +32,17 @@ from brainsurgery_jax.plan.source import flow_yaml
 
 class Coded(NamedTuple):
     """A tensor of codes that a step reads, and its scales, which lie beside it under the names of `codes`; or, with
-    `before`, which lay beside the tensor of this name before it was renamed or cut."""
+    `before`, which lay beside the tensor of this name before it was renamed or cut. With `part`, the tensor of this
+    name, which belongs to the codes: what lies beside it are these."""
 
     alias: str
     codes: Codes
-    scales: Expr
+    beside: frozenset[Expr]
+    """What a step must compute on as well: one of these, since one tensor may have several names."""
     before: str | None = None
     made: bool = False
     """Whether the plan made the codes."""
+    part: str | None = None
 
 
 def name_of(leaf: Expr) -> str:
@@ -50,7 +55,15 @@ def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded
     codes = find_codes(name, names.__contains__)
     if codes is None or not fits(codes, expr.aval.dtype):
         return None
-    return Coded(alias, codes, names[codes.scales])
+    return Coded(alias, codes, frozenset((names[codes.scales],)))
+
+
+def part_of_codes(alias: str, name: str, names: Mapping[str, Expr]) -> Coded | None:
+    """The codes that a tensor of an alias belongs to, if it holds scales or the like."""
+    codes = find_codes_beside(name, names.__contains__)
+    if codes is None or not fits(codes, names[codes.name].aval.dtype):
+        return None
+    return Coded(alias, codes, frozenset((names[codes.name],)), part=name)
 
 
 def codes_of(leaf: Expr, names: Container[str]) -> Codes | None:
@@ -92,21 +105,28 @@ def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
 
 
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
-    """Refuse a result that is computed from codes, not only moved, and not from their scales as well."""
+    """Refuse a result that is computed from codes, not only moved, and not from their scales as well, or from scales
+    and not from their codes. Scales may be cast to a dtype that holds them all."""
     reached = _reach(made, read)
-    computed = {expr for expr, below in reached if below and expr in read}
+    computed = {e for e in reached if e in read and reached[e] > (WIDENED if read[e].part is not None else MOVED)}
     # Few of the codes that a step reads are in one result; of several the first that was read is told.
     for expr in computed if len(computed) < 2 else filter(computed.__contains__, read):
         found = read[expr]
-        if not {(found.scales, False), (found.scales, True)} & reached:
-            where, scales, hint = _reference(found, default_alias), found.codes.scales, ask_floats(found, default_alias)
-            message = (
-                f"'{where}' holds codes, {expr.aval}, whose scales are in '{scales}': this step ignores them"
-                if found.before is None
-                else f"'{where}' holds codes of '{found.before}', whose scales were left in '{scales}': this step "
-                "ignores them"
-            )
-            raise Refusal("scale-ignored", message, hint=hint)
+        if found.beside.isdisjoint(reached):
+            message = f"{_describe(found, expr.aval, default_alias)}: this step ignores them"
+            raise Refusal("scale-ignored", message, hint=ask_floats(found, default_alias))
+
+
+def _describe(found: Coded, aval: Aval, default_alias: str | None) -> str:
+    """What a tensor of codes or scales is, and where the others are, in words."""
+    codes = found.codes
+    if found.part is not None:
+        what = "holds scales" if found.part == codes.scales else "is a part of a weight"
+        return f"'{_reference(found, default_alias, found.part)}' {what}, {aval}, whose codes are in '{codes.name}'"
+    where = _reference(found, default_alias)
+    if found.before is None:
+        return f"'{where}' holds codes, {aval}, whose scales are in '{codes.scales}'"
+    return f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}'"
 
 
 def ask_floats(found: Coded, default_alias: str | None) -> str:
@@ -129,26 +149,37 @@ def floats_instead(bad: Refusal, read: Mapping[Expr, Coded], default_alias: str 
     their scales out. Empty if it names none."""
     if bad.code != "dtype-unsupported" or "float" not in bad.kinds:
         return ""
-    named = (found for found in read.values() for own in (found.codes.name, f"{found.alias}::{found.codes.name}")
-             if f"'{own}'" in bad.message)  # fmt: skip
+    named = (found for found in read.values() for own in (found.part or found.codes.name,)
+             if f"'{own}'" in bad.message or f"'{found.alias}::{own}'" in bad.message)  # fmt: skip
     found = next(named, None)
     return "" if found is None else ask_floats(found, default_alias)
 
 
-def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
-    """The nodes below a result, each with whether something is computed of it on the way. Codes are not looked into."""
-    seen: set[tuple[Expr, bool]] = set()
-    stack = [(made, False)]
+MOVED, WIDENED, COMPUTED = range(3)
+"""What happens to a tensor on the way to a result, at most."""
+
+
+def _reach(made: Expr, read: Mapping[Expr, Coded]) -> dict[Expr, int]:
+    """The nodes below a result, each with what happens to it on the way. Codes and scales are not looked into."""
+    seen: dict[Expr, int] = {}
+    stack = [(made, MOVED)]
     while stack:
-        at = stack.pop()
-        if at in seen:
+        node, above = stack.pop()
+        if seen.get(node, -1) >= above:
             continue
-        seen.add(at)
-        node, computed = at
+        seen[node] = above
         if node not in read:
-            below = computed or (node.is_call and node.moves is None)
+            below = max(above, _effect(node))
             stack += [(src, below) for src in node.srcs]
     return seen
+
+
+def _effect(node: Expr) -> int:
+    """What a node does to its operands."""
+    if not node.is_call or node.moves is not None:
+        return MOVED
+    casts = node.kernel is not None and node.kernel.name == "cast"
+    return WIDENED if casts and holds_all(node.aval.dtype, node.srcs[0].aval.dtype) else COMPUTED
 
 
 # --- Outputs ----------------------------------------------------------------------------------------------------------

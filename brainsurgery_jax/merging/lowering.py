@@ -16,6 +16,7 @@ from brainsurgery_jax.merging.settings import Given, Settings, depths_of
 from brainsurgery_jax.merging.stacks import Layers, Unclear, find_layers, refuse_unclear, take_layers
 from brainsurgery_jax.merging.table import METHODS
 from brainsurgery_jax.merging.tensors import in_dtype
+from brainsurgery_jax.ops._quantization import refuse_quantized
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
@@ -81,6 +82,7 @@ class MergeStep:
         if fresh:
             yield AddAlias(self.to, like=self.primary)
         rows = self._rows()
+        self._refuse_codes(rows)
         self._refuse_mismatch(rows)
         layers = self._find_layers(rows)
         settings, parts = self._settings(rows, layers), dict[str, MergePart]()
@@ -133,6 +135,9 @@ class MergeStep:
         if self.dtype is not None and not self.dtype.is_float:
             yield Refusal("merge-parameter", f"results are floats, and {self.dtype} is none", key="dtype",
                           hint="Name a float dtype, and `cast_` the result afterwards.")  # fmt: skip
+        if self.parameters is None and self.view.has_key("parameters"):
+            hint = f"Leave it out, or give any of these: {', '.join(method.parameters) or 'none'}."
+            yield Refusal("merge-parameter", "'parameters' has no value", key="parameters", hint=hint)
         yield from self._plain_settings.mistakes()
         yield from self._wrong_aliases()
 
@@ -281,6 +286,17 @@ class MergeStep:
         own = row.exprs[self.primary].aval
         return {alias: e for alias, e in row.exprs.items() if e.aval.shape == own.shape}
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the step has one model, and no base that it differs from."""
+        return len(self.aliases) == 1 and self.start is None
+
+    def _refuse_codes(self, rows: Sequence[TensorRow]) -> None:
+        """Refuse quantized weights. Integer codes would be taken over from one model, beside the scales of all."""
+        if not self._is_alone and rows:
+            names = [row.name for row in rows]
+            refuse_quantized(self.view, dict.fromkeys(rows[0].exprs, names), "models", "only floats are merged")
+
     def _refuse_mismatch(self, rows: Sequence[TensorRow]) -> None:
         """Refuse tensors whose shapes differ, if the step does not say what becomes of them."""
         differing = [row for row in rows if row.is_float and len({e.aval.shape for e in row.exprs.values()}) > 1]
@@ -320,10 +336,16 @@ class MergeStep:
 
     def _tell_kept(self, rows: Sequence[TensorRow]) -> None:
         """Say which tensors are taken over that are no floats."""
-        if len(self.aliases) + (self.start is not None) > 1 and rows:
-            number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
-            message = f"{number} taken over from '{self.primary}': only floats with elements are merged"
-            self.view.note("merge-kept", message, "models", "To leave them out say `of: {name: '.*', kind: float}`.")
+        if self._is_alone or not rows:
+            return
+        number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
+        message = f"{number} taken over from '{self.primary}': only floats with elements are merged"
+        others = ((row.name, alias) for row in rows for alias, e in row.exprs.items()
+                  if alias != self.primary and e.aval == row.exprs[self.primary].aval)  # fmt: skip
+        name, alias = next(others, ("", ""))
+        step = f"assign: {{from: {_quote(f'{alias}::{re.escape(name)}')}, to: {_quote(f'{self.to}::{name}')}}}"
+        hint = f"To take one from another model, add a step after this one: `{step}`." if name else ""
+        self.view.note("merge-kept", message, "models", hint)
 
     def _tell_dtypes(self, rows: Sequence[TensorRow]) -> None:
         """Say which dtype results have where models differ in theirs."""
@@ -347,6 +369,11 @@ class MergeStep:
             weights = ", ".join(f"{alias}: WEIGHT" for alias in self.aliases)
             hint = f"To add what adapters do to a model, write `lora_merge: {{base: MODEL, adapters: {{{weights}}}}}`."
             self.view.note("merge-factors", message, "models", hint)
+
+
+def _quote(text: str) -> str:
+    """A text as a plan has it in quotes."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _last_part(path: str) -> str:

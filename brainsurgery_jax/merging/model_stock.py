@@ -24,7 +24,7 @@ from brainsurgery_jax.merging.tensors import (
 from brainsurgery_jax.protocol import TensorExpr
 
 FLOOR = 1e-6
-"""The least product of norms that is divided by."""
+"""The least product of norms that is divided by; the least `1 + (n - 1) c`, below which `t` is 0."""
 
 
 def _ratio(products: Mapping[tuple[int, int], Array], n: int, work: DType | None) -> Array:
@@ -36,7 +36,9 @@ def _ratio(products: Mapping[tuple[int, int], Array], n: int, work: DType | None
     sizes = [xp.maximum(step(norms[i] * norms[j]), np.float64(FLOOR)) for i, j in pairs]
     cosines = [xp.clip(step(step(products[pair]) / size), -1, 1) for pair, size in zip(pairs, sizes, strict=True)]
     cosine = step(xp.mean(xp.stack(cosines), axis=0))
-    return step(step(n * cosine) / step(1 + step((n - 1) * cosine)))
+    divisor = step(1 + step((n - 1) * cosine))
+    apart = divisor <= FLOOR  # a number beyond rounding: `t` grows without bound, and has no limit
+    return xp.where(apart, 0.0, step(step(n * cosine) / xp.where(apart, 1.0, divisor)))
 
 
 def _flat_ratio(products: Array, static: Mapping[str, Any]) -> Array:

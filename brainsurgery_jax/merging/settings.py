@@ -47,6 +47,11 @@ class MergeParameter(NamedTuple):
         return isinstance(value, known) and (self.kind is bool or not isinstance(value, bool))
 
     @property
+    def wanted(self) -> str:
+        """What it takes, in words."""
+        return self.span if self.kind is float else _KINDS[self.kind]
+
+    @property
     def span(self) -> str:
         """What numbers it takes, in words."""
         if self.high < inf:
@@ -150,7 +155,9 @@ def _mistakes_of(name: str, value: object, known: MergeParameter, key: str) -> I
     """What is wrong with a value, or with those of a list or a mapping."""
     match value:
         case None:
-            pass
+            message = f"'{name}' has no value: it is {known.wanted}"
+            yield Refusal("merge-parameter", message, key=key, hint=f"{name}: {known.doc}. Give it a value, or leave "
+                          "it out.")  # fmt: skip
         case Mapping():
             for one in value.values():
                 yield from _mistakes_of(name, one, known, key)

@@ -75,7 +75,7 @@ def merge_iso(*xs: Array, scale: float, dtype: DType, exact: bool) -> tuple[Arra
 
 def _spectral(merging: Merging, method: Kernel[..., tuple[Array, Array]], **static: float) -> TensorExpr:
     scale, shape = merging.number("lambda"), merging.aval.shape
-    if len(shape) == 2 and min(shape) > 1:
+    if len(shape) == 2:  # a single row or column, too: a matrix of rank 1
         operands = [merging.in_dtype(e, merging.work) for e in merging.expressions]
         exact = not merging.compat
         return merging.view.apply(method, *operands, scale=scale, dtype=merging.dtype, exact=exact, **static)

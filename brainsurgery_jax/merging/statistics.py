@@ -53,19 +53,25 @@ def _candidate(merging: Merging) -> str:
     return found[0] if len(found) == 1 else "ALIAS"
 
 
-@by_element("fisher")
-def weigh_by_fisher(*xs: Array, weights: tuple[float, ...], dtype: DType, exact: bool) -> Array:
+@by_element(
+    "fisher", guarded=True,
+    refusal="Fisher information is negative, infinite or NaN. It is the mean of squared gradients: square them before, "
+    "and set to 0 what rounding has made negative, by `clamp_: {target: ..., min: 0}`",
+)  # fmt: skip
+def weigh_by_fisher(*xs: Array, weights: tuple[float, ...], dtype: DType, exact: bool) -> tuple[Array, Array]:
     """The mean of tensors weighted by what comes after them, element by element; the plain mean where that is 0."""
     count = len(weights)
     wide = [widen(x) for x in xs]
     xp = namespace(wide[0])
+    known = xp.stack([((f >= 0) & xp.isfinite(f)).all() for f in wide[count:]]).all()
     factors = [f * constant_of(w, f) for f, w in zip(wide[count:], weights, strict=True)]
     plain = total([x * constant_of(w, x) for x, w in zip(wide, weights, strict=False)])
     divisor = total(factors)
     none = divisor == 0
     weighted = total([x * f for x, f in zip(wide, factors, strict=False)])
     mean = plain / constant_of(sum(weights), plain)
-    return rounded(xp.where(none, mean, weighted / xp.where(none, constant_of(1, divisor), divisor)), dtype)
+    made = xp.where(none, mean, weighted / xp.where(none, constant_of(1, divisor), divisor))
+    return rounded(made, dtype), known
 
 
 def fisher(merging: Merging) -> TensorExpr:
@@ -124,12 +130,16 @@ def regmean(merging: Merging) -> TensorExpr:
     if len(merging.aval.shape) != 2 or len(there) < len(found):
         return mean(merging, [1.0] * len(merging.models))
     transposed = merging.flag("transposed")
-    width = merging.aval.shape[0 if transposed else 1]
+    width, height = merging.aval.shape if transposed else merging.aval.shape[::-1]
     for model, e in zip(merging.models, there, strict=True):
         if e.aval.shape != (width, width):
             message = f"'{merging.name}' of '{model.alias}' is {merging.aval}, its statistics are {e.aval}"
-            raise Refusal("shapes-differ", message, key="models",
-                          hint=f"They are the inner products of its inputs, here [{width}, {width}].")  # fmt: skip
+            hint = f"They are the inner products of its inputs, here [{width}, {width}]."
+            if e.aval.shape == (height, height) and not transposed:
+                hint = "If matrices are [in, out], as in GPT-2, say so: `parameters: {transposed: true}`."
+            elif e.aval.shape == (height, height):
+                hint = "If matrices are [out, in], say so: `parameters: {transposed: false}`."
+            raise Refusal("shapes-differ", message, key="models", hint=hint)
     return merging.by_element(solve_regmean, *there, off_diagonal=merging.number("off_diagonal"), transposed=transposed)
 
 

@@ -53,8 +53,9 @@ def _before_rounding(avals: Avals, params: Params) -> DType | None:
     return FLOAT32 if params["exact"] and params["dtype"] in (BFLOAT16, FLOAT16) else None
 
 
-def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
-    """Make an elementwise kernel of a function that returns a tensor of its parameter `dtype`."""
+def by_element(name: str, *, guarded: bool = False, refusal: str = "") -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make an elementwise kernel of a function that returns a tensor of its parameter `dtype`, if it is `guarded` with
+    whether it is accepted; else `refusal` stops the run."""
     return kernel(
         name,
         elementwise=True,
@@ -62,6 +63,8 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
         host=anywhere,
         workspace=_space,
         before_rounding=_before_rounding,
+        guarded=guarded,
+        refusal=refusal,
     )
 
 

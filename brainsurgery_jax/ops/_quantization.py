@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, fits
+from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, find_codes_beside, fits
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, SetConfig, View
 from brainsurgery_jax.select import Ref
@@ -37,6 +37,29 @@ def find_quantized(view: View, alias: str, names: Iterable[str]) -> Iterator[Cod
     for name in names:
         codes = find_codes(name, known.__contains__)
         if codes is not None and fits(codes, view.fetch(alias, name, "target").aval.dtype):
+            yield codes
+
+
+def refuse_quantized(view: View, names: Mapping[str, Sequence[str]], key: str, why: str, otherwise: str = "") -> None:
+    """Refuse quantized weights of which any part is among the tensors of these names, by alias. `why`: what the step
+    is for. `otherwise`: what else may be done."""
+    found = {alias: next(_find_parts(view, alias, own), None) for alias, own in names.items()}
+    codes = {alias: first for alias, first in found.items() if first is not None}
+    if codes:
+        alias, first = next(iter(codes.items()))
+        aval = view.fetch(alias, first.name, key).aval
+        message = f"'{alias}::{first.name}' holds codes, {aval}, whose scales are in '{first.scales}'"
+        steps = " and ".join(f"`dequantize: {{target: '{each}::.*', to: float32}}`" for each in codes)
+        raise Refusal("scale-ignored", f"{message}: {why}", key=key,
+                      hint=f"Make floats of it before: {steps}.{otherwise}")  # fmt: skip
+
+
+def _find_parts(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
+    """The quantized weights of whose parts any are among some tensors."""
+    known = set(view.names(alias))
+    for name in names:
+        codes = find_codes(name, known.__contains__) or find_codes_beside(name, known.__contains__)
+        if codes is not None and fits(codes, view.fetch(alias, codes.name, "target").aval.dtype):
             yield codes
 
 

@@ -62,8 +62,6 @@ def read_models(value: object) -> ModelsGiven:
             raise ValueError(f"{wanted}, got {twice}{alias!r}")
         if isinstance(own, Mapping) and all(isinstance(key, str) for key in own):
             found[alias] = own
-        elif own is None:
-            found[alias] = {}
         elif isinstance(own, int | float | list) and not isinstance(own, bool):
             found[alias] = {"weight": own}
         else:

@@ -3,6 +3,7 @@ single weights with an inverse of their own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
@@ -269,6 +271,25 @@ def test_weights_that_no_task_needs_stay(tmp_path: Path) -> None:
     step = {"consolidate_": {"target": "w", "old": "old", "fisher": "f", "own_fisher": "f"}}
     found = edited(tmp_path, step, {"w": BASE["w"], "old": none + 1, "f": none})
     assert found.tolist() == BASE["w"].tolist()
+
+
+@pytest.mark.parametrize("strength", [3.0, 0.0])
+@pytest.mark.parametrize("which", ["f", "g"])
+def test_negative_fisher_information_stops_the_run_until_it_is_clamped(
+    which: str, strength: float, tmp_path: Path
+) -> None:
+    tensors = {"w": BASE["w"], "old": normal((OUT, IN), seed=1), "f": normal((OUT, IN), seed=2) ** 2,
+               "g": normal((OUT, IN), seed=3) ** 2 + 1}  # fmt: skip
+    tensors[which][1, 2] *= -1
+    step = {"consolidate_": {"target": "w", "old": "old", "fisher": "f", "own_fisher": "g", "strength": strength}}
+    with pytest.raises(PlanError, match=r"Fisher information is negative") as told:
+        bs.load(plan_of(tmp_path, tensors, [step])).run(durable=False)
+    clamp = yaml.safe_load(re.findall("`(.*)`", str(told.value))[0].replace("...", which))
+    made = run_plan(tmp_path, tensors, [clamp, step])["w"]
+    f, g = (np.maximum(tensors[k].astype(float), 0) for k in "fg")
+    wanted = (g * tensors["w"] + strength * f * tensors["old"]) / (g + strength * f + (g + strength * f == 0))
+    wanted = np.where(g + strength * f == 0, tensors["w"], wanted)
+    np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6)
 
 
 # --- Pruning ----------------------------------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ import numpy as np
 import yaml
 
 from tests.hints.cases import A, B, Case, Mend, add, changed, quoted, step
+from tests.hints.cases_adapters import do_first
 from tests.hints.cases_ops import put
 
 V = {"v": A["v"]}
 W = {"v": B["v"]}
 MEAN = (A["v"] + B["v"]) / 2
 TALL = {"v": np.array([[5, 6], [7, 8], [9, 9]], np.float32)}
+CODES = {"x": np.array([[1, 2], [4, 8]], np.int8), "x_scale": np.array([[2], [4]], np.float32)}
+TWICE = {"x": CODES["x"], "x_scale": CODES["x_scale"] * 2}
 LOUD = A["v"] + np.array([[1, 2], [3, 40]], np.float32)
 LEFT_OUT = A["v"] + np.array([[1, 2], [3, 0]], np.float32)
 
@@ -82,6 +85,16 @@ MERGES = [
     _case("a share above one", "merge-parameter",
           merge(method="ties", base="a", models=["b"], parameters={"density": 2}),
           parameters("Give a number from 0 to 1.", density=1), B["v"]),
+    _case("a share without a value", "merge-parameter",
+          merge(method="ties", base="a", models=["b"], parameters={"density": None}),
+          parameters("Give it a value, or leave it out.", density=1), B["v"]),
+    _case("a share without a value, left out", "merge-parameter",
+          merge(method="ties", base="a", models=["b"], parameters={"density": None}),
+          put("or leave it out.", parameters=None), B["v"]),
+    _case("parameters without a value", "merge-parameter", merge(parameters=None), put("Leave it out", parameters=None),
+          MEAN),
+    _case("parameters without a value, given", "merge-parameter", merge(parameters=None),
+          parameters("or give any of these: weight, normalize.", normalize=True), MEAN),
     _case("a parameter of another method", "merge-parameter", merge(parameters={"density": 0.5}),
           parameters("Its parameters: weight, normalize.", normalize=True), MEAN),
     _case("a word that is none", "merge-parameter",
@@ -126,6 +139,12 @@ MERGES = [
               models("[2, 2]", {"b": {"statistics": "b"}})(plan, hint), hint) | {
               "output": {"path": "out.safetensors", "alias": "c"}}, np.eye(2, dtype=np.float32), a={"v": A["v"][0]},
           b={"v": np.eye(2, dtype=np.float32)}),
+    *(_case(f"inner products of the outputs, {words}", "shapes-differ",
+            merge(method="regmean", models={"b": {"statistics": "a"}}, to="c", parameters={"transposed": was}),
+            lambda plan, hint, words=words: put(f"If matrices are {words}", **yaml.safe_load(quoted(hint)[0]))(
+                plan, hint) | {"output": {"path": "out.safetensors", "alias": "c"}}, matrix,
+            a={"v": np.eye(2, dtype=np.float32)}, b={"v": matrix})
+      for was, words, matrix in ((False, "[in, out]", A["v"][:, :1]), (True, "[out, in]", A["v"][:1]))),
     _case("task vectors without a base", "merge-models", merge(method="task_arithmetic", models=["b"]),
           lambda plan, hint: put("the model that the others were made of", base="a")(plan, hint), B["v"]),
     _case("an average with a base", "merge-models", merge(models=["b"], base="a"),
@@ -137,9 +156,8 @@ MERGES = [
     _case("shapes that differ, merged in part", "shapes-differ", merge(models=["a", "b"]),
           lambda plan, hint: put("merges the first entries along each axis", on_mismatch="common")(plan, hint),
           (A["v"] + TALL["v"][:2]) / 2, b=TALL),
-    _case("whole numbers", "merge-kept", merge(),
-          lambda plan, hint: put("To leave them out", of={"name": ".*", "kind": "float", "alias": "a"})(plan, hint),
-          MEAN, a={**V, "ids": A["ids"]}, b={**W, "ids": A["ids"]}, note=True),
+    Case("quantized integers", "scale-ignored", merge(), do_first,
+         {"x": np.array([[6, 12], [48, 96]], np.float32) / 2, "x_scale": None}, a=CODES, b=TWICE),
     _case("models of different dtypes", "merge-dtype", merge(),
           lambda plan, hint: put("Give `dtype: float32`", dtype="float32")(plan, hint),
           MEAN, b={"v": W["v"].astype(np.float64)}, note=True),

@@ -11,10 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.table import METHODS
-from tests.checkpoints import normal, plan_of
+from tests.checkpoints import normal, plan_of, read
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
 
@@ -227,11 +229,39 @@ def test_the_order_of_models_does_not_matter(name: str, tmp_path: Path):
             np.testing.assert_allclose(other[tensor], x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1), (2, 9)])
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+def test_a_matrix_of_one_row_or_column_is_a_matrix(method: str, shape: tuple[int, int], tmp_path: Path):
+    tensors = {alias: {"w": normal(shape, seed=seed)} for seed, alias in enumerate(("base", "a", "b", "c"))}
+    found = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b", "c"], "to": "m"})["w"]
+    base, *models = (np.asarray(tensors[alias]["w"], np.float64) for alias in tensors)
+    np.testing.assert_allclose(found, getattr(by, method)(base, models), rtol=2e-5, atol=2e-6)
+    if method == "iso_c" and min(shape) == 1:
+        np.testing.assert_allclose(found, sum(models) - 2 * base, rtol=2e-5, atol=2e-6)
+
+
 def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     keys = {"method": "ties", "base": "base", "to": "m", "parameters": {"density": 0.5}}
     with_it = merge(tmp_path, models(), {**keys, "models": ["base", "a", "b"]})
     without = merge(tmp_path, models(), {**keys, "models": ["a", "b"]})
     assert all(np.array_equal(with_it[name], x) for name, x in without.items())
+
+
+@pytest.mark.parametrize("compat", ["no", "mergekit"])
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("vectors", [
+    [[1], [-0.5]], [[1], [-1]], [[3, 1, 0.7], [-0.3, -0.1, -0.07]], [[1, 0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]],
+], ids=["numbers", "equal", "opposite", "three"])  # fmt: skip
+def test_model_stock_of_task_vectors_that_cancel_is_the_base(vectors: Any, rows: bool, compat: str, tmp_path: Path):
+    base = np.array([4.5, -0.25, 2], np.float32)[: len(vectors[0])][None]
+    tensors = {
+        "base": base,
+        **{alias: base + np.array(x, np.float32) for alias, x in zip("abc", vectors, strict=False)},
+    }
+    keys = {"method": "model_stock", "base": "base", "models": list(tensors)[1:], "to": "m", "compat": compat,
+            "parameters": {"filter_wise": rows}}  # fmt: skip
+    made = merge(tmp_path, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
+    assert made.tolist() == base.tolist()
 
 
 # --- Statistics that say nothing --------------------------------------------------------------------------------------
@@ -252,6 +282,22 @@ def by_inputs(
             "parameters": {"transposed": transposed}}  # fmt: skip
     made = merge(folder, {alias: {"w": x} for alias, x in tensors.items()}, keys)["w"]
     return (made.T if transposed else made), a, b, grams
+
+
+@pytest.mark.parametrize("wrong", [-1, np.nan, np.inf])
+def test_fisher_information_that_is_none_stops_the_run(wrong: float, tmp_path: Path):
+    tensors = {alias: {"w": normal((6, 5), seed=seed) ** 2} for seed, alias in enumerate(("a", "b", "fa", "fb"))}
+    tensors["fb"]["w"][2, 3] = wrong
+    keys = {"method": "fisher", "models": {alias: {"statistics": f"f{alias}"} for alias in "ab"}, "to": "m"}
+    with pytest.raises(PlanError, match="Fisher information is negative, infinite or NaN") as told:
+        merge(tmp_path, tensors, keys)
+    if wrong == -1:
+        clamp = yaml.safe_load(re.findall("`(.*)`", str(told.value))[0].replace("...", "fb::w"))
+        plan = plan_of(tmp_path, tensors, [clamp, {"merge": {**keys, "to": "a"}}])
+        bs.load(plan).run(durable=False)
+        found = {alias: np.maximum(x["w"], 0) for alias, x in tensors.items()}
+        wanted = by.fisher(None, [found["a"], found["b"]], [found["fa"], found["fb"]])
+        np.testing.assert_allclose(read(plan["output"]["path"])["w"], wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

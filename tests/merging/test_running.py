@@ -39,6 +39,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.parametrize("as_array", [np.asarray, jax.numpy.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("which", CASES)
+def test_scalars_are_merged_in_arrays_as_in_files(which: str, as_array: Any, tmp_path: Path):
+    values = {"base": 1, "a": 2.5, "b": 1.25, "c": 4, **{f"{of}_{x}": 2 for of in ("fisher", "gram") for x in "abc"}}
+    scalars = {alias: {"gate": np.float32(x).reshape(())} for alias, x in values.items()}
+    plan = plan_of(tmp_path, scalars, {"merge": CASES[which].keys})
+    plan["output"]["alias"] = "merged"
+    bs.load(plan).run(durable=False)
+    wanted = read(plan["output"]["path"])["gate"]
+    given = {alias: {"gate": as_array(x["gate"])} for alias, x in scalars.items()}
+    found = np.asarray(bs.load(plan).apply(**given)["gate"])
+    assert (found.shape, found.tobytes()) == ((), wanted.tobytes())
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_traced_a_merge_is_the_same_up_to_rounding(name: str, tmp_path: Path):
     keys, tensors = CASES[name].keys, models()

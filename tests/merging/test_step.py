@@ -17,6 +17,7 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.merging.settings import depths_of
 from tests.checkpoints import normal, plan_of, problems, read, write
 from tests.hints.calls import hint_of
+from tests.hints.cases import quoted
 from tests.merging.cases import merge
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -176,6 +177,8 @@ def test_a_tensor_of_another_shape_is_refused_left_out_or_merged_in_part(tmp_pat
     assert [d.code for d in problems(tmp_path, tensors, {"merge": keys})] == ["shapes-differ"]
     assert merge(tmp_path, tensors, {**keys, "on_mismatch": "skip"})["w"].tolist() == [[1, 1, 1]] * 2
     assert merge(tmp_path, tensors, {**keys, "on_mismatch": "common"})["w"].tolist() == [[3, 3, 3], [0, 0, 0]]
+    without = {"method": "linear", "models": ["a", "b"], "to": "m", "on_mismatch": "common"}
+    assert merge(tmp_path, tensors, without)["w"].tolist() == [[1.5, 1.5, 1.5]]
 
 
 def test_a_refusal_of_other_shapes_counts_the_tensors(tmp_path: Path):
@@ -216,6 +219,18 @@ def test_true_or_false_is_asked_for_where_that_is_meant(given: Any, tmp_path: Pa
     keys = {"method": "linear", "models": ["ones", "zeros"], "to": "m", "parameters": {"normalize": given}}
     (problem,) = problems(tmp_path, TWO, {"merge": keys})
     assert "'normalize' is true or false" in problem.message
+
+
+@pytest.mark.parametrize("keys", [
+    {"parameters": {"density": None}}, {"models": {"ones": {"density": None}}}, {"models": {"ones": None}},
+    {"parameters": {"density": {r"h\..*": None, ".*": 1}}}, {"parameters": {"density": [1, None]}},
+    {"parameters": None}, {"parameters": {"threshold": None}}, {"parameters": {"normalize": None}},
+])  # fmt: skip
+def test_a_parameter_without_a_value_is_refused(keys: Any, tmp_path: Path):
+    step = {"method": "ties", "base": "zeros", "models": ["ones"], "to": "m"}
+    (found,) = problems(tmp_path, TWO, {"merge": {**step, **keys}})
+    assert (found.severity, bool(found.hint)) == ("error", True)
+    assert re.search("no value|got None", found.message)
 
 
 def test_what_no_pattern_of_a_model_matches_has_the_value_for_all_models(tmp_path: Path):
@@ -379,12 +394,37 @@ def test_scalars_are_merged_and_whole_numbers_taken_over(tmp_path: Path):
     assert made["ids"].tolist() == [0, 1, 2]
 
 
+def test_whole_numbers_are_taken_from_another_model_as_the_remedy_says(tmp_path: Path):
+    tensors = {alias: {"w": np.full(2, x, np.float32), "it's": np.full(3, x), "empty": np.ones((x, 0), np.float32)}
+               for alias, x in (("a", 1), ("b", 3))}  # fmt: skip
+    keys = {"method": "linear", "models": ["a", "b"], "to": "m"}
+    (said,) = problems(tmp_path, tensors, {"merge": keys})
+    assert (said.code, said.severity) == ("merge-kept", "note")
+    steps = [{"merge": keys}, yaml.safe_load(quoted(said.hint)[0])]
+    plan = plan_of(tmp_path, tensors, steps)
+    plan["output"]["alias"] = "m"
+    bs.load(plan).run(durable=False)
+    made = read(plan["output"]["path"])
+    assert made.keys() == tensors["a"].keys()
+    assert (made["w"].tolist(), made["it's"].tolist(), made["empty"].shape) == ([2, 2], [3, 3, 3], (1, 0))
+
+
 def test_nan_stays_where_it_is(tmp_path: Path):
     tensors = {alias: {"w": normal((8, 8), seed=seed)} for seed, alias in enumerate(("base", "a", "b"))}
     tensors["a"]["w"][3, 4] = np.nan
     for method in ("task_arithmetic", "ties", "ram", "breadcrumbs_ties"):
         made = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b"], "to": "m"})["w"]
         assert np.isnan(made).any(), method
+
+
+def test_infinity_stays_but_in_the_model_that_the_mean_starts_from(tmp_path: Path):
+    tensors = {"a": {"w": np.array([1, np.inf, 2, np.nan], np.float32)},
+               "b": {"w": np.array([3, 4, -np.inf, 5], np.float32)}}  # fmt: skip
+    keys = {"method": "linear", "to": "m"}
+    by_a = merge(tmp_path, tensors, {**keys, "models": {"a": 0.75, "b": 0.25}})["w"]
+    by_b = merge(tmp_path, tensors, {**keys, "models": {"a": 0.25, "b": 0.75}})["w"]
+    np.testing.assert_array_equal(by_a, [1.5, np.nan, -np.inf, np.nan])
+    np.testing.assert_array_equal(by_b, [2.5, np.inf, np.nan, np.nan])
 
 
 def test_layers_below_a_merge_may_be_merged_again(tmp_path: Path):

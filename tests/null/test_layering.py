@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "wording reduction errors dtypes _lazy index select keys kernel op protocol numerics ops._constants "
-    "ops.shape ops.sets",
+    "ops.shape ops.sets ops._quantization",
     "forward": "errors dtypes families _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.

@@ -18,6 +18,7 @@ from safetensors import safe_open
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from tests.checkpoints import normal, problems, run_plan, write
+from tests.quantized import FORMATS
 
 FP8 = ml_dtypes.float8_e4m3fn
 Array = np.ndarray
@@ -455,3 +456,76 @@ def test_a_config_that_never_said_anything_of_codes_is_not_noted(tmp_path: Path)
     path = model(tmp_path / "m", LAYER, LLAMA)
     plan = {"inputs": [path], "transforms": [{"config": {"patch": {"x": 1}}}], "output": str(tmp_path / "out")}
     assert not [note for note in bs.check(bs.load(plan)) if "quantization_config" in note.message]
+
+
+# --- Computing on scales ----------------------------------------------------------------------------------------------
+
+PARTS = [(which, part) for which, quantized in FORMATS.items() for part in quantized.parts]
+
+
+@pytest.mark.parametrize(("which", "part"), PARTS)
+def test_what_belongs_to_codes_is_not_computed_on_without_them(which: str, part: str, tmp_path: Path) -> None:
+    step = {"compute": {"from": {"s": re.escape(part)}, "to": "new", "expr": "float32(s) + 1", "dtype": "float32"}}
+    (bad,) = problems(tmp_path, FORMATS[which].tensors, [step])
+    codes = next(iter(FORMATS[which].tensors))
+    assert (bad.code, bad.severity) == ("scale-ignored", "error")
+    assert f"'{part}'" in bad.message and f"codes are in '{codes}': this step ignores them" in bad.message
+    floats = yaml.safe_load(re.findall("`(.*)`", bad.hint)[0])
+    made = run_plan(tmp_path, FORMATS[which].tensors, [floats])
+    assert made[FORMATS[which].name].astype(np.float32).tolist() == FORMATS[which].floats.tolist()
+
+
+SCALE = r"row\.weight_scale"
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        {"scale_": {"target": SCALE, "by": 2}},
+        {"add_": {"from": r"row2\.weight_scale", "to": "row.weight_scale"}},
+        {"lerp_": {"from": r"row2\.weight_scale", "to": "row.weight_scale", "t": 0.5}},
+        {"clamp_": {"target": SCALE, "max": 1}},
+        {"cast_": {"target": SCALE, "to": "float16"}},
+        {"cast": {"from": SCALE, "to": "s", "dtype": "bfloat16"}},
+        {"compute": {"from": {"s": f"{SCALE}::[:2]"}, "to": "s", "expr": "s * s"}},
+        {"reduce": {"from": SCALE, "to": "s", "mode": "mean"}},
+        {"quantize": {"target": SCALE, "to": "int8"}},
+        {"wanda_": {"target": SCALE, "norms": "one.weight_scale", "ratio": 0.5}},
+        {"phlora_": {"target": SCALE, "rank": 1}},
+    ],
+    ids=lambda s: next(iter(s)),
+)  # fmt: skip
+def test_scales_are_not_computed_on_without_their_codes(alone: Any, tmp_path: Path) -> None:
+    bad = next(d for d in problems(tmp_path, TENSORS, [alone]) if d.severity == "error")
+    assert bad.code == "scale-ignored"
+    assert re.search(r"'row2?\.weight_scale' holds scales, f32\[4,1\], whose codes are in 'row2?\.weight'", bad.message)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"cast_": {"target": SCALE, "to": "float64"}},
+        {"reshape": {"from": SCALE, "to": "s", "shape": [4]}},
+        {"copy": {"from": f"{SCALE}::[1:]", "to": "s"}},
+        {"assert": {"finite": SCALE}},
+        {"compute": {"from": {"x": r"row\.weight", "s": "row.weight_scale"}, "to": "y", "expr": "float32(x) / s"}},
+    ],
+    ids=lambda s: next(iter(s)),
+)  # fmt: skip
+def test_scales_are_moved_widened_and_looked_at_freely(right: Any, tmp_path: Path) -> None:
+    assert [d.code for d in problems(tmp_path, TENSORS, [right]) if d.severity == "error"] == []
+
+
+def test_scales_under_a_name_of_their_own_are_numbers(tmp_path: Path) -> None:
+    steps = [{"copy": {"from": SCALE, "to": "s"}}, {"scale_": {"target": "s", "by": 2}}]
+    assert run_plan(tmp_path, TENSORS, steps)["s"].tolist() == (2 * TENSORS["row.weight_scale"]).tolist()
+
+
+def test_scales_that_several_codes_share_go_with_any_of_them(tmp_path: Path) -> None:
+    steps = [
+        {"fill_": {"target": r"row2?\.weight_scale", "mode": "constant", "value": 2}},
+        {"compute": {"from": {"x": r"row\.weight", "t": "row.weight_scale", "s": "row2.weight_scale"}, "to": "y",
+                     "expr": "float32(x) * s * t", "dtype": "float32"}},
+    ]  # fmt: skip
+    made = run_plan(tmp_path, TENSORS, steps)["y"]
+    assert made.tolist() == (4 * TENSORS["row.weight"].astype(np.float32)).tolist()

@@ -17,7 +17,9 @@ LEAST = 32
 
 def in_order(array: np.ndarray) -> np.ndarray:
     """Return the array in row-major order; itself if it already is."""
-    if array.ndim < 2 or array.flags.c_contiguous:
+    if array.flags.c_contiguous:  # as are scalars, of which numpy's own function makes vectors
+        return array
+    if array.ndim < 2:
         return np.ascontiguousarray(array)
     near = min(range(array.ndim), key=lambda axis: array.strides[axis])
     if near == array.ndim - 1 or min(array.shape[near], array.shape[-1]) < LEAST:
