@@ -9,6 +9,7 @@ from functools import cached_property
 
 from brainsurgery_jax.adapters.architecture import Architecture, read_architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
+from brainsurgery_jax.adapters.heads import tied_bias
 from brainsurgery_jax.adapters.kernels import differing
 from brainsurgery_jax.adapters.quantized import refuse_quantized
 from brainsurgery_jax.adapters.ranks import Extent, RankChoice
@@ -42,6 +43,14 @@ class AdapterParts:
 def _parameters(low: Mapping[str, WeightChange], beside: WeightChange) -> list[str]:
     """The parameters of a module that are factorized."""
     return [change.pair.parameter for change in low.values() if change.pair.module == beside.pair.module]
+
+
+def _complete(
+    name: str, there: Mapping[str, TensorExpr], beside: str | None, others: dict[str, TensorExpr]
+) -> None:  # fmt: skip
+    """Give a model a bias that it has under another name, if the other model has it under its own."""
+    if name in there and beside is not None:
+        others[name] = others[beside]
 
 
 @dataclass(frozen=True)
@@ -130,25 +139,23 @@ class ExtractStep:
     @cached_property
     def is_tied(self) -> bool:
         """Whether the head of the base is its table of tokens."""
-        return any(head is not None and f"{head}.weight" not in self.model.shapes for _, head in self._tables)
-
-    @cached_property
-    def _tables(self) -> list[tuple[str, str | None]]:
-        """The tables of tokens, and the heads that may share them."""
-        modules = (name.removesuffix(".weight") for name in self.model.shapes if name.endswith(".weight"))
-        return [(module, self.model.head_of(module)) for module in modules if self.model.is_table(module)]
+        return bool(self.model.tied)
 
     def _pairs(self) -> list[ModelPair]:
         """The tensors of both models by name, in the order of the base. A head that is not stored is the table."""
         names = set(self.view.names(self.base) if self.of is None else self.view.match(self.of, "of"))
         ours, theirs = self._tensors(self.base), dict(self._theirs)
-        for table, head in self._tables:
+        for table, head in self.model.tables:
+            if head is None:
+                continue
             shared, own = f"{table}.weight", f"{head}.weight"
-            if head is not None and own not in ours and shared in names:
+            if head in self.model.tied and shared in names:
                 names.add(own)
                 ours[own], theirs[own] = ours[shared], theirs.get(own, theirs.get(shared, ours[shared]))
-            elif head is not None and shared in theirs:
+            elif own in ours and shared in theirs:
                 theirs.setdefault(own, theirs[shared])
+            _complete(f"{head}.bias", ours, tied_bias(head, theirs), theirs)
+            _complete(f"{head}.bias", theirs, tied_bias(head, ours), ours)
         if self.of is None:
             names |= theirs.keys()
         order = {name: at for at, name in enumerate((*ours, *theirs))}
@@ -177,7 +184,7 @@ class ExtractStep:
         return pair
 
     def _is_vocabulary(self, module: str) -> bool:
-        return any(module in (table, head) for table, head in self._tables)
+        return any(module in (table, head) for table, head in self.model.tables)
 
     def _refuse_no_module(self) -> None:
         """Refuse a name of modules to be kept whole that none has."""
@@ -215,7 +222,7 @@ class ExtractStep:
         fits = len(aval.shape) == 2 or self.model.is_convolution(aval.shape)
         known = pair.parameter == "weight" and self.model.is_factorable(pair.module)
         known = known or is_stack(self.model.config, pair.name, aval.shape)
-        kept = shared or self.extent.keeps_whole(pair.module)
+        kept = shared or self.model.shares_otherwise(pair.module) or self.extent.keeps_whole(pair.module)
         return known and aval.dtype.is_float and fits and pair.is_alike and not kept
 
     # --- what the adapter holds
@@ -266,19 +273,27 @@ class ExtractStep:
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
             message = f"'{module}' differs, and other modules share it: PEFT would change it alone"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
-        theirs = self._theirs
-        names = [name for name in theirs if name.startswith(f"{module}.")]
-        if not module or any("." in name[len(module) + 1 :] for name in names):
+        tensors = self._tensors_of(module)
+        if not module or any("." in name[len(module) + 1 :] for name in tensors):
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
             message = f"'{changed}' differs, and is the parameter of no module that PEFT could save as a whole"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
         own = self.model.module_of(module)
-        for table, head in self._tables:
-            if module == head and not names:
-                found.tensors[f"{HEAD}{own}.weight"] = theirs[f"{table}.weight"]
-        for name in names:
-            found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = theirs[name]
+        for name, expr in tensors.items():
+            found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = expr
         found.whole.append(own)
+
+    def _tensors_of(self, module: str) -> dict[str, TensorExpr]:
+        """The tensors of a module in the tuned model by name. A head that is its table has that one's, and the bias
+        that is called otherwise."""
+        theirs = self._theirs
+        tensors = {name: expr for name, expr in theirs.items() if name.startswith(f"{module}.")}
+        for table, head in self.model.tables:
+            if module == head:
+                tensors.setdefault(f"{head}.weight", theirs[f"{table}.weight"])
+                if (bias := tied_bias(head, theirs)) is not None:
+                    tensors[f"{head}.bias"] = theirs[bias]
+        return tensors
 
     def _nothing(self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange]) -> Refusal:
         """That there is nothing to factorize. `changed`: all that differs; `changes`: of what LoRA may factorize."""

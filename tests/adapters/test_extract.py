@@ -11,11 +11,24 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertForSequenceClassification
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
-from tests.adapters.models import QUIET, WORDS, disturb, extract, gpt2, llama, logits, merge, qwen, tuned, with_adapter
+from tests.adapters.models import (
+    QUIET,
+    TIED_HEADS,
+    WORDS,
+    disturb,
+    extract,
+    gpt2,
+    llama,
+    logits,
+    merge,
+    qwen,
+    tuned,
+    with_adapter,
+)
 from tests.checkpoints import normal, plan_of, problems, read
 
 pytestmark = QUIET
@@ -66,6 +79,25 @@ def test_a_head_that_is_the_table_in_one_model_only_is_that_of_the_tuned_one(
     model.save_pretrained(tmp_path / "tuned")
     found = with_adapter(tmp_path, extract(tmp_path, rank=FULL))
     torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", TIED_HEADS)
+def test_a_head_that_is_the_table_changes_with_it_whatever_its_name(kind: str, tmp_path: Path):
+    make, table, head, matrix = TIED_HEADS[kind]
+    model = tuned(tmp_path, make(), f"{table}.", matrix, "bias")
+    adapter = extract(tmp_path, rank=FULL)
+    assert config_of(adapter)["modules_to_save"] == [table, head]
+    found = with_adapter(tmp_path, adapter, kind=type(model))
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(logits(found.merge_and_unload()), logits(model), rtol=1e-5, atol=2e-6)
+
+
+def test_a_table_that_others_share_under_unknown_names_is_refused(tmp_path: Path):
+    config = BartConfig(vocab_size=WORDS, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=40,
+                        decoder_ffn_dim=40, encoder_attention_heads=4, decoder_attention_heads=4)  # fmt: skip
+    tuned(tmp_path, BartForConditionalGeneration(config), "shared", "q_proj")
+    with pytest.raises(PlanError, match=r"'model\.shared' differs, and other modules share it"):
+        extract(tmp_path, rank=4)
 
 
 def test_the_config_follows_from_names_and_shapes(tmp_path: Path):

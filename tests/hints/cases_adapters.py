@@ -167,7 +167,7 @@ ADAPTERS = [
            {**{f"m.{name}": x for name, x in LORA.items()}, **{f"m_2.{name}": 2 * x for name, x in LORA.items()}}),
     merged("two names of one factor", delete_first, {**LORA, "h.w.lora_down.weight": DOWN, "h.w.lora_up.weight": UP}),
     merged("modules of another model", delete_first,
-           {f"{stem}{name}": x for stem in ("unet.h.w", "te.k") for name, x in FACTORS_OF.items()}),
+           {f"{stem}{name}": x for stem in ("unet.h.w", "text_encoder.k") for name, x in FACTORS_OF.items()}),
     merged("a variant of LoRA", steps("Merge it by `peft`, and start from its result."), LORA,
            config={"kasa_config": {}}, made={}),
     merged("an alpha beside those of tensors", delete("b::.*alpha", "`delete` these tensors before"), {**LORA, **ALPHA},
