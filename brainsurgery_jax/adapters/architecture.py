@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,23 @@ _TASKS = {
     "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS",
 }  # fmt: skip
+
+
+_CLASSIFIERS = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)
+}  # fmt: skip
+"""By PEFT's word for a task, the modules that it saves whole whatever the config says."""
+
+_GROUPED = {
+    "squeezebert": {
+        r"\.query$": "q_groups", r"\.key$": "k_groups", r"\.value$": "v_groups",
+        r"\.intermediate\.": "intermediate_groups", r"\.post_attention\.": "post_attention_groups",
+        r"\.output\.": "output_groups",
+    },
+}  # fmt: skip
+"""By the type of a model, the settings that say how many groups convolutions have."""
+
+_NUMBERED = re.compile(r"(.+\.)(\d+)(\.[^.]+)?")
 
 
 @dataclass(frozen=True)
@@ -90,11 +108,30 @@ class Architecture:
             return True
         return last not in (*_TABLES, *_ROUTERS) and "embed" not in last
 
-    @staticmethod
-    def is_convolution(shape: Sequence[int]) -> bool:
+    def is_convolution(self, module: str, shape: Sequence[int]) -> bool:
         """Whether a weight of this shape is a kernel that PEFT adapts [out, in, ...], of one to three axes; those of
-        one channel for each group it cannot."""
-        return 3 <= len(shape) <= 5 and shape[1] > 1
+        groups of channels it cannot."""
+        return 3 <= len(shape) <= 5 and shape[1] > 1 and not self._is_grouped(module, shape)
+
+    def _is_grouped(self, module: str, shape: Sequence[int]) -> bool:
+        """Whether a convolution has groups of channels: its config says so, or what comes before it in a sequence has
+        a multiple of the channels that its kernel takes."""
+        settings = _GROUPED.get(self.kind, {})
+        if any(re.search(ends, module) and self.config.get(key, 1) != 1 for ends, key in settings.items()):
+            return True
+        if "pos_conv_embed" in module and self.config.get("num_conv_pos_embedding_groups", 1) != 1:
+            return True
+        if (match := _NUMBERED.fullmatch(module)) is None or not int(match[2]):
+            return False
+        before = self.shapes.get(f"{match[1]}{int(match[2]) - 1}{match[3] or ''}.weight", ())
+        groups, rest = divmod(before[0], shape[1]) if len(before) == len(shape) else (1, 0)
+        return groups > 1 and not rest and shape[0] % groups == 0
+
+    def whole_of(self, name: str) -> str | None:
+        """The module that PEFT saves whole since the class is one for classification, if a tensor is within it."""
+        parts = name.split(".")[:-1]
+        outer = (".".join(parts[: at + 1]) for at in range(len(parts)))
+        return next((module for module in outer if module.endswith(_CLASSIFIERS.get(self.task or "", ()))), None)
 
     def is_table(self, module: str) -> bool:
         """Whether the module is a table of tokens."""

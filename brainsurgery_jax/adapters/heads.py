@@ -52,6 +52,7 @@ _CLASS = re.compile(
 )
 """Classes that have a head for tokens."""
 
+
 def tied_head(name: str, module: str, *, seq2seq: bool) -> str | None:
     """The head that may be this module, a table of tokens; None if it is no such table, if the class `name` has no
     head, or if its name is not known. `seq2seq`: an encoder may share the table, too."""

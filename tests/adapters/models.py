@@ -147,7 +147,9 @@ def adapted(folder: Path, model: Any, vocabulary: int = 0, name: str = "adapter"
     if vocabulary:
         model.resize_token_embeddings(vocabulary)
     torch.manual_seed(seed)
-    both: Any = get_peft_model(model, LoraConfig(**{"init_lora_weights": False, "task_type": "CAUSAL_LM", **keys})).eval()
+    both: Any = get_peft_model(
+        model, LoraConfig(**{"init_lora_weights": False, "task_type": "CAUSAL_LM", **keys})
+    ).eval()
     with torch.no_grad():
         for own, parameter in both.named_parameters():
             if "magnitude" in own:
