@@ -320,7 +320,7 @@ class ExtractStep:
         theirs = self._theirs
         tensors = {name: expr for name, expr in theirs.items() if name.startswith(f"{module}.")}
         for table, head in self.model.tables:
-            if module == head:
+            if head is not None and module == head:
                 tensors.setdefault(f"{head}.weight", theirs[f"{table}.weight"])
                 if (bias := tied_bias(head, theirs)) is not None:
                     tensors[f"{head}.bias"] = theirs[bias]

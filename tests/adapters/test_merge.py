@@ -253,6 +253,14 @@ def test_what_cannot_be_merged_is_refused_from_headers(kind: str, tmp_path: Path
                         {"lora_merge": {"base": "base", "adapters": "adapter"}})).explain()  # fmt: skip
 
 
+def test_parts_of_a_module_that_was_saved_whole_are_added_to_a_base_without_it(tmp_path: Path):
+    added = {"base_model.model.classifier.dense.weight": normal((2, 3))}
+    config = {"lora_alpha": 2, "modules_to_save": ["classifier"]}
+    step = {"lora_merge": {"base": "base", "adapters": "adapter", "config": config}}
+    made = run_plan(tmp_path, {"base": W, "adapter": {**A, **B, **added}}, step)
+    np.testing.assert_array_equal(made["classifier.dense.weight"], normal((2, 3)))
+
+
 @pytest.mark.parametrize("config", [{}, {"lora_alpha": 8}, {"lora_alpha": 8, "use_rslora": True}])
 @pytest.mark.parametrize("alpha", [{}, {"h.0.w.alpha": np.float32(2)}])
 def test_factors_of_rank_0_change_nothing(config: Any, alpha: Mapping[str, np.ndarray], tmp_path: Path):
