@@ -9,9 +9,11 @@ from functools import cached_property
 
 from brainsurgery_jax.adapters.architecture import Architecture, read_architecture
 from brainsurgery_jax.adapters.changes import ModelPair, WeightChange, change_of
+from brainsurgery_jax.adapters.heads import tied_bias
 from brainsurgery_jax.adapters.kernels import differing
 from brainsurgery_jax.adapters.ranks import Extent, RankChoice
 from brainsurgery_jax.adapters.reading import read_modules
+from brainsurgery_jax.adapters.renaming import is_renamed_otherwise
 from brainsurgery_jax.adapters.settings import ADAPTER_CONFIG, OF_FLOATS, read_settings
 from brainsurgery_jax.adapters.stacked import is_stack, join_factors, nest
 from brainsurgery_jax.dtypes import FLOAT32, DType
@@ -44,6 +46,14 @@ def _parameters(low: Mapping[str, WeightChange], beside: WeightChange) -> list[s
     return [change.pair.parameter for change in low.values() if change.pair.module == beside.pair.module]
 
 
+def _complete(
+    name: str, there: Mapping[str, TensorExpr], beside: str | None, others: dict[str, TensorExpr]
+) -> None:  # fmt: skip
+    """Give a model a bias that it has under another name, if the other model has it under its own."""
+    if name in there and beside is not None:
+        others[name] = others[beside]
+
+
 @dataclass(frozen=True)
 class ExtractStep:
     """What a step says."""
@@ -66,6 +76,7 @@ class ExtractStep:
         changes = {p.name: change_of(self.view, p, self.model) for p in changed if self._is_factorable(p)}
         ranks = self.choice.ranks(changes)
         found = self._collect(changed, changes, ranks)
+        self._note_names()
         if not found.ranks:
             raise self._nothing(changed, changes)
         found.ranks = {**earlier.ranks, **found.ranks}
@@ -76,6 +87,15 @@ class ExtractStep:
         for name, expr in found.tensors.items():
             yield Bind(self.to, name, expr)
         yield SetConfig(self.to, self._config(found), ADAPTER_CONFIG)
+
+    def _note_names(self) -> None:
+        """Say that PEFT may know modules by other names."""
+        if is_renamed_otherwise(self.model.kind):
+            message = (
+                f"transformers gives modules of '{self.model.kind}' other names than the checkpoint has, and which "
+            )
+            message += "is not known here: see that PEFT finds every module of the adapter"
+            self.view.note("adapter-extract", message, "base")
 
     @cached_property
     def earlier(self) -> AdapterParts:
@@ -89,8 +109,10 @@ class ExtractStep:
         for module, own in read_modules(self.to, names, "to").items():
             if own.factors is not None:
                 found.ranks[module] = self.view.fetch(self.to, own.factors[0], "to").aval.shape[0]
-            if own.whole.keys() - {"bias"}:
-                found.whole.append(module)
+            outer = self.model.whole_of(f"{module}.weight")
+            if outer is not None or own.whole.keys() - {"bias"}:
+                found.whole.append(outer or module)
+                continue
             found.biased |= own.whole.keys() == {"bias"} or "bias" in own.parts
         alpha, pattern = settings.config.get("lora_alpha"), settings.pattern("alpha_pattern")
         if any(value_for(module, pattern, alpha or 0) != rank for module, rank in found.ranks.items()):
@@ -130,25 +152,23 @@ class ExtractStep:
     @cached_property
     def is_tied(self) -> bool:
         """Whether the head of the base is its table of tokens."""
-        return any(head is not None and f"{head}.weight" not in self.model.shapes for _, head in self._tables)
-
-    @cached_property
-    def _tables(self) -> list[tuple[str, str | None]]:
-        """The tables of tokens, and the heads that may share them."""
-        modules = (name.removesuffix(".weight") for name in self.model.shapes if name.endswith(".weight"))
-        return [(module, self.model.head_of(module)) for module in modules if self.model.is_table(module)]
+        return bool(self.model.tied)
 
     def _pairs(self) -> list[ModelPair]:
         """The tensors of both models by name, in the order of the base. A head that is not stored is the table."""
         names = set(self.view.names(self.base) if self.of is None else self.view.match(self.of, "of"))
         ours, theirs = self._tensors(self.base), dict(self._theirs)
-        for table, head in self._tables:
+        for table, head in self.model.tables:
+            if head is None:
+                continue
             shared, own = f"{table}.weight", f"{head}.weight"
-            if head is not None and own not in ours and shared in names:
+            if head in self.model.tied and shared in names:
                 names.add(own)
                 ours[own], theirs[own] = ours[shared], theirs.get(own, theirs.get(shared, ours[shared]))
-            elif head is not None and shared in theirs:
+            elif own in ours and shared in theirs:
                 theirs.setdefault(own, theirs[shared])
+            _complete(f"{head}.bias", ours, tied_bias(head, theirs), theirs)
+            _complete(f"{head}.bias", theirs, tied_bias(head, ours), ours)
         if self.of is None:
             names |= theirs.keys()
         order = {name: at for at, name in enumerate((*ours, *theirs))}
@@ -177,7 +197,7 @@ class ExtractStep:
         return pair
 
     def _is_vocabulary(self, module: str) -> bool:
-        return any(module in (table, head) for table, head in self._tables)
+        return any(module in (table, head) for table, head in self.model.tables)
 
     def _refuse_no_module(self) -> None:
         """Refuse a name of modules to be kept whole that none has."""
@@ -212,10 +232,15 @@ class ExtractStep:
         add twice."""
         shared = self.is_tied and self._is_vocabulary(pair.module)
         aval = pair.tuned.aval
-        fits = len(aval.shape) == 2 or self.model.is_convolution(aval.shape)
+        fits = len(aval.shape) == 2 or self.model.is_convolution(pair.module, aval.shape)
         known = pair.parameter == "weight" and self.model.is_factorable(pair.module)
         known = known or is_stack(self.model.config, pair.name, aval.shape)
-        kept = shared or self.extent.keeps_whole(pair.module)
+        kept = (
+            shared
+            or self.model.whole_of(pair.name) is not None
+            or self.model.shares_otherwise(pair.module)
+            or self.extent.keeps_whole(pair.module)
+        )
         return known and aval.dtype.is_float and fits and pair.is_alike and not kept
 
     # --- what the adapter holds
@@ -228,6 +253,7 @@ class ExtractStep:
         whole = {
             pair.module: pair.name for pair in reversed(changed)
             if pair.name not in low and pair.name not in left_out and pair.parameter != "bias"
+            and self.model.whole_of(pair.name) is None
         }  # fmt: skip
         low = {name: change for name, change in low.items() if change.pair.module not in whole}
         stacks = {change.pair.module: nest(_parameters(low, change)) for change in low.values() if change.is_stacked}
@@ -236,8 +262,9 @@ class ExtractStep:
             self._factorize(found, change, ranks[name], nested)
         for module, name in reversed(whole.items()):
             self._save_whole(found, module, name)
+        self._save_classifier(found)
         for pair in changed:
-            if pair.parameter == "bias" and pair.module not in whole:
+            if pair.parameter == "bias" and pair.module not in whole and self.model.whole_of(pair.name) is None:
                 adapted = ".base_layer" if self.model.module_of(pair.module) in found.ranks else ""
                 found.tensors[f"{HEAD}{self.model.module_of(pair.module)}{adapted}.bias"] = pair.tuned
                 found.biased = True
@@ -266,22 +293,46 @@ class ExtractStep:
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
             message = f"'{module}' differs, and other modules share it: PEFT would change it alone"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
-        theirs = self._theirs
-        names = [name for name in theirs if name.startswith(f"{module}.")]
-        if not module or any("." in name[len(module) + 1 :] for name in names):
+        tensors = self._tensors_of(module)
+        split = ".parametrizations." in changed or changed.endswith((".weight_g", ".weight_v"))
+        if split or not module or any("." in name[len(module) + 1 :] for name in tensors):
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
             message = f"'{changed}' differs, and is the parameter of no module that PEFT could save as a whole"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
         own = self.model.module_of(module)
-        for table, head in self._tables:
-            if module == head and not names:
-                found.tensors[f"{HEAD}{own}.weight"] = theirs[f"{table}.weight"]
-        for name in names:
-            found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = theirs[name]
+        for name, expr in tensors.items():
+            found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = expr
         found.whole.append(own)
+
+    def _save_classifier(self, found: AdapterParts) -> None:
+        """The modules that PEFT saves whole for the task, changed or not: it does not load an adapter without them."""
+        looked_at = {name for names in self._looked_at().values() for name in names}
+        for name, ours in self._tensors(self.base).items():
+            if (module := self.model.whole_of(name)) is not None:
+                expr = self._theirs.get(name, ours) if name in looked_at else ours
+                found.tensors[f"{HEAD}{self.model.module_of(name)}"] = expr
+                found.whole.append(self.model.module_of(module))
+        found.whole = [*dict.fromkeys(found.whole)]
+
+    def _tensors_of(self, module: str) -> dict[str, TensorExpr]:
+        """The tensors of a module in the tuned model by name. A head that is its table has that one's, and the bias
+        that is called otherwise."""
+        theirs = self._theirs
+        tensors = {name: expr for name, expr in theirs.items() if name.startswith(f"{module}.")}
+        for table, head in self.model.tables:
+            if head is not None and module == head:
+                tensors.setdefault(f"{head}.weight", theirs[f"{table}.weight"])
+                if (bias := tied_bias(head, theirs)) is not None:
+                    tensors[f"{head}.bias"] = theirs[bias]
+        return tensors
 
     def _nothing(self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange]) -> Refusal:
         """That there is nothing to factorize. `changed`: all that differs; `changes`: of what LoRA may factorize."""
+        if changes and (beside := self._beside(changed, changes)):
+            message = f"{few([repr(name) for name in beside])} differ, so that their modules are kept whole, and no "
+            message += "matrix is left to factorize"
+            hint = "Leave them out by naming the tensors that are meant: `of: PATTERN`. Or use the models as they are."
+            return Refusal("adapter-extract", message, key="tuned", hint=hint)
         if changes and self.extent.least is not None:
             message = f"no singular value of a matrix that differs is above {self.extent.least:g}"
             return Refusal("adapter-extract", message, key="least", hint="Give a lower bound, or none.")
@@ -300,6 +351,12 @@ class ExtractStep:
             if any(pair.parameter != "weight" for pair in matrices):
                 hint = "It does to parameters called `weight`: rename others in both models before, by `move`."
         return Refusal("adapter-extract", message, key="tuned", hint=hint)
+
+    def _beside(self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange]) -> list[str]:
+        """The parameters that differ, and for which modules of every matrix are kept whole."""
+        modules = {change.pair.module for change in changes.values()}
+        others = [p for p in changed if p.name not in changes and p.parameter != "bias" and p.module in modules]
+        return [p.name for p in others] if modules <= {p.module for p in others} else []
 
     # --- its config
 

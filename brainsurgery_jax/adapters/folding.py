@@ -31,6 +31,7 @@ from brainsurgery_jax.protocol import AddAlias, Bind, Edit, Expand, Substep, Vie
 from brainsurgery_jax.select import Ref
 
 Numbers = Mapping[str, float]
+Changes = Mapping[str, Sequence[Term]]
 
 _WEIGHTED = re.compile(r"(.+?)(?:\.base_layer)*\.(?:lora[_.].*|modules_to_save(?:\.default)?\.weight|weight)")
 """Names of tensors by which the weight of a module changes."""
@@ -50,7 +51,8 @@ class FoldStep:
         """What the step does. Raises Refusal."""
         refuse_misspelt(self.config or {})
         self._refuse_idle_scale()
-        steps = [*self._untie(), *self._computations(), *self._reconfigure()]
+        changes = self._changes()
+        steps = [*self._untie(changes), *self._computations(changes), *self._reconfigure()]
         if self.to != self.base:
             if self.to in self.view.aliases():
                 raise Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
@@ -109,14 +111,21 @@ class FoldStep:
 
     # --- which tensors change
 
-    def _computations(self) -> Iterator[Substep]:
-        """The steps that make the tensors of the result which differ from those of the base."""
+    def _changes(self) -> Changes:
+        """What adapters do to the tensors of the result which differ from those of the base."""
         changes: dict[str, list[Term]] = {}
         for number, adapter in enumerate(self.loaded):
             for name, term in AdapterTerms(self.model, adapter, number).terms():
                 changes.setdefault(name, []).append(term)
+        return changes
+
+    def _computations(self, changes: Changes) -> Iterator[Substep]:
+        """The steps that make these tensors."""
         for name, terms in changes.items():
             yield self._compute(name, terms)
+        for head, _ in self._part():
+            if f"{head}.bias" not in changes:
+                yield from self._copy_bias(head)
         for adapter in self.loaded:
             for module, own in adapter.modules.items():
                 if "tokens" in own.parts:
@@ -145,13 +154,16 @@ class FoldStep:
 
     def _start(self, name: str) -> Ref | None:
         """The tensor that a result is made of. A head that is a table in the base was copied from it."""
-        there = name in self.model.architecture.shapes or name.removesuffix(".weight") in self.model.shared
-        return Ref(self.to, name) if there else None
+        return Ref(self.to, name) if self._start_shape(name) is not None else None
 
     def _start_shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape that the base has for a tensor."""
-        table = self.model.shared.get(name.removesuffix(".weight"))
-        return self.model.architecture.shapes.get(name if table is None else f"{table}.weight")
+        """The shape that the base has for a tensor; None if it has none."""
+        known = self.model.architecture
+        head, _, parameter = name.rpartition(".")
+        if name in known.shapes or head not in self.model.shared:
+            return known.shapes.get(name)
+        bias = known.bias_of(head) if parameter == "bias" else None
+        return known.shapes.get(bias or "" if parameter == "bias" else f"{self.model.shared[head]}.weight")
 
     @cached_property
     def _replaced(self) -> dict[str, Ref]:
@@ -203,17 +215,24 @@ class FoldStep:
             if head in self._modules_of_changes or (table in self._modules_of_changes and not kept):
                 yield head, table
 
-    def _untie(self) -> Iterator[Substep]:
+    def _untie(self, changes: Changes) -> Iterator[Substep]:
         """Steps that make a head a tensor of its own, if it will differ from its table: with an adapter of the table,
         PEFT changes the table alone."""
         for head, table in self._part():
             source, target = Ref(self.to, re.escape(f"{table}.weight")), Ref(self.to, f"{head}.weight")
             yield Substep("copy", {"from": source, "to": target})
+            if f"{head}.bias" in changes:
+                yield from self._copy_bias(head)
             if head not in self._modules_of_changes:
                 message = (
                     f"'{self._modules_of_changes[table]}' changes '{table}' alone; '{head}', which was the same, stays"
                 )
                 self.view.note("adapter-merge", message, "adapters")
+
+    def _copy_bias(self, head: str) -> Iterator[Substep]:
+        """The step that gives a head which is no table any more the bias that was tied, too."""
+        if (bias := self.model.architecture.bias_of(head)) is not None:
+            yield Substep("copy", {"from": Ref(self.to, re.escape(bias)), "to": Ref(self.to, f"{head}.bias")})
 
     def _reconfigure(self) -> Iterator[Substep]:
         """The step that says in config.json what changed: that a head is no table any more, and a vocabulary's size."""

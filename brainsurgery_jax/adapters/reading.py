@@ -11,7 +11,7 @@ References: https://huggingface.co/docs/peft/developer_guides/checkpoint, https:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from brainsurgery_jax.dtypes import float_hint
@@ -37,6 +37,9 @@ _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
 _SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.[^.]+$)")
 _UNDERSCORED = re.compile(r"(?:lora_(?:unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_(.+)")
 """Names of modules whose dots are underscores, behind what part of a pipeline they belong to."""
+
+_IDLE = ".original_module."
+"""What PEFT saves of a module beside the one that was trained in its place: it counts for nothing."""
 
 _VARIANT = re.compile(r"\.(lora_|dora_scale|hada_|lokr_|oft_|diff(_b)?$)")
 """Names of what variants of LoRA have beside the factors, or in their place."""
@@ -91,6 +94,8 @@ def read_modules(alias: str, names: Iterable[str], key: str = "adapters") -> dic
     unknown: list[str] = []
     twice: dict[str, tuple[str, str]] = {}
     for name in names:
+        if name.startswith(HEAD) and _IDLE in name:
+            continue
         plain = _PROCESSOR.sub(lambda m: f".{'to_out.0' if m[1] == 'to_out' else m[1]}.lora.{m[2]}.weight", name)
         part, match = next(((p, m) for p, r in _PART.items() if (m := r.fullmatch(plain))), ("", None))
         if match is not None:
@@ -136,6 +141,17 @@ def deletion(alias: str, pattern: str) -> str:
     return f"`delete` what is not meant: `delete: {{target: '{alias}::{pattern}'}}`"
 
 
+_PIPELINE = re.compile(r"(?:lora_|lycoris_)(?:unet|te\d?|transformer|prior_unet|prior_te)_|"
+                       r"(?:unet|text_encoder(?:_\d)?|transformer|prior|image_encoder|vae)\.")  # fmt: skip
+"""How names begin in adapters for the models of a pipeline."""
+
+
+def part_of_pipeline(name: str) -> str | None:
+    """How a tensor's name begins that is for one model of a pipeline; None if it does not tell."""
+    found = _PIPELINE.match(name)
+    return found[0] if found is not None else None
+
+
 def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule], key: str) -> None:
     """Refuse factors that stand alone, and what goes with factors where there are none."""
     for module, own in modules.items():
@@ -150,9 +166,11 @@ def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule], key: str) -
 class ModuleFinder:
     """Finds the modules of a base by the names that adapters have for them."""
 
-    def __init__(self, alias: str, names: Iterable[str]) -> None:
+    def __init__(self, alias: str, names: Iterable[str], name_of: Callable[[str], str] = str) -> None:
+        """`name_of`: what PEFT calls a module of the base."""
         self.alias = alias
         self.modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        self._known = {name_of(module): module for module in self.modules}
         self._underscored: dict[str, list[str]] = {}
         for module in self.modules:
             self._underscored.setdefault(module.replace(".", "_"), []).append(module)
@@ -161,6 +179,8 @@ class ModuleFinder:
         """The module of the base; None if it has none. Raises Refusal if it has several."""
         if module in self.modules:
             return module
+        if (own := self._known.get(module)) is not None:
+            return own
         if (short := _UNDERSCORED.fullmatch(module)) is not None:
             exact = self._underscored.get(short[1], [])
             ends = (m for key, found in self._underscored.items() if key.endswith(f"_{short[1]}") for m in found)

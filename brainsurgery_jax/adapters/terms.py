@@ -24,11 +24,12 @@ from brainsurgery_jax.adapters.reading import (
     differing_head,
     fetch_factor,
     is_scaled_by_config,
+    part_of_pipeline,
 )
 from brainsurgery_jax.adapters.settings import AdapterSettings
 from brainsurgery_jax.adapters.stacked import StackedFactors
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.adapters import value_for
+from brainsurgery_jax.families.adapters import is_within, value_for
 from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Ref
 
@@ -81,44 +82,41 @@ class AdaptedBase:
     @cached_property
     def finder(self) -> ModuleFinder:
         """What finds its modules."""
-        return ModuleFinder(self.alias, self.architecture.shapes)
+        heads = (f"{head}.weight" for head in self.shared)
+        return ModuleFinder(self.alias, (*self.architecture.shapes, *heads), self.architecture.module_of)
 
     def shape(self, alias: str, name: str) -> tuple[int, ...]:
         """The shape of a tensor of the base, or of an adapter."""
         return self.view.fetch(alias, name, "base" if alias == self.alias else "adapters").aval.shape
 
-    @cached_property
-    def shared(self) -> dict[str, str]:
+    @property
+    def shared(self) -> Mapping[str, str]:
         """The heads that the base does not store, since they are its table of tokens, with that table."""
-        heads = ((self.architecture.head_of(module), module) for module in self.finder.modules)
-        return {head: table for head, table in heads if head is not None and head not in self.finder.modules}
+        return self.architecture.tied
 
     def find(self, adapter: AdapterToMerge, module: str, own: AdaptedModule) -> tuple[str, str]:
         """The module of the result that a module of an adapter is, and the one of the base whose weight it has."""
         if (found := self.finder.find(module)) is not None:
-            return found, found
-        if (table := self.shared.get(module)) is not None:
-            return module, table
-        listed = adapter.config.get("modules_to_save")
-        saved = isinstance(listed, list) and any(module.endswith(str(word)) for word in listed)
-        if own.whole and not own.parts and saved:
+            return found, self.shared.get(found, found)
+        if own.whole and not own.parts and is_within(module, adapter.config.get("modules_to_save")):
             return self._name_as_base(module), ""
-        hint = "Is it the base that the adapter was trained on? `brainsurgery-jax inspect` lists its names."
-        if (beginning := self._beginning_of_others(adapter, own)) is not None:
-            step = deletion(adapter.alias, f"{re.escape(beginning)}.*")
-            hint = f"Other modules of it are there, so it is for several models: {step}."
-        name = next(iter(own.names))
-        message = f"'{self.alias}' has no module '{module}', which '{adapter.alias}' changes ('{name}')"
-        raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+        raise self._refuse_missing(adapter)
 
-    def _beginning_of_others(self, adapter: AdapterToMerge, own: AdaptedModule) -> str | None:
-        """How the names of tensors for another model begin, as those of a module do and none of modules of the base;
-        None if that cannot be told."""
-        modules = ((module, each) for module, each in adapter.modules.items() if self.finder.find(module) is not None)
-        known = [name for _, each in modules for name in each.names]
-        name = next(iter(own.names))
-        ends = (match.end() for match in re.finditer(r"[._]", name))
-        return next((name[:end] for end in ends if known and not any(n.startswith(name[:end]) for n in known)), None)
+    def _refuse_missing(self, adapter: AdapterToMerge) -> Refusal:
+        """That the base lacks modules. Those of another model may go; any other belongs to what was trained."""
+        there = {module: self.finder.find(module) for module in adapter.modules}
+        gone = [module for module, found in there.items() if found is None]
+        first = adapter.modules[gone[0]].names[0]
+        hint = "Is it the base that the adapter was trained on? `brainsurgery-jax inspect` lists its names."
+        begins = {module: part_of_pipeline(own.names[0]) for module, own in adapter.modules.items()}
+        here = {begins[module] for module, found in there.items() if found is not None}
+        part = begins[gone[0]]
+        if part is not None and here and part not in here:
+            step = deletion(adapter.alias, f"{re.escape(part)}.*")
+            hint = f"It is for several models, and others of its modules are there: {step}."
+        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+        message = f"'{self.alias}' has no module '{gone[0]}'{more}, which '{adapter.alias}' changes ('{first}')"
+        return Refusal("adapter-merge", message, key="adapters", hint=hint)
 
     def _name_as_base(self, module: str) -> str:
         """What a module that the base lacks is called in it."""

@@ -337,12 +337,19 @@ def is_target(module: str, targets: str | Sequence[object]) -> bool:
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
+def is_within(module: str, listed: object) -> bool:
+    """Whether modules_to_save names a module, or one that it is part of."""
+    parts = module.split(".")
+    outer = [".".join(parts[: at + 1]) for at in range(len(parts))]
+    return isinstance(listed, list) and any(name.endswith(tuple(map(str, listed))) for name in outer)
+
+
 def _whole_modules(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     listed = config.get("modules_to_save") or []
     if not isinstance(listed, list):
         return
-    missed = [m for m in adapter.whole if not m.endswith((*map(str, listed), *TABLES))]
-    idle = [t for t in listed if not any(m.endswith(str(t)) for m in adapter.whole)]
+    missed = [m for m in adapter.whole if not is_within(m, [*listed, *TABLES])]
+    idle = [t for t in listed if not any(is_within(m, [t]) for m in adapter.whole)]
     patch = {"modules_to_save": [*(t for t in listed if t not in idle), *words_for(missed)] or None}
     if missed:
         found = f"does not list '{missed[0]}' among modules_to_save, but there is '{adapter.whole[missed[0]]}'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,25 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
     AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
 )
 
 import brainsurgery_jax as bs
@@ -45,6 +57,31 @@ def qwen(**keys: Any) -> Any:
 def gpt2() -> Any:
     """With matrices as [in, out], and a head that is its table of tokens."""
     return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=32, n_embd=32, n_layer=LAYERS, n_head=4))
+
+
+ENCODER: Mapping[str, Any] = {"vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 40,
+           "num_hidden_layers": LAYERS, "num_attention_heads": 4, "max_position_embeddings": 20}  # fmt: skip
+
+TIED_HEADS: Mapping[str, tuple[Callable[[], Any], str, str, str]] = {
+    "BERT": (lambda: BertForMaskedLM(BertConfig(**ENCODER)), "word_embeddings", "decoder", "query"),
+    "RoBERTa": (lambda: RobertaForMaskedLM(RobertaConfig(**ENCODER)), "word_embeddings", "decoder", "query"),
+    "ELECTRA": (
+        lambda: ElectraForMaskedLM(ElectraConfig(**ENCODER, embedding_size=16)),
+        "word_embeddings", "generator_lm_head", "query",
+    ),
+    "DistilBERT": (
+        lambda: DistilBertForMaskedLM(DistilBertConfig(vocab_size=WORDS, dim=32, hidden_dim=40, n_layers=2, n_heads=4)),
+        "word_embeddings", "vocab_projector", "q_lin",
+    ),
+    "ALBERT": (
+        lambda: AlbertForMaskedLM(AlbertConfig(**ENCODER, embedding_size=16)), "word_embeddings", "decoder", "query",
+    ),
+    "Mamba": (
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, state_size=4)),
+        "embeddings", "lm_head", "in_proj",
+    ),
+}  # fmt: skip
+"""Models whose head is their table of tokens: with the last names of table and head, and of another matrix."""
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -90,9 +127,9 @@ def extract(folder: Path, **keys: Any) -> Path:
     return folder / "lora"
 
 
-def with_adapter(folder: Path, adapter: Path, vocabulary: int = 0) -> Any:
+def with_adapter(folder: Path, adapter: Path, vocabulary: int = 0, kind: Any = AutoModelForCausalLM) -> Any:
     """The base with an adapter, as PEFT loads it: nothing missing, nothing left over."""
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    base = kind.from_pretrained(folder / "base")
     if vocabulary:
         base.resize_token_embeddings(vocabulary)
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
@@ -110,7 +147,9 @@ def adapted(folder: Path, model: Any, vocabulary: int = 0, name: str = "adapter"
     if vocabulary:
         model.resize_token_embeddings(vocabulary)
     torch.manual_seed(seed)
-    both: Any = get_peft_model(model, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **keys)).eval()
+    both: Any = get_peft_model(
+        model, LoraConfig(**{"init_lora_weights": False, "task_type": "CAUSAL_LM", **keys})
+    ).eval()
     with torch.no_grad():
         for own, parameter in both.named_parameters():
             if "magnitude" in own:

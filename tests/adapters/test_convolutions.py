@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import Data2VecAudioConfig, Data2VecAudioForCTC, RegNetConfig, RegNetForImageClassification
 
 import brainsurgery_jax as bs
-from tests.adapters.models import QUIET, extract
+from tests.adapters.models import QUIET, extract, tuned, with_adapter
 from tests.hints.calls import hint_of
 
 pytestmark = QUIET
@@ -56,6 +58,29 @@ def test_at_full_rank_peft_makes_the_tuned_convolutions_of_the_base(tmp_path: Pa
     found = PeftModel.from_pretrained(base, str(extract(tmp_path, rank=64))).eval()
     torch.testing.assert_close(outputs(found), outputs(model), rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(outputs(found.merge_and_unload()), outputs(model), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["RegNet", "Data2VecAudio"])
+def test_convolutions_of_groups_are_kept_whole(kind: str, tmp_path: Path):
+    if kind == "RegNet":
+        sizes: Any = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4}
+        model: Any = RegNetForImageClassification(RegNetConfig(**sizes))
+        names, whole, x = ("convolution",), ["layer.1.convolution"], torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)
+    else:
+        sizes = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+                 "intermediate_size": 40, "conv_dim": (16,), "conv_stride": (2,), "conv_kernel": (3,),
+                 "num_conv_pos_embeddings": 2, "num_conv_pos_embedding_groups": 4,
+                 "conv_pos_kernel_size": 3}  # fmt: skip
+        model = Data2VecAudioForCTC(Data2VecAudioConfig(**sizes))
+        names, x = ("pos_conv_embed", "q_proj"), torch.linspace(-1, 1, 200).reshape(1, 200)
+        whole = ["pos_conv_embed.layers.0.conv", "layers.1.conv"]
+    tuned(tmp_path, model, *names)
+    adapter = extract(tmp_path, rank=64)
+    assert json.loads((adapter / "adapter_config.json").read_text())["modules_to_save"] == whole
+    found = with_adapter(tmp_path, adapter, kind=type(model))
+    with torch.no_grad():
+        torch.testing.assert_close(found(x).logits, model(x).logits, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(found.merge_and_unload()(x).logits, model(x).logits, rtol=1e-5, atol=2e-6)
 
 
 def test_factors_of_a_convolution_have_the_shapes_of_peft_and_are_the_best_of_their_rank(tmp_path: Path):

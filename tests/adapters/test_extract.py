@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,36 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
-from tests.adapters.models import QUIET, WORDS, disturb, extract, gpt2, llama, logits, merge, qwen, tuned, with_adapter
+from tests.adapters.models import (
+    ENCODER,
+    QUIET,
+    TIED_HEADS,
+    WORDS,
+    disturb,
+    extract,
+    gpt2,
+    llama,
+    logits,
+    merge,
+    qwen,
+    tuned,
+    with_adapter,
+)
 from tests.checkpoints import normal, plan_of, problems, read
 
 pytestmark = QUIET
@@ -68,6 +94,25 @@ def test_a_head_that_is_the_table_in_one_model_only_is_that_of_the_tuned_one(
     torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", TIED_HEADS)
+def test_a_head_that_is_the_table_changes_with_it_whatever_its_name(kind: str, tmp_path: Path):
+    make, table, head, matrix = TIED_HEADS[kind]
+    model = tuned(tmp_path, make(), f"{table}.", matrix, "bias")
+    adapter = extract(tmp_path, rank=FULL)
+    assert config_of(adapter)["modules_to_save"] == [table, head]
+    found = with_adapter(tmp_path, adapter, kind=type(model))
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(logits(found.merge_and_unload()), logits(model), rtol=1e-5, atol=2e-6)
+
+
+def test_a_table_that_others_share_under_unknown_names_is_refused(tmp_path: Path):
+    config = BartConfig(vocab_size=WORDS, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=40,
+                        decoder_ffn_dim=40, encoder_attention_heads=4, decoder_attention_heads=4)  # fmt: skip
+    tuned(tmp_path, BartForConditionalGeneration(config), "shared", "q_proj")
+    with pytest.raises(PlanError, match=r"'model\.shared' differs, and other modules share it"):
+        extract(tmp_path, rank=4)
+
+
 def test_the_config_follows_from_names_and_shapes(tmp_path: Path):
     tuned(tmp_path, gpt2(), "c_attn.weight", "1.mlp.c_fc.weight", "ln_f", "0.mlp.c_fc.bias")
     config = config_of(extract(tmp_path, rank=4))
@@ -77,13 +122,33 @@ def test_the_config_follows_from_names_and_shapes(tmp_path: Path):
     assert config["base_model_name_or_path"] == str(tmp_path / "base")
 
 
-def test_a_sequence_classifier_is_one(tmp_path: Path):
-    sizes: Any = {"vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_labels": 3}  # fmt: skip
-    model = BertForSequenceClassification(BertConfig(**sizes))
-    tuned(tmp_path, model, "query.weight", "classifier")
-    config = config_of(extract(tmp_path, rank=4))
-    assert (config["task_type"], sorted(config["target_modules"])) == ("SEQ_CLS", ["classifier", "query"])
+CLASSIFIERS: dict[str, tuple[Any, str, list[str]]] = {
+    "a sequence by BERT": (lambda: BertForSequenceClassification(BertConfig(**ENCODER)), "SEQ_CLS", ["classifier"]),
+    "a sequence by RoBERTa, whose classifier has parts": (
+        lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER)), "SEQ_CLS", ["classifier"],
+    ),
+    "a sequence by DistilBERT, which has two": (
+        lambda: DistilBertForSequenceClassification(
+            DistilBertConfig(vocab_size=WORDS, dim=32, hidden_dim=40, n_layers=2, n_heads=4)
+        ),
+        "SEQ_CLS", ["classifier", "pre_classifier"],
+    ),
+    "tokens": (lambda: BertForTokenClassification(BertConfig(**ENCODER)), "TOKEN_CLS", ["classifier"]),
+    "answers": (lambda: BertForQuestionAnswering(BertConfig(**ENCODER)), "QUESTION_ANS", ["qa_outputs"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [True, False], ids=["the classifier differs", "it is the same"])
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_is_saved_whole_as_peft_asks_for_it(kind: str, changes: bool, tmp_path: Path):
+    make, task, whole = CLASSIFIERS[kind]
+    model = tuned(tmp_path, make(), "query.weight", "q_lin.weight", *(whole if changes else ()))
+    adapter = extract(tmp_path, rank=FULL)
+    config = config_of(adapter)
+    assert (config["task_type"], config["modules_to_save"]) == (task, whole)
+    found = with_adapter(tmp_path, adapter, kind=type(model))
+    for name, tensor in found.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
 def test_the_names_of_a_base_without_its_prefix_are_completed(tmp_path: Path):
@@ -225,6 +290,15 @@ def test_a_rank_beyond_that_of_a_matrix_is_told_and_the_matrix_kept_whole(tmp_pa
     np.testing.assert_allclose(made, other["h.0.w.weight"] - W["h.0.w.weight"], atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [1, 16])
+def test_matrices_beside_which_another_parameter_differs_are_not_said_to_be_too_small(rank: int, tmp_path: Path):
+    base = {**W, "h.0.w.weight_bias": normal((4,))}
+    other = {name: x + 1 for name, x in base.items()}
+    made = plan_of(tmp_path, {"base": base, "tuned": other}, {"lora_extract": {**STEP, "rank": rank}})
+    with pytest.raises(PlanError, match=r"'h\.0\.w\.weight_bias' differ, so that their modules are kept whole"):
+        bs.load(made).run(durable=False)
+
+
 def test_an_energy_for_which_no_matrix_is_of_low_rank_is_refused(tmp_path: Path):
     other = {**W, "h.0.w.weight": normal((4, 3), seed=5)}
     step = {key: value for key, value in STEP.items() if key != "rank"} | {"energy": 1}
@@ -233,11 +307,12 @@ def test_an_energy_for_which_no_matrix_is_of_low_rank_is_refused(tmp_path: Path)
         bs.load(made).run(durable=False)
 
 
-def test_a_parameter_that_is_of_no_module_alone_is_refused(tmp_path: Path):
-    base = {**W, "h.0.scale": normal((3,))}
-    other = {**base, "h.0.scale": base["h.0.scale"] + 1, "h.0.w.weight": base["h.0.w.weight"] + 1}
+@pytest.mark.parametrize("name", ["h.0.scale", "h.0.c.parametrizations.weight.original0", "h.0.c.weight_g"])
+def test_a_parameter_that_is_of_no_module_alone_is_refused(name: str, tmp_path: Path):
+    base = {**W, name: normal((3,)), "h.0.x.y.weight": normal((3,))}
+    other = {**base, name: base[name] + 1, "h.0.w.weight": base["h.0.w.weight"] + 1}
     made = plan_of(tmp_path, {"base": base, "tuned": other}, {"lora_extract": STEP})
-    with pytest.raises(PlanError, match=r"'h\.0\.scale' differs, and is the parameter of no module"):
+    with pytest.raises(PlanError, match=rf"'{re.escape(name)}' differs, and is the parameter of no module"):
         bs.load(made).run(durable=False)
 
 

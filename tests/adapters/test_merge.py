@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.ops.adapters import read_weights
-from tests.adapters.models import QUIET, Tensors, adapted, gpt2, llama, logits, merge, qwen
+from tests.adapters.models import QUIET, TIED_HEADS, Tensors, adapted, gpt2, llama, logits, merge, qwen
 from tests.checkpoints import normal, plan_of, problems, run_plan
 
 pytestmark = QUIET
@@ -85,6 +85,21 @@ def test_what_changes_one_of_a_head_and_its_table_leaves_the_other(keys: Any, in
     else:
         merge(tmp_path)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), wanted)
+
+
+@pytest.mark.parametrize(("kind", "part"), [
+    (kind, part) for kind in TIED_HEADS for part in ("table", "head", "whole table", "whole head")
+    if (kind, part) != ("Mamba", "head")  # for which PEFT has no factors
+])  # fmt: skip
+def test_a_head_of_any_name_becomes_a_tensor_of_its_own(kind: str, part: str, tmp_path: Path):
+    make, table, head, matrix = TIED_HEADS[kind]
+    model, one = make(), table if "table" in part else head
+    keys = {"modules_to_save": [one]} if "whole" in part else {"target_modules": [matrix, one]}
+    theirs = adapted(tmp_path, model, **{**PLAIN, "target_modules": [matrix], "bias": "all", "task_type": None, **keys})
+    merge(tmp_path)
+    made = type(model).from_pretrained(tmp_path / "out")
+    assert made.config.tie_word_embeddings is False
+    torch.testing.assert_close(logits(made), logits(theirs), rtol=1e-5, atol=2e-6)
 
 
 def test_several_adapters_are_merged_as_peft_merges_their_weighted_sum(tmp_path: Path):
@@ -236,6 +251,14 @@ def test_what_cannot_be_merged_is_refused_from_headers(kind: str, tmp_path: Path
     with pytest.raises(PlanError, match=why):
         bs.load(plan_of(tmp_path, {"base": W, "adapter": adapter},
                         {"lora_merge": {"base": "base", "adapters": "adapter"}})).explain()  # fmt: skip
+
+
+def test_parts_of_a_module_that_was_saved_whole_are_added_to_a_base_without_it(tmp_path: Path):
+    added = {"base_model.model.classifier.dense.weight": normal((2, 3))}
+    config = {"lora_alpha": 2, "modules_to_save": ["classifier"]}
+    step = {"lora_merge": {"base": "base", "adapters": "adapter", "config": config}}
+    made = run_plan(tmp_path, {"base": W, "adapter": {**A, **B, **added}}, step)
+    np.testing.assert_array_equal(made["classifier.dense.weight"], normal((2, 3)))
 
 
 @pytest.mark.parametrize("config", [{}, {"lora_alpha": 8}, {"lora_alpha": 8, "use_rslora": True}])
