@@ -93,6 +93,11 @@ class Codes(NamedTuple):
         return (self.scales, *self.others.values())
 
     @property
+    def has_zeros(self) -> bool:
+        """Whether the code 0 may stand for another number than zero."""
+        return self.format.packed or "_zero_point" in self.others
+
+    @property
     def parts_that_count(self) -> tuple[str, ...]:
         """The parts without which floats would be others; a note on the order of bytes is none."""
         return (self.scales, *(part for ending, part in self.others.items() if ending != "weight_format"))

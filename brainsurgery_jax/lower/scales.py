@@ -109,6 +109,46 @@ def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: st
             raise Refusal("scale-ignored", message, hint=hint)
 
 
+def refuse_other_values(
+    made: Expr,
+    before: Coded | None,
+    read: Mapping[Expr, Coded],
+    names: Mapping[str, Expr],
+    default_alias: str | None,
+) -> None:
+    """Refuse a tensor that a step writes if some of its values are no codes, but stand among codes that it `read`, or
+    in the place of those that were there `before`, while their scales stay among the `names` after the step."""
+    reached = {node for node, computed in _reach(made, read) if not computed}
+    found = before if before is not None and _keeps_scales(made, before, names) else None
+    found = found or next((own for expr, own in read.items() if expr in reached), None)
+    if found is None or not any(_is_other_value(node, found.codes) for node in reached):
+        return
+    where, scales = _reference(found, default_alias), found.codes.scales
+    message = f"'{where}' holds codes whose scales are in '{scales}', and this step writes values that are no codes"
+    hint = ask_floats(found, default_alias)
+    if found is before and (found.scales, True) in _reach(made, read):
+        floats = flow_yaml({"dequantize": {"target": where, "to": "float32"}})[1:-1]
+        hint = (
+            f"The floats are `{floats}`, in place of this step. Other results need another name, by `to`, or a dtype of "
+            "floats and a step that deletes the scales."
+        )
+    raise Refusal("scale-ignored", message, hint=hint)
+
+
+def _keeps_scales(made: Expr, before: Coded, names: Mapping[str, Expr]) -> bool:
+    """Whether a tensor would be read as codes with the scales of those whose place it takes."""
+    return fits(before.codes, made.aval.dtype) and names.get(before.codes.scales) is before.scales
+
+
+def _is_other_value(node: Expr, codes: Codes) -> bool:
+    """Whether a node that a tensor is rearranged from holds values that are no codes. Tensors of checkpoints may be;
+    zero is zero with any scale, unless codes have zeros of their own."""
+    if node.is_const and node.value is not None:
+        return codes.has_zeros or bool((node.value != 0).any())
+    computed = node.is_pick or (node.is_call and node.moves is None)
+    return computed and (node.paired is None or node.paired.codes is None)
+
+
 def ask_floats(found: Coded, default_alias: str | None) -> str:
     """How codes become floats that a step can compute on."""
     if found.made and found.before is not None:
@@ -227,16 +267,17 @@ def find_fault(
 ) -> Fault | None:
     """What is wrong with a tensor, if it holds codes of a checkpoint, beside those of some names. `usual`: the rows and
     columns that share a scale, if shapes leave that open."""
-    trail = trail_of(expr)
+    trail = trail_of(expr, filled=True)
     if trail is None:
         return None
-    first = next(iter(trail.leaves.values()))
-    codes = codes_of_leaf(first)
+    found = ((leaf, codes_of_leaf(leaf)) for leaf in trail.leaves.values())
+    first, codes = next(((leaf, codes) for leaf, codes in found if codes is not None), (expr, None))
     if codes is None:
         return None
     usual = usual if first.paired is None or first.paired.block is None else first.paired.block
     faults = (
-        _fault_of_part(codes, part, name, trail, tensors, usual, codes_of_leaf) for part in codes.parts_that_count
+        _fault_of_part(codes, part, name, trail, first, tensors, usual, codes_of_leaf)
+        for part in codes.parts_that_count
     )
     return next((fault for fault in faults if fault is not None), None)
 
@@ -246,12 +287,14 @@ def _fault_of_part(
     part: str,
     name: str,
     trail: Trail,
+    first: Expr,
     tensors: Mapping[str, Expr],
     usual: Block,
     codes_of_leaf: Callable[[Expr], Codes | None],
 ) -> Fault | None:
-    """What is wrong with the scales (or another part) of codes, which are written under a name."""
-    wanted, first = part_beside(codes, part, name), next(iter(trail.leaves.values()))
+    """What is wrong with the scales (or another part) of codes, which are written under a name. `first`: a leaf of
+    them."""
+    wanted = part_beside(codes, part, name)
     if wanted not in tensors:
         what = "its scales, which stood in" if part == codes.scales else "what stood in"
         return Fault(f"is written without {what} '{part}'", part, wanted, first)

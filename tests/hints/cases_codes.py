@@ -65,6 +65,12 @@ NO_WORDS = {"w.weight": None, "w.qweight": np.zeros((8, 1), np.int32), "w.qzeros
 CODED = [
     case("a cast of codes", "scale-ignored", [{"cast_": {"target": "a::x", "to": "bfloat16"}}], first, CODES,
          {"x": FLOATS["x"].astype(ml_dtypes.bfloat16), "x_scale": None}),
+    case("a constant among codes", "scale-ignored",
+         [{"fill_": {"target": "a::x::[:1]", "mode": "constant", "value": 5}}], first, CODES,
+         {"x": np.array([[5, 5], FLOATS["x"][1]]).astype(ml_dtypes.bfloat16), "x_scale": None}),
+    case("codes times scales in the place of codes", "scale-ignored",
+         [{"compute": {"from": {"w": "a::x", "s": "a::x_scale"}, "expr": "w * s"}}],
+         lambda plan, hint: {**plan, "transforms": [yaml.safe_load(quoted(hint)[0])]}, CODES, FLOATS),
     case("codes that move without their scales", "scale-left", [{"move": {"from": "a::x", "to": "a::y"}}], last, CODES,
          {"x": None, "x_scale": None, "y": CODES["x"], "y_scale": CODES["x_scale"]}, note=True),
     case("codes that are cut without their scales", "scale-left",

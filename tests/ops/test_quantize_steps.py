@@ -459,6 +459,66 @@ def test_codes_are_moved_and_looked_at_freely(right: Any, tmp_path: Path) -> Non
     assert [d.code for d in problems(tmp_path, SCALED, [right]) if d.severity == "error"] == []
 
 
+@pytest.mark.parametrize(
+    "writes",
+    [
+        {"fill_": {"target": "w::[3]", "mode": "constant", "value": 5}},
+        {"fill_": {"target": "w", "mode": "tensor", "values": [1, 2, 3, 0, 0, 0]}},
+        {"fill_": {"target": "w", "mode": "rand"}},
+        {"fill_": {"target": "w::[1:]", "mode": "rand"}},
+        {"pad_": {"target": "w", "shape": [4, 8], "value": 3}},
+        {"pad": {"from": "w", "to": "u", "shape": [4, 8], "value": 3}},
+        {"compute": {"from": {"x": "f"}, "to": "w", "expr": "x * 2"}},
+        {"compute": {"from": {"x": "f::[:1]"}, "to": "w::[:1]", "expr": "x * 2"}},
+    ],
+    ids=lambda s: f"{next(iter(s))} {next(iter(s.values()))}"[:60],
+)
+def test_values_that_are_no_codes_are_not_written_among_codes(writes: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, SCALED | {"f": normal((4, 6))}, [writes])
+    assert (bad.code, bad.severity) == ("scale-ignored", "error")
+    assert bad.message.endswith("'w' holds codes whose scales are in 'w_scale', and this step writes values that are "
+                                "no codes")  # fmt: skip
+    assert bad.hint == "Make floats of it before: `dequantize: {target: w, to: bfloat16}`."
+
+
+ZERO_POINT = {"w": np.ones((4, 6), np.int8), "w_scale": np.ones((4, 1), np.float32),
+              "w_zero_point": np.ones((4, 1), np.int8)}  # fmt: skip
+
+
+def test_zeros_may_be_written_among_codes_since_every_scale_leaves_them(tmp_path: Path) -> None:
+    steps = [{"fill_": {"target": "w::[3]", "mode": "constant", "value": 0}},
+             {"pad_": {"target": "w", "shape": [4, 8]}}, step(target="w")]  # fmt: skip
+    wanted = np.pad(scaled(SCALED["w"], SCALED["w_scale"]), ((0, 0), (0, 2)))
+    wanted[3] = 0
+    assert run_plan(tmp_path, SCALED, steps)["w"].tolist() == wanted.tolist()
+    (bad,) = problems(tmp_path, ZERO_POINT, steps[:1])
+    assert bad.code == "scale-ignored"
+
+
+def test_codes_that_are_padded_by_rows_no_longer_fit_their_scales(tmp_path: Path) -> None:
+    (said,) = notes(tmp_path, {"pad_": {"target": "w", "shape": [7, 6]}})
+    assert "is f8_e4m3fn[7,6], which the scales in 'w_scale', f32[4,1], do not fit" in said
+
+
+def test_a_result_that_is_no_codes_does_not_take_their_place(tmp_path: Path) -> None:
+    product = {"from": {"w": "w", "s": "w_scale"}, "expr": "w * s"}
+    (bad,) = problems(tmp_path, SCALED, [{"compute": product}])
+    assert bad.code == "scale-ignored"
+    assert "The floats are `dequantize: {target: w, to: float32}`, in place of this step." in bad.hint
+    elsewhere = {"compute": product | {"to": "u", "dtype": "float32"}}
+    wide = [{"compute": product | {"dtype": "float32"}}, {"delete": {"target": "w_scale"}}]
+    for name, steps in (("u", [elsewhere]), ("w", wide), ("w", [step(target="w")])):
+        found = run_plan(tmp_path, SCALED, steps)[name]
+        np.testing.assert_array_equal(found, scaled(SCALED["w"], SCALED["w_scale"]))
+
+
+def test_codes_that_a_step_makes_with_their_scales_take_the_place_of_others(tmp_path: Path) -> None:
+    floats = {"x": normal((4, 6))}
+    steps = [{"quantize": {"target": "x", "to": "int8"}}, step(), {"delete": {"target": "v"}},
+             {"quantize": {"target": "x", "to": "int8"}}]  # fmt: skip
+    assert [d.code for d in problems(tmp_path, SCALED | floats, steps) if d.severity == "error"] == []
+
+
 def test_packed_words_are_not_scaled(tmp_path: Path) -> None:
     tensors = {"l.qweight": np.ones((4, 8), np.int32), "l.qzeros": np.ones((1, 1), np.int32),
                "l.scales": np.ones((1, 8), np.float16)}  # fmt: skip
