@@ -129,8 +129,8 @@ def refuse_other_values(
     if found is before and (found.scales, True) in _reach(made, read):
         floats = flow_yaml({"dequantize": {"target": where, "to": "float32"}})[1:-1]
         hint = (
-            f"The floats are `{floats}`, in place of this step. Other results need another name, by `to`, or a dtype of "
-            "floats and a step that deletes the scales."
+            f"The floats are `{floats}`, in place of this step. Other results need another name, by `to`, or a dtype "
+            "of floats and a step that deletes the scales."
         )
     raise Refusal("scale-ignored", message, hint=hint)
 

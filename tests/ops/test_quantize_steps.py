@@ -139,6 +139,34 @@ def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
 
 
+def awq_config(version: str | None) -> dict[str, Any]:
+    return {"quantization_config": {"quant_method": "awq", "bits": 4} | ({"version": version} if version else {})}
+
+
+@pytest.mark.parametrize("version", [None, "GEMM", "exllama"])
+def test_awq_of_version_gemm_is_read(version: str | None, tmp_path: Path) -> None:
+    tensors = {"l.qweight": np.zeros((32, 2), np.int32), "l.qzeros": words(np.full((2, 16), 3), AWQ, 1),
+               "l.scales": np.ones((2, 16), np.float16)}  # fmt: skip
+    found = in_a_folder(tmp_path, tensors, awq_config(version), [step()])
+    assert found["l.weight"].tolist() == np.full((16, 32), -3).tolist()
+
+
+@pytest.mark.parametrize("version", ["gemv", "gemv_fast", "llm-awq", "gemm"])
+def test_awq_of_other_versions_is_refused_though_its_shapes_are_those_of_gptq(version: str, tmp_path: Path) -> None:
+    """32 outputs of 256 inputs: words [out, in / 8], and scales [out, 32], filled up to whole words of zeros."""
+    tensors = {"l.qweight": np.ones((32, 32), np.int32), "l.qzeros": np.ones((32, 4), np.int32),
+               "l.scales": np.ones((32, 32), np.float16),
+               "w": fp8((4, 6)), "w_scale": np.ones(1, np.float32)}  # fmt: skip
+    with pytest.raises(PlanError, match="AWQ") as refused:
+        in_a_folder(tmp_path, tensors, awq_config(version), [step()])
+    (bad,) = refused.value.diagnostics
+    assert bad.code == "codes-unknown" and f"'{version}'" in bad.message
+    assert bad.hint.endswith("narrow the pattern, so that it leaves such tensors out.")
+    (tmp_path / "narrow").mkdir()
+    found = in_a_folder(tmp_path / "narrow", tensors, awq_config(version), [step(target="w")])
+    assert found["w"].tolist() == tensors["w"].astype(np.float32).tolist()
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_zeros_of_int8_are_subtracted(groups: int, tmp_path: Path) -> None:
     codes = RNG.integers(-128, 128, (6, 16)).astype(np.int8)
