@@ -149,6 +149,22 @@ def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
+_LISTS_OF_FLOATS = (
+    "modules_to_not_convert", "ignore", "ignored_layers", "llm_int8_skip_modules", "exclude_modules", "exclude",
+    "skip_modules",
+)  # fmt: skip
+"""What the key of a `quantization_config` is called that lists the modules which are not quantized."""
+
+
+def key_of_floats(settings: Mapping[str, object]) -> str:
+    """The key of a `quantization_config` that lists the modules which are not quantized: the one that it has, else the
+    one of its method."""
+    usual = {"compressed-tensors": "ignore", "bitsandbytes": "llm_int8_skip_modules"}
+    default = "ignore" if "config_groups" in settings else usual.get(str(settings.get("quant_method")))
+    there = (key for key in _LISTS_OF_FLOATS if isinstance(settings.get(key), list))
+    return next(there, default or _LISTS_OF_FLOATS[0])
+
+
 def part_beside(codes: Codes, part: str, name: str) -> str:
     """The name of the scales (or of another part) of codes that are called `name`, by the pattern of the names of
     others."""

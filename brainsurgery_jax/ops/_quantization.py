@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, fits
+from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, fits, key_of_floats
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, SetConfig, View
 from brainsurgery_jax.select import Ref
@@ -83,7 +83,7 @@ def config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence
     if not rest:
         yield SetConfig(alias, describe_floats(config))
         return
-    key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
+    key = key_of_floats(settings)
     known = settings.get(key)
     left_out = [*(known if isinstance(known, list) else ()), *(n.removesuffix(".weight") for n in made)]
     yield SetConfig(alias, {**config, CONFIG_KEY: {**settings, key: list(dict.fromkeys(left_out))}})
