@@ -207,6 +207,7 @@ def find_grid(
     one = (1,) * len(lead)
     candidates: list[tuple[Grid, Grid]] = [
         ((*one, 1, 1), ()), ((*one, 1, 1), (1,)), ((*lead, m, 1), (*lead, m)), ((*lead, 1, 1), tuple(lead)),
+        ((*lead, 1, 1), (*lead, 1)),  # of matrices with a list of one scale each that were stacked
     ]  # fmt: skip
     grid = next((grid for grid, shape in candidates if tuple(scales) == shape and given is None), None)
     if grid is None and len(scales) == len(codes) and all(map(_divides, scales[:-2], lead)):
@@ -233,6 +234,19 @@ def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual
             return None
         made.append(1 if count == 1 else own)
     return made[0], made[1]
+
+
+def fitting_blocks(shape: Sequence[int], scales: Sequence[int]) -> tuple[Block, Block] | None:
+    """The least and the largest blocks of which codes [..., m, n] have as many as there are scales; None if no size of
+    blocks is right."""
+    if len(scales) != len(shape) or not all(map(_divides, scales[:-2], shape[:-2])) or 0 in (*shape, *scales):
+        return None
+    pairs = [*zip(shape[-2:], scales[-2:], strict=True)]
+    least = [-(-size // count) for size, count in pairs]
+    if any(-(-size // each) != count for (size, count), each in zip(pairs, least, strict=True)):
+        return None
+    largest = [size if count == 1 else -(-size // (count - 1)) - 1 for size, count in pairs]
+    return (least[0], least[1]), (largest[0], largest[1])
 
 
 def rival_block(shape: Sequence[int], grid: Sequence[int], block: Block, usual: Block = USUAL_BLOCK) -> Block | None:

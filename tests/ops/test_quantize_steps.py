@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.codes import fitting_blocks
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.numerics import quantities as q
@@ -79,9 +80,68 @@ def test_block_sizes_may_be_given(tmp_path: Path) -> None:
     codes, scales = fp8((10, 6)), np.abs(normal((4, 2)))
     tensors = {"w": codes, "w_scale_inv": scales}
     (bad,) = problems(tmp_path, tensors, [step()])
-    assert bad.code == "codes-unknown" and "block: [128, 128]" in bad.hint
+    assert bad.code == "codes-unknown"
+    assert bad.hint.endswith("a scale: `block: [3, 3]`. Sizes up to [3, 5] fit as well.")
     found = run_plan(tmp_path, tensors, [step(block=[3, 4])])["w"]
     assert found.tolist() == scaled(codes, np.repeat(np.repeat(scales, 3, 0), 4, 1)[:10, :6]).tolist()
+
+
+@pytest.mark.parametrize("shape", [(10, 6), (128, 48), (7, 1), (1, 300)])
+@pytest.mark.parametrize("counts", [(4, 2), (2, 1), (7, 1), (3, 5), (1, 3), (1, 1), (5, 300)])
+def test_blocks_that_fit_are_those_that_cover_a_matrix(shape: tuple[int, int], counts: tuple[int, int]) -> None:
+    sizes = [
+        [b for b in range(1, n + 1) if len(range(0, n, b)) == count] for n, count in zip(shape, counts, strict=True)
+    ]
+    wanted = None if [] in sizes else ((sizes[0][0], sizes[1][0]), (sizes[0][-1], sizes[1][-1]))
+    assert fitting_blocks(shape, counts) == wanted
+
+
+JOINED = {"w": fp8((128, 48)), "w_scale": np.array([2, 3], np.float32)}
+BY_ROWS = JOINED["w"].astype(np.float32) * np.repeat([2, 3], 64)[:, None]
+
+
+@pytest.mark.parametrize("block", [None, [128, 128]])
+def test_scales_that_no_block_fits_are_said_to_be_such(block: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, JOINED, [step(block=block) if block else step()])
+    assert bad.hint.startswith("No `block` fits") and "Repeat them to one for each row" in bad.hint
+    steps = [{"repeat_": {"target": "w_scale", "times": 64, "mode": "each"}}, step()]
+    assert run_plan(tmp_path, JOINED, steps)["w"].tolist() == BY_ROWS.tolist()
+    parts = {"p": JOINED["w"][:64], "p_scale": np.float32([2]), "q": JOINED["w"][64:], "q_scale": np.float32([3])}
+    (tmp_path / "parts").mkdir()
+    joined = run_plan(tmp_path / "parts", parts, [step(), {"concat": {"from": ["p", "q"], "to": "w"}}])
+    assert joined["w"].tolist() == BY_ROWS.tolist()
+
+
+def test_a_block_that_is_not_that_of_the_scales_is_answered_by_one_that_is(tmp_path: Path) -> None:
+    tensors = JOINED | {"w_scale": JOINED["w_scale"][:, None]}
+    (bad,) = problems(tmp_path, tensors, [step(block=[128, 128])])
+    assert "cannot be cut into blocks of 128 x 128 with scales f32[2,1]" in bad.message
+    assert "`block: [64, 48]`. Sizes up to [127, 48] fit as well." in bad.hint
+    assert run_plan(tmp_path, tensors, [step(block=[64, 48])])["w"].tolist() == BY_ROWS.tolist()
+    one = JOINED | {"w_scale": np.float32([2])}
+    (tmp_path / "one").mkdir()
+    (bad,) = problems(tmp_path / "one", one, [step(block=[128, 128])])
+    assert bad.hint == "Leave out `block`: the shape of these scales says what shares one."
+    assert run_plan(tmp_path / "one", one, [step()])["w"].tolist() == scaled(one["w"], one["w_scale"]).tolist()
+
+
+STACKS = {"w": fp8((2, 8, 6)), "w_scale": np.float32([[2], [3]])}
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1)])
+def test_a_stack_of_matrices_with_a_scale_each_is_read(shape: tuple[int, ...], tmp_path: Path) -> None:
+    found = run_plan(tmp_path, STACKS | {"w_scale": STACKS["w_scale"].reshape(shape)}, [step()])
+    assert found["w"].tolist() == scaled(STACKS["w"], STACKS["w_scale"][..., None]).tolist()
+
+
+@pytest.mark.parametrize("to", ["int8", "float8_e4m3fn"])
+def test_what_is_quantized_with_one_scale_is_stacked_and_comes_back(to: str, tmp_path: Path) -> None:
+    floats = {"x.0": normal((8, 8)), "x.1": normal((8, 8)) * 50}
+    steps: list[Any] = [{"quantize": {"target": "x.*", "to": to, "per": "tensor"}},
+             {"stack": {"from": r"x\.(?P<i>\d)", "to": "y", "over": "i"}},
+             {"stack": {"from": r"x\.(?P<i>\d)_scale", "to": "y_scale", "over": "i"}}]  # fmt: skip
+    found = run_plan(tmp_path, floats, [*steps, step(target="y"), step(target="x.*")])
+    assert found["y"].tolist() == np.stack([found["x.0"], found["x.1"]]).tolist()
 
 
 def test_a_stack_of_experts_has_a_scale_for_each(tmp_path: Path) -> None:

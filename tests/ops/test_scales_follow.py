@@ -99,6 +99,9 @@ RIGHT: dict[str, tuple[list[Any], Rearrange]] = {
     "both transposed": (both("transpose", "square", {}, None), lambda: floats("square").T),
     "rows joined": (join(["row", "row2"], "concat", (0, 0)), lambda: np.concatenate([floats("row"), floats("row2")])),
     "matrices stacked": (join(["row", "row2"], "stack", (0, 0)), lambda: np.stack([floats("row"), floats("row2")])),
+    "matrices with one scale each stacked": (
+        join(["one", "one2"], "stack", (0, 0)), lambda: np.stack([floats("one"), floats("one2")])
+    ),
     "one of a stack": (copy("stack", "::[1]", "::[1]"), lambda: floats("stack")[1]),
 }  # fmt: skip
 
@@ -115,6 +118,9 @@ WRONG = {
     "joined beside the scale of one": [join(["one", "one2"], "concat", (0, 0))[0], copy("one")[1]],
     "joined in another order": [
         join(["row", "row2"], "concat", (0, 0))[0], join(["row2", "row"], "concat", (0, 0))[1]
+    ],
+    "stacked in another order": [
+        join(["one", "one2"], "stack", (0, 0))[0], join(["one2", "one"], "stack", (0, 0))[1]
     ],
     "another of a stack": copy("stack", "::[1]", "::[2]"),
     "others' codes": [{"assign": {"from": r"row2\.weight", "to": "row.weight"}}],
