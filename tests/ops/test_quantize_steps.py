@@ -262,6 +262,49 @@ def test_what_compressed_tensors_packs_is_read(
     assert json.loads((tmp_path / "out/config.json").read_text()) == {}
 
 
+NAMED, CLASSES = (["re:a.*"], ["re:b$"]), (["Linear"], ["Linear"])
+
+
+@pytest.mark.parametrize("targets", [NAMED, CLASSES, (["Linear"], ["b"])], ids=["patterns", "classes", "a name"])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("columns", [64, 60])
+def test_each_group_of_a_config_has_bits_of_its_own(
+    targets: tuple[list[str], list[str]], swapped: bool, columns: int, tmp_path: Path
+) -> None:
+    tensors, wanted, groups = {}, {}, []
+    for name, bits, target in zip("ab", (4, 8), targets, strict=True):
+        codes = RNG.integers(-(1 << (bits - 1)), 1 << (bits - 1), (16, columns))
+        scales = (np.abs(normal((16, 1))) + 0.01).astype(np.float16)
+        tensors |= {f"{name}.weight_packed": rows_of_words(codes + (1 << (bits - 1)), 32 // bits),
+                    f"{name}.weight_scale": scales, f"{name}.weight_shape": np.array([16, columns])}  # fmt: skip
+        wanted[f"{name}.weight"] = (codes.astype(np.float32) * scales.astype(np.float32)).tolist()
+        groups.append({"targets": target, "weights": {"num_bits": bits, "type": "int"}})
+    named = {f"group_{at}": group for at, group in enumerate(groups[::-1] if swapped else groups)}
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": named}}
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    assert {n: np.asarray(x).tolist() for n, x in found.items()} == wanted
+
+
+def test_targets_tell_the_bits_of_rows_of_which_one_word_is_enough(tmp_path: Path) -> None:
+    """Three columns fit into one word, of four bits and of eight."""
+    codes = np.array([[-8, 1, 7], [3, -2, 0]])
+    tensors = {f"{n}.{key}": value for n, bits in (("a", 4), ("b", 8)) for key, value in {
+        "weight_packed": rows_of_words(codes + (1 << (bits - 1)), 32 // bits),
+        "weight_scale": np.ones((2, 1), np.float16), "weight_shape": np.array([2, 3])}.items()}  # fmt: skip
+    groups = {str(bits): {"targets": [target], "weights": {"num_bits": bits}} for target, bits in
+              (("re:b", 8), ("re:a", 4))}  # fmt: skip
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": groups}}
+    (tmp_path / "classes").mkdir()
+    classes = json.loads(json.dumps(config).replace("re:a", "Linear").replace("re:b", "Linear"))
+    with pytest.raises(PlanError, match="may be of 4 or 8 bits") as refused:
+        in_a_folder(tmp_path / "classes", tensors, classes, [step(to="float32")])
+    assert {d.hint for d in refused.value.diagnostics} == {
+        "Name the module in the `targets` of its group, in config.json."
+    }
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    assert found["a.weight"].tolist() == found["b.weight"].tolist() == codes.tolist()
+
+
 def rows_of_words(codes: np.ndarray, count: int) -> np.ndarray:
     """Rows of codes in words, from the lowest bits on, the last of which are filled up."""
     full = np.pad(codes, ((0, 0), (0, -codes.shape[1] % count))).reshape(codes.shape[0], -1, count)
