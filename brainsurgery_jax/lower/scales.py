@@ -4,7 +4,7 @@ are codes that are written beside the scales of others. A note tells of codes th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.codes import (
@@ -21,7 +21,8 @@ from brainsurgery_jax.codes import (
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
+from brainsurgery_jax.index.moves import Concat
+from brainsurgery_jax.lower.following import Crossing, Trail, follow, sharing, trail_of
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space
 from brainsurgery_jax.plan.model import Output
@@ -203,11 +204,17 @@ class Fault(NamedTuple):
     wanted: str
     leaf: Expr
     mixed: bool = False
+    joined: tuple[int, tuple[tuple[str, Aval], ...]] | None = None
+    """Of codes that were joined along an axis: that axis, the names of their parts that were left, and their avals."""
 
     @property
     def made(self) -> bool:
         """Whether the plan made the codes."""
         return self.leaf.paired is not None
+
+    def stays_among(self, tensors: Mapping[str, Expr]) -> bool:
+        """Whether the codes still stand under their name as well, beside what was left behind."""
+        return tensors.get(name_of(self.leaf)) is self.leaf
 
     def left_among(self, tensors: Mapping[str, Expr]) -> bool:
         """Whether what was left behind still stands under its name, and its new name is free."""
@@ -244,13 +251,49 @@ def scale_notes(
             hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
         elif says_floats:
             hint = f"The config says that all are floats. Let `{floats}` be the first step."
+        elif fault.joined is not None:
+            hint = _ask_joined(fault, alias, made.tensors, usual) or f"Dequantize before codes are joined: `{floats}`."
         else:
-            step = flow_yaml({"move": {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
-            hint = f"Move them as well, as a last step: `{step}`."
+            verb = "copy" if fault.stays_among(made.tensors) else "move"
+            step = flow_yaml({verb: {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
+            hint = f"{verb.capitalize()} them as well, as a last step: `{step}`."
         message = f"{label}: '{name}', codes, {fault.why}{others}"
         yield Diagnostic(
             "scale-mismatch" if mixed else "scale-left", message, made.span, hint, "error" if mixed else "note"
         )
+
+
+def _joined(codes: Codes, part: str, trail: Trail) -> tuple[int, tuple[tuple[str, Aval], ...]] | None:
+    """The axis along which codes were joined, and the parts that were left: None of codes of one tensor, or where more
+    was done to them."""
+    last = trail.nodes[-1]
+    if len(trail.leaves) < 2 or not isinstance(last.moves, Concat) or not set(last.srcs) <= trail.leaves.keys():
+        return None if len(trail.leaves) < 2 else (0, ())
+    leaves = [trail.leaves[src] for src in last.srcs]
+    return last.moves.axis, tuple((part_beside(codes, part, name_of(leaf)), leaf.aval) for leaf in leaves)
+
+
+def _ask_joined(fault: Fault, alias: str, tensors: Mapping[str, Expr], usual: Block) -> str:
+    """The steps that join scales as their codes; empty if these would not be theirs, since blocks end within a part."""
+    axis, parts = fault.joined or (0, ())
+    scales = [tensors[name].aval for name, _ in parts if name in tensors]
+    if not parts or len(scales) < len(parts) or {len(scale.shape) for scale in scales} != {len(parts[0][1].shape)}:
+        return ""
+
+    def along(avals: Sequence[Aval]) -> Aval:
+        size = sum(aval.shape[axis] for aval in avals)
+        return Aval((*avals[0].shape[:axis], size, *avals[0].shape[axis + 1 :]), avals[0].dtype)
+
+    shared = sharing(CodeFormat.SCALED, along([x for _, x in parts]), along(scales), usual)
+    each = None if shared is None else shared.each[axis]
+    sizes = [(x.shape[axis], scale.shape[axis]) for (_, x), scale in zip(parts, scales, strict=True)]
+    if each is None or any(-(-size // each) != n for size, n in sizes) or any(size % each for size, _ in sizes[:-1]):
+        return ""
+    names = [alias + name for name, _ in parts]
+    join = {"concat": {"from": names, "to": alias + fault.wanted, **({"dim": axis} if axis else {})}}
+    gone = [] if fault.stays_among(tensors) else [{"delete": {"target": name}} for name in names]
+    steps = (f"`{flow_yaml(step)[1:-1]}`" for step in [join, *gone])
+    return f"Join them as well, as last steps: {', '.join(steps)}."
 
 
 def _home(leaf: Expr, spaces: Mapping[str, Space], default: str | None) -> str:
@@ -297,7 +340,8 @@ def _fault_of_part(
     wanted = part_beside(codes, part, name)
     if wanted not in tensors:
         what = "its scales, which stood in" if part == codes.scales else "what stood in"
-        return Fault(f"is written without {what} '{part}'", part, wanted, first)
+        joined = _joined(codes, part, trail)
+        return Fault(f"is written without {what} '{part}'", part, wanted, first, joined=joined)
     there = trail_of(tensors[wanted])
     if there is None:  # scales that are computed are the plan's business
         return None
