@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
@@ -262,3 +263,31 @@ def test_floats_of_another_model_among_quantized_layers_are_named(tmp_path: Path
     _, floats = projections(tmp_path / "out")
     assert {name.split(".")[2] for name in floats} == {"1", "2"}
     assert {n for n in settings_of(tmp_path / "out")["modules_to_not_convert"] if "layers" in n} == floats
+
+
+def test_a_list_of_floats_that_were_moved_is_noted_and_the_patch_mends_it(tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.")
+    swap = [{"move": {"from": rf"model::model\.layers\.{a}\.(.*)", "to": rf"model::{b}\1"}}
+            for a, b in ((0, "kept."), (1, "model.layers.0."))]  # fmt: skip
+    back = {"move": {"from": r"model::kept\.(.*)", "to": r"model::model.layers.1.\1"}}
+    notes = edit(tmp_path / "codes", tmp_path / "out", *swap, back)
+    (said,) = [note for note in notes if "modules_to_not_convert" in note.message]
+    assert (
+        "names 'model.layers.1.mlp.down_proj', which is quantized (6 more like it), and does not name " in said.message
+    )
+    patch = yaml.safe_load(re.findall("`(.*)`", said.hint)[0])["config"]
+    plan = {"inputs": [f"model::{tmp_path / 'codes'}"], "transforms": [*swap, back],
+            "output": {"path": f"{tmp_path / 'mended'}/", "config": patch}}  # fmt: skip
+    assert not [note for note in bs.check(bs.load(plan)) if "modules_to_not_convert" in note.message]
+    bs.load(plan).run(durable=False)
+    _, floats = projections(tmp_path / "mended")
+    listed = set(settings_of(tmp_path / "mended")["modules_to_not_convert"])
+    assert listed == floats | {"model.embed_tokens", "lm_head"}
+    assert {name.split(".")[2] for name in floats} == {"0"}
+
+
+def test_lists_of_floats_that_follow_their_layers_are_not_noted(tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.")
+    for at, steps in enumerate(([], [{"layers": {"drop": [0]}}], [{"layers": {"order": [1, 0, 1]}}])):
+        notes = edit(tmp_path / "codes", tmp_path / f"out{at}", *steps)
+        assert not [note for note in notes if "modules_to_not_convert" in note.message]
