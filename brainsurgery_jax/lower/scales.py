@@ -252,7 +252,9 @@ def scale_notes(
         elif says_floats:
             hint = f"The config says that all are floats. Let `{floats}` be the first step."
         elif fault.joined is not None:
-            hint = _ask_joined(fault, alias, made.tensors, usual) or f"Dequantize before codes are joined: `{floats}`."
+            hint = (
+                _joining_hint(fault, alias, made.tensors, usual) or f"Dequantize before codes are joined: `{floats}`."
+            )
         else:
             verb = "copy" if fault.stays_among(made.tensors) else "move"
             step = flow_yaml({verb: {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
@@ -273,7 +275,7 @@ def _joined(codes: Codes, part: str, trail: Trail) -> tuple[int, tuple[tuple[str
     return last.moves.axis, tuple((part_beside(codes, part, name_of(leaf)), leaf.aval) for leaf in leaves)
 
 
-def _ask_joined(fault: Fault, alias: str, tensors: Mapping[str, Expr], usual: Block) -> str:
+def _joining_hint(fault: Fault, alias: str, tensors: Mapping[str, Expr], usual: Block) -> str:
     """The steps that join scales as their codes; empty if these would not be theirs, since blocks end within a part."""
     axis, parts = fault.joined or (0, ())
     scales = [tensors[name].aval for name, _ in parts if name in tensors]

@@ -52,7 +52,7 @@ def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL
     if found is None:
         blocks = f"blocks of {given[0]} x {given[1]}" if given else "blocks"
         wrong = f"{x} cannot be cut into {blocks} with scales {scales}"
-        hint = _ask_block(x, scales, given, usual)
+        hint = _block_hint(x, scales, given, usual)
         raise Refusal("codes-unknown", wrong, key="block" if given else "target", hint=hint)
     grid, block = found
     if given is None and (rival := rival_block(x.shape, grid, block, usual)) is not None:
@@ -62,7 +62,7 @@ def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL
     return found
 
 
-def _ask_block(x: Aval, scales: Aval, given: Block | None, usual: Block) -> str:
+def _block_hint(x: Aval, scales: Aval, given: Block | None, usual: Block) -> str:
     """What to do about codes that cannot be cut into blocks as given, or as usual."""
     fitting, found = fitting_blocks(x.shape, scales.shape), find_grid(x.shape, scales.shape, None, usual)
     if given is not None and found is not None and all(n in (1, m) for n, m in zip(found[0], x.shape, strict=True)):
