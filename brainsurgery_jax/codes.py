@@ -102,6 +102,11 @@ class Codes(NamedTuple):
         return (self.scales, *self.others.values())
 
     @property
+    def has_zeros(self) -> bool:
+        """Whether the code 0 may stand for another number than zero."""
+        return self.format.packed or "_zero_point" in self.others
+
+    @property
     def parts_that_count(self) -> tuple[str, ...]:
         """The parts without which floats would be others; a note on the order of bytes is none."""
         return (self.scales, *(part for ending, part in self.others.items() if ending != "weight_format"))
@@ -166,6 +171,22 @@ def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
+_LISTS_OF_FLOATS = (
+    "modules_to_not_convert", "ignore", "ignored_layers", "llm_int8_skip_modules", "exclude_modules", "exclude",
+    "skip_modules",
+)  # fmt: skip
+"""What the key of a `quantization_config` is called that lists the modules which are not quantized."""
+
+
+def key_of_floats(settings: Mapping[str, object]) -> str:
+    """The key of a `quantization_config` that lists the modules which are not quantized: the one that it has, else the
+    one of its method."""
+    usual = {"compressed-tensors": "ignore", "bitsandbytes": "llm_int8_skip_modules"}
+    default = "ignore" if "config_groups" in settings else usual.get(str(settings.get("quant_method")))
+    there = (key for key in _LISTS_OF_FLOATS if isinstance(settings.get(key), list))
+    return next(there, default or _LISTS_OF_FLOATS[0])
+
+
 def part_beside(codes: Codes, part: str, name: str) -> str:
     """The name of the scales (or of another part) of codes that are called `name`, by the pattern of the names of
     others."""
@@ -208,6 +229,7 @@ def find_grid(
     one = (1,) * len(lead)
     candidates: list[tuple[Grid, Grid]] = [
         ((*one, 1, 1), ()), ((*one, 1, 1), (1,)), ((*lead, m, 1), (*lead, m)), ((*lead, 1, 1), tuple(lead)),
+        ((*lead, 1, 1), (*lead, 1)),  # of matrices with a list of one scale each that were stacked
     ]  # fmt: skip
     grid = next((grid for grid, shape in candidates if tuple(scales) == shape and given is None), None)
     if grid is None and len(scales) == len(codes) and all(map(_divides, scales[:-2], lead)):
@@ -234,6 +256,19 @@ def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual
             return None
         made.append(1 if count == 1 else own)
     return made[0], made[1]
+
+
+def fitting_blocks(shape: Sequence[int], scales: Sequence[int]) -> tuple[Block, Block] | None:
+    """The least and the largest blocks of which codes [..., m, n] have as many as there are scales; None if no size of
+    blocks is right."""
+    if len(scales) != len(shape) or not all(map(_divides, scales[:-2], shape[:-2])) or 0 in (*shape, *scales):
+        return None
+    pairs = [*zip(shape[-2:], scales[-2:], strict=True)]
+    least = [-(-size // count) for size, count in pairs]
+    if any(-(-size // each) != count for (size, count), each in zip(pairs, least, strict=True)):
+        return None
+    largest = [size if count == 1 else -(-size // (count - 1)) - 1 for size, count in pairs]
+    return (least[0], least[1]), (largest[0], largest[1])
 
 
 def rival_block(shape: Sequence[int], grid: Sequence[int], block: Block, usual: Block = USUAL_BLOCK) -> Block | None:

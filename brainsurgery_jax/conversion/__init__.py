@@ -15,6 +15,7 @@ from brainsurgery_jax.conversion.quantized import (
     find_quantized,
     float_type,
     refuse_codes,
+    refuse_floats,
     take_config_of_floats,
     take_floats,
 )
@@ -102,6 +103,7 @@ def prepare(source: str, destination: str, request: Request) -> Conversion:
     _check(source, destination, request)
     found, to = look(source, request.config), float_type(request)
     quantized = find_quantized(found)
+    refuse_floats(found, quantized, request)
     if to is not None:
         found = take_floats(found, quantized, to)
     by_suffix = formats.of_suffix(suffix_of(destination))

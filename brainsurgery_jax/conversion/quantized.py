@@ -54,6 +54,17 @@ def refuse_codes(found: SourceInfo, quantized: Sequence[Codes], route: Route | N
     raise PlanError([Diagnostic("convert-codes", f"{found.path}: {told}", hint=f"Make floats of them: {how}.")])
 
 
+def refuse_floats(found: SourceInfo, quantized: Sequence[Codes], request: Request) -> None:
+    """Refuse to make floats of codes where nothing is quantized."""
+    if not quantized and request.dequantize is not None:
+        told = (
+            f"{found.path}: nothing in it is quantized, with scales beside it, so there are no floats to make of codes"
+        )
+        said = worded(shell="`--dequantize`; `--dtype {}` casts", python="`dequantize`; `dtype='{}'` casts")
+        hint = f"Leave out {said.format(request.dequantize)} floats."
+        raise PlanError([Diagnostic("convert-codes", told, hint=hint)])
+
+
 def float_steps(request: Request, alias: str) -> list[dict[str, object]]:
     """The steps of a plan that make floats of codes, and remove the scales of activations."""
     if request.dequantize is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.codes import CONFIG_KEY, find_codes, fits, may_be_codes
@@ -16,6 +17,7 @@ from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.json_text import parse_json
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.quantized_lists import list_differences
 from brainsurgery_jax.lower.state import State, World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
@@ -38,7 +40,8 @@ def consistency_notes(
         if found and (shards := _some_shards(made, state)):
             yield _part_note(made, shards, label)
         else:
-            found = (*found, *_unsaid_quantization(config, made, state, world))
+            listed = list_differences(config, made.tensors, _configs_before(state, world))
+            found = (*found, *_unsaid_quantization(config, made, state, world), *listed)
             yield from _notes(found, _write_config(output, label), "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
         adapter = read_adapter(avals)
@@ -57,12 +60,22 @@ def _unsaid_quantization(
     if found is None:
         return
     name, leaf = found
-    origins = (s.extras.origin for s in state.spaces.values() if (s.original or {}).get(leaf.name) is leaf)
-    origin = next(origins, None)
-    said = None if origin is None else _parse(world.side_file(origin, CONFIG))
+    said = _configs_before(state, world)(leaf)
     if said is not None and CONFIG_KEY in said:
         message = f"config.json has no {CONFIG_KEY}, but '{name}' is quantized, as that of its checkpoint says"
         yield ConfigDifference(message, {CONFIG_KEY: said[CONFIG_KEY]})
+
+
+def _configs_before(state: State, world: World) -> Callable[[Expr], Mapping[str, Any] | None]:
+    """What finds the config beside the checkpoint of a leaf."""
+    read = cache(lambda origin: _parse(world.side_file(origin, CONFIG)))
+
+    def find(leaf: Expr) -> Mapping[str, Any] | None:
+        origins = (s.extras.origin for s in state.spaces.values() if (s.original or {}).get(leaf.name) is leaf)
+        origin = next(origins, None)
+        return None if origin is None else read(origin)
+
+    return find
 
 
 def _unchanged_codes(made: Publication) -> Iterator[tuple[str, Expr]]:

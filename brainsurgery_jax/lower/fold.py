@@ -15,6 +15,7 @@ from functools import reduce
 from itertools import chain
 from typing import cast
 
+from brainsurgery_jax.codes import can_hold_codes
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
@@ -22,10 +23,12 @@ from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.changes import Changes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import mark_failed, misunderstood
+from brainsurgery_jax.lower.following import is_start
 from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import alias_of, config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
-from brainsurgery_jax.lower.scales import floats_instead, refuse_codes_alone
+from brainsurgery_jax.lower.remedies import casting_hint
+from brainsurgery_jax.lower.scales import coded, floats_instead, refuse_codes_alone, refuse_other_values
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
@@ -73,7 +76,7 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             floats = floats_instead(bad, view.coded, state.default_alias)
-            bad.hint = floats or kinds.remedy(view, bad) or bad.hint
+            bad.hint = floats or kinds.remedy(view, bad) or casting_hint(bad) or bad.hint
             mistakes = (_diagnose(step, each, provisional=view.provisional) for each in (bad, *bad.others))
             told = state.complain(*mistakes)
             after = mark_failed(told, step, world, slow=bad.code == "regex-timeout")
@@ -212,7 +215,7 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
     edits = form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
     last: Inline | Expand | SetFlags | None = None
-    changes = Changes(view, state.writes)
+    changes, may_hold_codes = Changes(view, state.writes), list[Bind]()
     for edit in chain(edits, _keep_rest(view)):
         if lines is not None:
             lines.note(edit, view.fetched)
@@ -221,11 +224,15 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
             if view.coded:
                 refuse_codes_alone(cast("Expr", edit.expr), view.coded, state.default_alias)
             changes.bind(edit)
+            if can_hold_codes(edit.expr.aval.dtype):
+                may_hold_codes.append(edit)
         elif isinstance(edit, Inline | Expand | SetFlags):
             last = edit
         elif not changes.apply(edit):
             state = _say(state, step, view, edit)
     changes.move()
+    for bound in may_hold_codes:  # after all edits, since the step may replace the scales as well
+        _check_values(state, view, bound)
     effect = changes.effect(step, len(skipped) + view.skipped)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(changes.written)
     if lines is not None and (told := "\n".join(lines)):
@@ -239,6 +246,17 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
         case Expand():
             after = _expand(after, last, view, answer)
     return after.drop_scratch(frozenset(view.scratches))
+
+
+def _check_values(state: State, view: StepView, bound: Bind) -> None:
+    """Refuse a tensor that the step wrote if it holds values that are no codes beside the scales of codes."""
+    expr, (alias, name) = cast("Expr", bound.expr), bound[:2]
+    if expr.is_poison or is_start(expr):
+        return
+    names = state.spaces[alias].names if alias in state.spaces else {}
+    before = coded(alias, name, names[name], names) if name in names else None
+    after = view.space(alias).names if alias in view.aliases() else {}
+    refuse_other_values(expr, before, view.coded, after, state.default_alias)
 
 
 def _keep_rest(view: StepView) -> Iterator[Edit]:

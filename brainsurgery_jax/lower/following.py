@@ -50,16 +50,17 @@ def is_start(expr: Expr) -> bool:
     return expr.is_leaf or expr.is_given or expr.paired is not None
 
 
-def trail_of(expr: Expr) -> Trail | None:
+def trail_of(expr: Expr, *, filled: bool = False) -> Trail | None:
     """How a tensor is rearranged from leaves of checkpoints and pytrees, and from codes and scales that the plan made;
-    None if something is computed on the way."""
+    None if something is computed on the way. `filled`: constants of the plan, such as those of `pad`, are leaves, too.
+    """
     if is_start(expr):
         return Trail((Waypoint(None, (), (), expr.aval),), {0: expr})
     if expr.moves is None:
         return None
     numbers, nodes, leaves = dict[Expr, int](), list[Waypoint](), dict[int, Expr]()
     for node in walk([expr], stop=is_start):
-        numbers[node], start = len(nodes), is_start(node)
+        numbers[node], start = len(nodes), is_start(node) or (filled and node.is_const)
         if start:
             leaves[len(nodes)] = node
         elif not node.is_call or node.moves is None:
@@ -75,7 +76,7 @@ def leaves_of(expr: Expr) -> Iterable[Expr]:
     """The leaves that a tensor is rearranged from; none if something is computed on the way."""
     if is_start(expr):
         return (expr,)
-    trail = trail_of(expr) if expr.moves is not None else None
+    trail = trail_of(expr, filled=True) if expr.moves is not None else None
     return () if trail is None else trail.leaves.values()
 
 

@@ -17,6 +17,7 @@ from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, read_c
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.neighbours import note_neighbours
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.remedies import storing_hint
 from brainsurgery_jax.lower.scales import describes_codes, scale_notes
 from brainsurgery_jax.lower.side_configs import TEMPLATE, TOKENIZER_CONFIG, write_side_configs
 from brainsurgery_jax.lower.state import Extras, Space, State, World
@@ -331,7 +332,9 @@ def _check_storable(made: Publication) -> None:
     try:
         made.format.check(made.path, avals, options)
     except StoreError as bad:
-        raise Refusal("dtype-unsavable", _about(bad), key="path", hint=bad.remedy) from bad
+        raise Refusal(
+            "dtype-unsavable", _about(bad), key="path", hint=storing_hint(bad, made.tensors, made.alias)
+        ) from bad
 
 
 def _about(bad: StoreError) -> str:

@@ -5,7 +5,7 @@ without their scales."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.codes import (
@@ -23,7 +23,8 @@ from brainsurgery_jax.codes import (
 from brainsurgery_jax.dtypes import Aval, holds_all
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
+from brainsurgery_jax.index.moves import Concat
+from brainsurgery_jax.lower.following import Crossing, Trail, follow, sharing, trail_of
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space
 from brainsurgery_jax.plan.model import Output
@@ -129,6 +130,46 @@ def _describe(found: Coded, aval: Aval, default_alias: str | None) -> str:
     return f"'{where}' holds codes of '{found.before}', whose scales were left in '{codes.scales}'"
 
 
+def refuse_other_values(
+    made: Expr,
+    before: Coded | None,
+    read: Mapping[Expr, Coded],
+    names: Mapping[str, Expr],
+    default_alias: str | None,
+) -> None:
+    """Refuse a tensor that a step writes if some of its values are no codes, but stand among codes that it `read`, or
+    in the place of those that were there `before`, while their scales stay among the `names` after the step."""
+    reached = {node for node, computed in _reach(made, read) if not computed}
+    found = before if before is not None and _keeps_scales(made, before, names) else None
+    found = found or next((own for expr, own in read.items() if expr in reached), None)
+    if found is None or not any(_is_other_value(node, found.codes) for node in reached):
+        return
+    where, scales = _reference(found, default_alias), found.codes.scales
+    message = f"'{where}' holds codes whose scales are in '{scales}', and this step writes values that are no codes"
+    hint = ask_floats(found, default_alias)
+    if found is before and (found.scales, True) in _reach(made, read):
+        floats = flow_yaml({"dequantize": {"target": where, "to": "float32"}})[1:-1]
+        hint = (
+            f"The floats are `{floats}`, in place of this step. Other results need another name, by `to`, or a dtype "
+            "of floats and a step that deletes the scales."
+        )
+    raise Refusal("scale-ignored", message, hint=hint)
+
+
+def _keeps_scales(made: Expr, before: Coded, names: Mapping[str, Expr]) -> bool:
+    """Whether a tensor would be read as codes with the scales of those whose place it takes."""
+    return fits(before.codes, made.aval.dtype) and names.get(before.codes.scales) is before.scales
+
+
+def _is_other_value(node: Expr, codes: Codes) -> bool:
+    """Whether a node that a tensor is rearranged from holds values that are no codes. Tensors of checkpoints may be;
+    zero is zero with any scale, unless codes have zeros of their own."""
+    if node.is_const and node.value is not None:
+        return codes.has_zeros or bool((node.value != 0).any())
+    computed = node.is_pick or (node.is_call and node.moves is None)
+    return computed and (node.paired is None or node.paired.codes is None)
+
+
 def ask_floats(found: Coded, default_alias: str | None) -> str:
     """How codes become floats that a step can compute on."""
     if found.made and found.before is not None:
@@ -194,11 +235,17 @@ class Fault(NamedTuple):
     wanted: str
     leaf: Expr
     mixed: bool = False
+    joined: tuple[int, tuple[tuple[str, Aval], ...]] | None = None
+    """Of codes that were joined along an axis: that axis, the names of their parts that were left, and their avals."""
 
     @property
     def made(self) -> bool:
         """Whether the plan made the codes."""
         return self.leaf.paired is not None
+
+    def stays_among(self, tensors: Mapping[str, Expr]) -> bool:
+        """Whether the codes still stand under their name as well, beside what was left behind."""
+        return tensors.get(name_of(self.leaf)) is self.leaf
 
     def left_among(self, tensors: Mapping[str, Expr]) -> bool:
         """Whether what was left behind still stands under its name, and its new name is free."""
@@ -235,13 +282,51 @@ def scale_notes(
             hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
         elif says_floats:
             hint = f"The config says that all are floats. Let `{floats}` be the first step."
+        elif fault.joined is not None:
+            hint = (
+                _joining_hint(fault, alias, made.tensors, usual) or f"Dequantize before codes are joined: `{floats}`."
+            )
         else:
-            step = flow_yaml({"move": {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
-            hint = f"Move them as well, as a last step: `{step}`."
+            verb = "copy" if fault.stays_among(made.tensors) else "move"
+            step = flow_yaml({verb: {"from": alias + fault.left, "to": alias + fault.wanted}})[1:-1]
+            hint = f"{verb.capitalize()} them as well, as a last step: `{step}`."
         message = f"{label}: '{name}', codes, {fault.why}{others}"
         yield Diagnostic(
             "scale-mismatch" if mixed else "scale-left", message, made.span, hint, "error" if mixed else "note"
         )
+
+
+def _joined(codes: Codes, part: str, trail: Trail) -> tuple[int, tuple[tuple[str, Aval], ...]] | None:
+    """The axis along which codes were joined, and the parts that were left: None of codes of one tensor, or where more
+    was done to them."""
+    last = trail.nodes[-1]
+    if len(trail.leaves) < 2 or not isinstance(last.moves, Concat) or not set(last.srcs) <= trail.leaves.keys():
+        return None if len(trail.leaves) < 2 else (0, ())
+    leaves = [trail.leaves[src] for src in last.srcs]
+    return last.moves.axis, tuple((part_beside(codes, part, name_of(leaf)), leaf.aval) for leaf in leaves)
+
+
+def _joining_hint(fault: Fault, alias: str, tensors: Mapping[str, Expr], usual: Block) -> str:
+    """The steps that join scales as their codes; empty if these would not be theirs, since blocks end within a part."""
+    axis, parts = fault.joined or (0, ())
+    scales = [tensors[name].aval for name, _ in parts if name in tensors]
+    if not parts or len(scales) < len(parts) or {len(scale.shape) for scale in scales} != {len(parts[0][1].shape)}:
+        return ""
+
+    def along(avals: Sequence[Aval]) -> Aval:
+        size = sum(aval.shape[axis] for aval in avals)
+        return Aval((*avals[0].shape[:axis], size, *avals[0].shape[axis + 1 :]), avals[0].dtype)
+
+    shared = sharing(CodeFormat.SCALED, along([x for _, x in parts]), along(scales), usual)
+    each = None if shared is None else shared.each[axis]
+    sizes = [(x.shape[axis], scale.shape[axis]) for (_, x), scale in zip(parts, scales, strict=True)]
+    if each is None or any(-(-size // each) != n for size, n in sizes) or any(size % each for size, _ in sizes[:-1]):
+        return ""
+    names = [alias + name for name, _ in parts]
+    join = {"concat": {"from": names, "to": alias + fault.wanted, **({"dim": axis} if axis else {})}}
+    gone = [] if fault.stays_among(tensors) else [{"delete": {"target": name}} for name in names]
+    steps = (f"`{flow_yaml(step)[1:-1]}`" for step in [join, *gone])
+    return f"Join them as well, as last steps: {', '.join(steps)}."
 
 
 def _home(leaf: Expr, spaces: Mapping[str, Space], default: str | None) -> str:
@@ -258,16 +343,17 @@ def find_fault(
 ) -> Fault | None:
     """What is wrong with a tensor, if it holds codes of a checkpoint, beside those of some names. `usual`: the rows and
     columns that share a scale, if shapes leave that open."""
-    trail = trail_of(expr)
+    trail = trail_of(expr, filled=True)
     if trail is None:
         return None
-    first = next(iter(trail.leaves.values()))
-    codes = codes_of_leaf(first)
+    found = ((leaf, codes_of_leaf(leaf)) for leaf in trail.leaves.values())
+    first, codes = next(((leaf, codes) for leaf, codes in found if codes is not None), (expr, None))
     if codes is None:
         return None
     usual = usual if first.paired is None or first.paired.block is None else first.paired.block
     faults = (
-        _fault_of_part(codes, part, name, trail, tensors, usual, codes_of_leaf) for part in codes.parts_that_count
+        _fault_of_part(codes, part, name, trail, first, tensors, usual, codes_of_leaf)
+        for part in codes.parts_that_count
     )
     return next((fault for fault in faults if fault is not None), None)
 
@@ -277,15 +363,18 @@ def _fault_of_part(
     part: str,
     name: str,
     trail: Trail,
+    first: Expr,
     tensors: Mapping[str, Expr],
     usual: Block,
     codes_of_leaf: Callable[[Expr], Codes | None],
 ) -> Fault | None:
-    """What is wrong with the scales (or another part) of codes, which are written under a name."""
-    wanted, first = part_beside(codes, part, name), next(iter(trail.leaves.values()))
+    """What is wrong with the scales (or another part) of codes, which are written under a name. `first`: a leaf of
+    them."""
+    wanted = part_beside(codes, part, name)
     if wanted not in tensors:
         what = "its scales, which stood in" if part == codes.scales else "what stood in"
-        return Fault(f"is written without {what} '{part}'", part, wanted, first)
+        joined = _joined(codes, part, trail)
+        return Fault(f"is written without {what} '{part}'", part, wanted, first, joined=joined)
     there = trail_of(tensors[wanted])
     if there is None:  # scales that are computed are the plan's business
         return None

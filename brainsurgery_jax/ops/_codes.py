@@ -7,7 +7,7 @@ from math import prod
 from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag, jnp, np
-from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid, rival_block
+from brainsurgery_jax.codes import USUAL_BLOCK, Block, Grid, find_grid, fitting_blocks, rival_block
 from brainsurgery_jax.dtypes import FLOAT32, INT64, UINT8, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
@@ -50,8 +50,9 @@ def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL
         raise Refusal("codes-unknown", f"{x} stands beside scales that are {scales}", key="target", hint=hint)
     found = find_grid(x.shape, scales.shape, given, usual)
     if found is None:
-        hint = "Say how many rows and columns share a scale: `block: [128, 128]`."
-        wrong = f"{x} cannot be cut into blocks with scales {scales}"
+        blocks = f"blocks of {given[0]} x {given[1]}" if given else "blocks"
+        wrong = f"{x} cannot be cut into {blocks} with scales {scales}"
+        hint = _block_hint(x, scales, given, usual)
         raise Refusal("codes-unknown", wrong, key="block" if given else "target", hint=hint)
     grid, block = found
     if given is None and (rival := rival_block(x.shape, grid, block, usual)) is not None:
@@ -59,6 +60,21 @@ def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL
         wrong = f"{x} with scales {scales} may have blocks of {block[0]} x {block[1]} or of {rival[0]} x {rival[1]}"
         raise Refusal("codes-unknown", wrong, key="target", hint=hint)
     return found
+
+
+def _block_hint(x: Aval, scales: Aval, given: Block | None, usual: Block) -> str:
+    """What to do about codes that cannot be cut into blocks as given, or as usual."""
+    fitting, found = fitting_blocks(x.shape, scales.shape), find_grid(x.shape, scales.shape, None, usual)
+    if given is not None and found is not None and all(n in (1, m) for n, m in zip(found[0], x.shape, strict=True)):
+        return "Leave out `block`: the shape of these scales says what shares one."
+    if fitting is None:
+        return (
+            "No `block` fits: scales are one, or one for each matrix, row or block. Repeat them to one for each row, "
+            "or dequantize before the steps that join codes."
+        )
+    least, largest = fitting
+    more = "" if least == largest else f" Sizes up to {[*largest]} fit as well."
+    return f"Say how many rows and columns share a scale: `block: {[*least]}`.{more}"
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

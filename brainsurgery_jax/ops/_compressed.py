@@ -3,6 +3,7 @@ each group."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -85,27 +86,52 @@ def unpack_rows(view: View, alias: str, names: Sequence[str | None], settings: o
     `settings`: what the config says of the quantization. Raises Refusal."""
     words, scales, shape, zeros, groups = (view.fetch(alias, n, "target") if n else None for n in names)
     assert words is not None and scales is not None and shape is not None
-    said = _bits(settings)
     # Rows are filled up to whole words, so that only the tensor with the shape knows how many inputs there are.
     if len(words.aval.shape) != 2 or shape.aval.shape != (2,):
         raise _wrong(words.aval, scales.aval)
     rows, count = words.aval.shape
-    usual = (4, 8) if zeros is None else [each for each in (4, 8) if zeros.aval.shape[0] == -(-rows * each // 32)]
-    most = count * 32 // (said or next(iter(usual), 4))
-    columns = view.number(view.apply(entry, shape, axis=0, at=1), most)
-    bits = said or next((each for each in usual if -(-columns * each // 32) == count), 4)
+    fitting = (4, 8) if zeros is None else [each for each in (4, 8) if zeros.aval.shape[0] == -(-rows * each // 32)]
+    said = _widths(settings, str(names[0]).removesuffix(".weight_packed"))
+    usual = said if len(said) == 1 else [each for each in said if zeros is None or each in fitting] or fitting
+    columns = view.number(view.apply(entry, shape, axis=0, at=1), count * 32 // next(iter(usual), 4))
+    right = [each for each in usual if -(-columns * each // 32) == count]
+    if len(right) > 1 and said:
+        wrong = (
+            f"words {words.aval} of {columns} inputs may be of {right[0]} or {right[1]} bits, as groups of the config"
+        )
+        raise Refusal("codes-unknown", wrong, key="target",
+                      hint="Name the module in the `targets` of its group, in config.json.")  # fmt: skip
+    bits = next(iter(right), next(iter(said), 4))
     given = [x for x in (zeros, groups) if x is not None]
     return view.apply(
         packed_rows, words, scales, *given, bits=bits, columns=columns, zeros=zeros is not None, dtype=dtype
     )
 
 
-def _bits(settings: object) -> int | None:
-    """The bits of a code, as the first group of a config says; None if none does."""
+def _widths(settings: object, module: str) -> list[int]:
+    """The bits that a code may have, the least first, as a config says: those of the groups that name the module, else
+    of those that name classes, else of all. Empty if it says nothing."""
     groups = settings.get("config_groups") if isinstance(settings, Mapping) else None
+    found: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
         if isinstance(bits, int) and bits in WIDTHS:
-            return bits
-    return None
+            found[_distance(group.get("targets"), module)].add(bits)
+    return sorted(next(filter(None, found.values()), ()))
+
+
+def _distance(targets: object, module: str) -> int:
+    """How closely the targets of a group name a module: 0 by its name or a pattern, 1 by a class, 2 not at all."""
+    texts = [each for each in targets if isinstance(each, str)] if isinstance(targets, list) else []
+    patterns = (each.removeprefix("re:") for each in texts if each.startswith("re:"))
+    if module in texts or any(_matches(pattern, module) for pattern in patterns):
+        return 0
+    return 1 if any(each.isidentifier() for each in texts) else 2
+
+
+def _matches(pattern: str, module: str) -> bool:
+    try:
+        return re.match(pattern, module) is not None
+    except re.error:
+        return False

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import CONFIG_KEY, Codes, describe_floats, find_codes, find_codes_beside, fits
+from brainsurgery_jax.codes import (
+    CONFIG_KEY,
+    Codes,
+    describe_floats,
+    find_codes,
+    find_codes_beside,
+    fits,
+    key_of_floats,
+)
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, SetConfig, View
 from brainsurgery_jax.select import Ref
@@ -77,6 +85,26 @@ def zero_offset_of(view: View, alias: str, given: int | None) -> int:
     return 0 if isinstance(settings, Mapping) and settings.get("checkpoint_format") == "gptq_v2" else 1
 
 
+_READ_AWQ = ("gemm", "exllama", "exllamav2", "ipex")
+"""What configs call the layout of AWQ that is read here, and kernels that take it as well."""
+
+
+def check_awq(view: View, alias: str, name: str, *, by_outputs: bool) -> None:
+    """Refuse words of AWQ whose layout is another than that of its version GEMM: shapes do not always tell it from that
+    of GPTQ. `by_outputs`: whether their shape is that of words of eight outputs."""
+    settings = (read_settings(view, alias) or {}).get(CONFIG_KEY)
+    if not isinstance(settings, Mapping) or str(settings.get("quant_method")).lower() != "awq":
+        return
+    version = settings.get("version", settings.get("format")) or _READ_AWQ[0]
+    if by_outputs and str(version).lower() in _READ_AWQ:
+        return
+    why = f"the config says AWQ of version '{version}', and only words of version 'gemm' are read"
+    if str(version).lower() in _READ_AWQ:
+        why = f"the config says AWQ, but the shape of '{name}' is not that of its version '{version}'"
+    raise Refusal("codes-unknown", why, key="target", hint="Let AutoAWQ save the model as version 'gemm', or narrow "
+                  "the pattern, so that it leaves such tensors out.")  # fmt: skip
+
+
 def config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence[str]) -> Iterator[Edit]:
     """The edit of a config that names how weights are quantized: without it once none is, else with the modules that
     no longer are."""
@@ -86,7 +114,7 @@ def config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence
     if not rest:
         yield SetConfig(alias, describe_floats(config))
         return
-    key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
+    key = key_of_floats(settings)
     known = settings.get(key)
     left_out = [*(known if isinstance(known, list) else ()), *(n.removesuffix(".weight") for n in made)]
     yield SetConfig(alias, {**config, CONFIG_KEY: {**settings, key: list(dict.fromkeys(left_out))}})

@@ -24,6 +24,7 @@ from brainsurgery_jax.ops._compressed import unpack_rows
 from brainsurgery_jax.ops._packing import pack_matrix
 from brainsurgery_jax.ops._quantization import (
     CodeRequest,
+    check_awq,
     config_of_codes,
     config_of_floats,
     config_with,
@@ -134,6 +135,7 @@ def _unpack(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
     if len(words) != 2 or len(scales) != 2 or scales[1] == 0:
         raise Refusal("codes-unknown", f"{parts[0].aval} with scales {parts[2].aval} is no packed matrix", key="target",
                       hint="Narrow the pattern, so that it leaves such tensors out.")  # fmt: skip
+    check_awq(view, alias, codes.name, by_outputs=words[1] != scales[1])
     if words[1] == scales[1]:
         groups = [view.fetch(alias, name, "target") for ending, name in codes.others.items() if ending == "g_idx"]
         bits = 32 * zeros[1] // scales[1]

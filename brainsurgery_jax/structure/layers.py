@@ -14,6 +14,7 @@ from brainsurgery_jax.protocol import Edit, ModelAsked, Substep, View
 from brainsurgery_jax.structure.described import Described, ask_first, describe, pattern, to
 from brainsurgery_jax.structure.patches import renumber
 from brainsurgery_jax.structure.proof import preserve
+from brainsurgery_jax.structure.quantized_modules import rename_quantized
 
 _RANGE = re.compile(r"(?:(?P<alias>.+)::)?(?P<start>-?\d+)?(?P<range>:(?P<stop>-?\d+)?(?::(?P<step>-?\d+))?)?")
 
@@ -52,6 +53,7 @@ def change_layers(view: View, which: ModelAsked, stack: str, asked: AskedLayers)
         *_first(model, head, work, order),
         *_scale(model, head, order, asked.scale_copies),
         *model.configure(renumber(model, stack, [None if s.alias else s.number for s in order])),
+        *rename_quantized(view, model, head, order),
     ]
     yield preserve(view, model, steps, prove=asked.prove)
 

@@ -168,12 +168,6 @@ def test_codes_are_copied_with_their_scales(wishes: dict[str, Any], tmp_path: Pa
     same({name.removeprefix("params."): x for name, x in found.items()}, stored)
 
 
-def test_what_is_not_quantized_is_not_dequantized(tmp_path: Path) -> None:
-    source = model(tmp_path / "hf", llama(), LLAMA)
-    with pytest.raises(PlanError, match=r"nothing that '.*' matches is quantized"):
-        bs.convert(source, str(tmp_path / "out"), dequantize="bf16", layout="tunix", durable=False)
-
-
 OF_CODES = ("hf_quant_config.json", "quantization_config.json", "quantize_config.json", "quant_config.json")
 
 
@@ -244,3 +238,61 @@ def test_a_cast_does_not_part_integer_codes_from_their_scales(tmp_path: Path) ->
         assert "dequantize='bfloat16'" in caught.value.diagnostics[0].hint
         found = convert(source, tmp_path / f"{at}.safetensors", dtype="bfloat16", dequantize="bfloat16")
         assert {x.dtype.name for x in found.values()} == {"bfloat16"}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> str:
+    """A Llama that is quantized but for the projections of one layer, which are float32."""
+    stored, floats = quantized(blocks=True)
+    left = {n: x.astype(np.float32) for n, x in floats.items() if ".layers.1." in n and n.endswith(PROJECTION)}
+    tensors = {n: x for n, x in stored.items() if n.removesuffix("_scale_inv") not in left} | left
+    return model(tmp_path / "mixed", tensors, {**LLAMA, "dtype": "bfloat16", "quantization_config": FP8})
+
+
+def test_floats_of_two_widths_are_cast_by_an_option(mixed: str, tmp_path: Path) -> None:
+    wishes: dict[str, Any] = {"layout": "maxtext", "durable": False, "dequantize": "bf16"}
+    with pytest.raises(PlanError) as refused:
+        bs.convert(mixed, str(tmp_path / "tree"), **wishes)
+    (bad,) = refused.value.diagnostics
+    assert bad.code == "dtypes-differ"
+    assert bad.hint == "Nothing is promoted. Cast all weights to one dtype: `dtype='float32'`."
+    bs.convert(mixed, str(tmp_path / "tree"), **wishes, dtype="float32")
+    assert {x.dtype.name for x in tree(tmp_path / "tree").values()} == {"float32"}
+
+
+def test_codes_that_a_format_cannot_hold_become_floats_by_an_option(mixed: str, tmp_path: Path) -> None:
+    to = str(tmp_path / "x.h5")
+    with pytest.raises(PlanError) as refused:
+        bs.convert(mixed, to, durable=False)
+    (bad,) = refused.value.diagnostics
+    assert bad.code == "dtype-unsavable"
+    assert bad.hint == "Write safetensors, or floats of 16 bits: `dequantize='bfloat16'`."
+    bs.convert(mixed, to, durable=False, dequantize="bfloat16")
+    plan = {"inputs": [f"m::{mixed}"], "transforms": [], "output": str(tmp_path / "y.h5")}
+    with pytest.raises(PlanError) as refused:
+        bs.load(plan).run(durable=False)
+    (bad,) = refused.value.diagnostics
+    assert (
+        bad.hint == "Write safetensors, or make floats of codes first: `dequantize: {target: 'm::.*', to: bfloat16}`."
+    )
+    step = {"dequantize": {"target": "m::.*", "to": "bfloat16"}}
+    bs.load({**plan, "transforms": [step]}).run(durable=False)
+    same(tree(tmp_path / "x.h5"), tree(tmp_path / "y.h5"))
+
+
+def test_floats_of_eight_bits_that_are_no_codes_are_cast_for_a_format(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", {"w": np.ones((2, 2), ml_dtypes.float8_e4m3fn)}, LLAMA)
+    with pytest.raises(PlanError, match="Write safetensors, or floats of 16 bits: `dtype='bfloat16'`"):
+        bs.convert(source, str(tmp_path / "x.h5"), durable=False)
+    bs.convert(source, str(tmp_path / "x.h5"), durable=False, dtype="bfloat16")
+    assert tree(tmp_path / "x.h5")["w"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_is_not_quantized_is_not_dequantized(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    with pytest.raises(PlanError, match="nothing in it is quantized") as refused:
+        bs.convert(source, str(tmp_path / "tree"), layout="maxtext", dequantize="bf16", durable=False)
+    (bad,) = refused.value.diagnostics
+    assert bad.hint == "Leave out `dequantize`; `dtype='bf16'` casts floats."
+    bs.convert(source, str(tmp_path / "tree"), layout="maxtext", dtype="bf16", durable=False)
+    assert {x.dtype.name for x in tree(tmp_path / "tree").values()} == {"bfloat16"}

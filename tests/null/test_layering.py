@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
-    "structure": "errors wording json_text dtypes config_patch families layout.expressions op keys protocol select",
+    "structure": "errors wording json_text dtypes codes config_patch families layout.expressions op keys protocol "
+    "select",
     "ops.structure": "keys op protocol structure ops._chosen ops._models",
     "ops.experts": "keys op protocol structure ops._chosen ops._models",
     "ops.interpretability": "keys op protocol structure ops._models",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.codes import fitting_blocks
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.numerics import quantities as q
@@ -79,9 +80,68 @@ def test_block_sizes_may_be_given(tmp_path: Path) -> None:
     codes, scales = fp8((10, 6)), np.abs(normal((4, 2)))
     tensors = {"w": codes, "w_scale_inv": scales}
     (bad,) = problems(tmp_path, tensors, [step()])
-    assert bad.code == "codes-unknown" and "block: [128, 128]" in bad.hint
+    assert bad.code == "codes-unknown"
+    assert bad.hint.endswith("a scale: `block: [3, 3]`. Sizes up to [3, 5] fit as well.")
     found = run_plan(tmp_path, tensors, [step(block=[3, 4])])["w"]
     assert found.tolist() == scaled(codes, np.repeat(np.repeat(scales, 3, 0), 4, 1)[:10, :6]).tolist()
+
+
+@pytest.mark.parametrize("shape", [(10, 6), (128, 48), (7, 1), (1, 300)])
+@pytest.mark.parametrize("counts", [(4, 2), (2, 1), (7, 1), (3, 5), (1, 3), (1, 1), (5, 300)])
+def test_blocks_that_fit_are_those_that_cover_a_matrix(shape: tuple[int, int], counts: tuple[int, int]) -> None:
+    sizes = [
+        [b for b in range(1, n + 1) if len(range(0, n, b)) == count] for n, count in zip(shape, counts, strict=True)
+    ]
+    wanted = None if [] in sizes else ((sizes[0][0], sizes[1][0]), (sizes[0][-1], sizes[1][-1]))
+    assert fitting_blocks(shape, counts) == wanted
+
+
+JOINED = {"w": fp8((128, 48)), "w_scale": np.array([2, 3], np.float32)}
+BY_ROWS = JOINED["w"].astype(np.float32) * np.repeat([2, 3], 64)[:, None]
+
+
+@pytest.mark.parametrize("block", [None, [128, 128]])
+def test_scales_that_no_block_fits_are_said_to_be_such(block: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, JOINED, [step(block=block) if block else step()])
+    assert bad.hint.startswith("No `block` fits") and "Repeat them to one for each row" in bad.hint
+    steps = [{"repeat_": {"target": "w_scale", "times": 64, "mode": "each"}}, step()]
+    assert run_plan(tmp_path, JOINED, steps)["w"].tolist() == BY_ROWS.tolist()
+    parts = {"p": JOINED["w"][:64], "p_scale": np.float32([2]), "q": JOINED["w"][64:], "q_scale": np.float32([3])}
+    (tmp_path / "parts").mkdir()
+    joined = run_plan(tmp_path / "parts", parts, [step(), {"concat": {"from": ["p", "q"], "to": "w"}}])
+    assert joined["w"].tolist() == BY_ROWS.tolist()
+
+
+def test_a_block_that_is_not_that_of_the_scales_is_answered_by_one_that_is(tmp_path: Path) -> None:
+    tensors = JOINED | {"w_scale": JOINED["w_scale"][:, None]}
+    (bad,) = problems(tmp_path, tensors, [step(block=[128, 128])])
+    assert "cannot be cut into blocks of 128 x 128 with scales f32[2,1]" in bad.message
+    assert "`block: [64, 48]`. Sizes up to [127, 48] fit as well." in bad.hint
+    assert run_plan(tmp_path, tensors, [step(block=[64, 48])])["w"].tolist() == BY_ROWS.tolist()
+    one = JOINED | {"w_scale": np.float32([2])}
+    (tmp_path / "one").mkdir()
+    (bad,) = problems(tmp_path / "one", one, [step(block=[128, 128])])
+    assert bad.hint == "Leave out `block`: the shape of these scales says what shares one."
+    assert run_plan(tmp_path / "one", one, [step()])["w"].tolist() == scaled(one["w"], one["w_scale"]).tolist()
+
+
+STACKS = {"w": fp8((2, 8, 6)), "w_scale": np.float32([[2], [3]])}
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1)])
+def test_a_stack_of_matrices_with_a_scale_each_is_read(shape: tuple[int, ...], tmp_path: Path) -> None:
+    found = run_plan(tmp_path, STACKS | {"w_scale": STACKS["w_scale"].reshape(shape)}, [step()])
+    assert found["w"].tolist() == scaled(STACKS["w"], STACKS["w_scale"][..., None]).tolist()
+
+
+@pytest.mark.parametrize("to", ["int8", "float8_e4m3fn"])
+def test_what_is_quantized_with_one_scale_is_stacked_and_comes_back(to: str, tmp_path: Path) -> None:
+    floats = {"x.0": normal((8, 8)), "x.1": normal((8, 8)) * 50}
+    steps: list[Any] = [{"quantize": {"target": "x.*", "to": to, "per": "tensor"}},
+             {"stack": {"from": r"x\.(?P<i>\d)", "to": "y", "over": "i"}},
+             {"stack": {"from": r"x\.(?P<i>\d)_scale", "to": "y_scale", "over": "i"}}]  # fmt: skip
+    found = run_plan(tmp_path, floats, [*steps, step(target="y"), step(target="x.*")])
+    assert found["y"].tolist() == np.stack([found["x.0"], found["x.1"]]).tolist()
 
 
 def test_a_stack_of_experts_has_a_scale_for_each(tmp_path: Path) -> None:
@@ -139,6 +199,34 @@ def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
 
 
+def awq_config(version: str | None) -> dict[str, Any]:
+    return {"quantization_config": {"quant_method": "awq", "bits": 4} | ({"version": version} if version else {})}
+
+
+@pytest.mark.parametrize("version", [None, "GEMM", "exllama"])
+def test_awq_of_version_gemm_is_read(version: str | None, tmp_path: Path) -> None:
+    tensors = {"l.qweight": np.zeros((32, 2), np.int32), "l.qzeros": words(np.full((2, 16), 3), AWQ, 1),
+               "l.scales": np.ones((2, 16), np.float16)}  # fmt: skip
+    found = in_a_folder(tmp_path, tensors, awq_config(version), [step()])
+    assert found["l.weight"].tolist() == np.full((16, 32), -3).tolist()
+
+
+@pytest.mark.parametrize("version", ["gemv", "gemv_fast", "llm-awq", "gemm"])
+def test_awq_of_other_versions_is_refused_though_its_shapes_are_those_of_gptq(version: str, tmp_path: Path) -> None:
+    """32 outputs of 256 inputs: words [out, in / 8], and scales [out, 32], filled up to whole words of zeros."""
+    tensors = {"l.qweight": np.ones((32, 32), np.int32), "l.qzeros": np.ones((32, 4), np.int32),
+               "l.scales": np.ones((32, 32), np.float16),
+               "w": fp8((4, 6)), "w_scale": np.ones(1, np.float32)}  # fmt: skip
+    with pytest.raises(PlanError, match="AWQ") as refused:
+        in_a_folder(tmp_path, tensors, awq_config(version), [step()])
+    (bad,) = refused.value.diagnostics
+    assert bad.code == "codes-unknown" and f"'{version}'" in bad.message
+    assert bad.hint.endswith("narrow the pattern, so that it leaves such tensors out.")
+    (tmp_path / "narrow").mkdir()
+    found = in_a_folder(tmp_path / "narrow", tensors, awq_config(version), [step(target="w")])
+    assert found["w"].tolist() == tensors["w"].astype(np.float32).tolist()
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_zeros_of_int8_are_subtracted(groups: int, tmp_path: Path) -> None:
     codes = RNG.integers(-128, 128, (6, 16)).astype(np.int8)
@@ -172,6 +260,49 @@ def test_what_compressed_tensors_packs_is_read(
     wanted = (codes - points[:, owners]).astype(np.float32) * scales.astype(np.float32)[:, owners]
     assert {n: np.asarray(x).tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
     assert json.loads((tmp_path / "out/config.json").read_text()) == {}
+
+
+NAMED, CLASSES = (["re:a.*"], ["re:b$"]), (["Linear"], ["Linear"])
+
+
+@pytest.mark.parametrize("targets", [NAMED, CLASSES, (["Linear"], ["b"])], ids=["patterns", "classes", "a name"])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("columns", [64, 60])
+def test_each_group_of_a_config_has_bits_of_its_own(
+    targets: tuple[list[str], list[str]], swapped: bool, columns: int, tmp_path: Path
+) -> None:
+    tensors, wanted, groups = {}, {}, []
+    for name, bits, target in zip("ab", (4, 8), targets, strict=True):
+        codes = RNG.integers(-(1 << (bits - 1)), 1 << (bits - 1), (16, columns))
+        scales = (np.abs(normal((16, 1))) + 0.01).astype(np.float16)
+        tensors |= {f"{name}.weight_packed": rows_of_words(codes + (1 << (bits - 1)), 32 // bits),
+                    f"{name}.weight_scale": scales, f"{name}.weight_shape": np.array([16, columns])}  # fmt: skip
+        wanted[f"{name}.weight"] = (codes.astype(np.float32) * scales.astype(np.float32)).tolist()
+        groups.append({"targets": target, "weights": {"num_bits": bits, "type": "int"}})
+    named = {f"group_{at}": group for at, group in enumerate(groups[::-1] if swapped else groups)}
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": named}}
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    assert {n: np.asarray(x).tolist() for n, x in found.items()} == wanted
+
+
+def test_targets_tell_the_bits_of_rows_of_which_one_word_is_enough(tmp_path: Path) -> None:
+    """Three columns fit into one word, of four bits and of eight."""
+    codes = np.array([[-8, 1, 7], [3, -2, 0]])
+    tensors = {f"{n}.{key}": value for n, bits in (("a", 4), ("b", 8)) for key, value in {
+        "weight_packed": rows_of_words(codes + (1 << (bits - 1)), 32 // bits),
+        "weight_scale": np.ones((2, 1), np.float16), "weight_shape": np.array([2, 3])}.items()}  # fmt: skip
+    groups = {str(bits): {"targets": [target], "weights": {"num_bits": bits}} for target, bits in
+              (("re:b", 8), ("re:a", 4))}  # fmt: skip
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": groups}}
+    (tmp_path / "classes").mkdir()
+    classes = json.loads(json.dumps(config).replace("re:a", "Linear").replace("re:b", "Linear"))
+    with pytest.raises(PlanError, match="may be of 4 or 8 bits") as refused:
+        in_a_folder(tmp_path / "classes", tensors, classes, [step(to="float32")])
+    assert {d.hint for d in refused.value.diagnostics} == {
+        "Name the module in the `targets` of its group, in config.json."
+    }
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    assert found["a.weight"].tolist() == found["b.weight"].tolist() == codes.tolist()
 
 
 def rows_of_words(codes: np.ndarray, count: int) -> np.ndarray:
@@ -457,6 +588,66 @@ def test_codes_are_not_computed_on_without_their_scales(alone: Any, tmp_path: Pa
 )
 def test_codes_are_moved_and_looked_at_freely(right: Any, tmp_path: Path) -> None:
     assert [d.code for d in problems(tmp_path, SCALED, [right]) if d.severity == "error"] == []
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        {"fill_": {"target": "w::[3]", "mode": "constant", "value": 5}},
+        {"fill_": {"target": "w", "mode": "tensor", "values": [1, 2, 3, 0, 0, 0]}},
+        {"fill_": {"target": "w", "mode": "rand"}},
+        {"fill_": {"target": "w::[1:]", "mode": "rand"}},
+        {"pad_": {"target": "w", "shape": [4, 8], "value": 3}},
+        {"pad": {"from": "w", "to": "u", "shape": [4, 8], "value": 3}},
+        {"compute": {"from": {"x": "f"}, "to": "w", "expr": "x * 2"}},
+        {"compute": {"from": {"x": "f::[:1]"}, "to": "w::[:1]", "expr": "x * 2"}},
+    ],
+    ids=lambda s: f"{next(iter(s))} {next(iter(s.values()))}"[:60],
+)
+def test_values_that_are_no_codes_are_not_written_among_codes(writes: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, SCALED | {"f": normal((4, 6))}, [writes])
+    assert (bad.code, bad.severity) == ("scale-ignored", "error")
+    assert bad.message.endswith("'w' holds codes whose scales are in 'w_scale', and this step writes values that are "
+                                "no codes")  # fmt: skip
+    assert bad.hint == "Make floats of it before: `dequantize: {target: w, to: bfloat16}`."
+
+
+ZERO_POINT = {"w": np.ones((4, 6), np.int8), "w_scale": np.ones((4, 1), np.float32),
+              "w_zero_point": np.ones((4, 1), np.int8)}  # fmt: skip
+
+
+def test_zeros_may_be_written_among_codes_since_every_scale_leaves_them(tmp_path: Path) -> None:
+    steps = [{"fill_": {"target": "w::[3]", "mode": "constant", "value": 0}},
+             {"pad_": {"target": "w", "shape": [4, 8]}}, step(target="w")]  # fmt: skip
+    wanted = np.pad(scaled(SCALED["w"], SCALED["w_scale"]), ((0, 0), (0, 2)))
+    wanted[3] = 0
+    assert run_plan(tmp_path, SCALED, steps)["w"].tolist() == wanted.tolist()
+    (bad,) = problems(tmp_path, ZERO_POINT, steps[:1])
+    assert bad.code == "scale-ignored"
+
+
+def test_codes_that_are_padded_by_rows_no_longer_fit_their_scales(tmp_path: Path) -> None:
+    (said,) = notes(tmp_path, {"pad_": {"target": "w", "shape": [7, 6]}})
+    assert "is f8_e4m3fn[7,6], which the scales in 'w_scale', f32[4,1], do not fit" in said
+
+
+def test_a_result_that_is_no_codes_does_not_take_their_place(tmp_path: Path) -> None:
+    product = {"from": {"w": "w", "s": "w_scale"}, "expr": "w * s"}
+    (bad,) = problems(tmp_path, SCALED, [{"compute": product}])
+    assert bad.code == "scale-ignored"
+    assert "The floats are `dequantize: {target: w, to: float32}`, in place of this step." in bad.hint
+    elsewhere = {"compute": product | {"to": "u", "dtype": "float32"}}
+    wide = [{"compute": product | {"dtype": "float32"}}, {"delete": {"target": "w_scale"}}]
+    for name, steps in (("u", [elsewhere]), ("w", wide), ("w", [step(target="w")])):
+        found = run_plan(tmp_path, SCALED, steps)[name]
+        np.testing.assert_array_equal(found, scaled(SCALED["w"], SCALED["w_scale"]))
+
+
+def test_codes_that_a_step_makes_with_their_scales_take_the_place_of_others(tmp_path: Path) -> None:
+    floats = {"x": normal((4, 6))}
+    steps = [{"quantize": {"target": "x", "to": "int8"}}, step(), {"delete": {"target": "v"}},
+             {"quantize": {"target": "x", "to": "int8"}}]  # fmt: skip
+    assert [d.code for d in problems(tmp_path, SCALED | floats, steps) if d.severity == "error"] == []
 
 
 def test_packed_words_are_not_scaled(tmp_path: Path) -> None:

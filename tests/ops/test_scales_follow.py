@@ -100,6 +100,9 @@ RIGHT: dict[str, tuple[list[Any], Rearrange]] = {
     "both transposed": (both("transpose", "square", {}, None), lambda: floats("square").T),
     "rows joined": (join(["row", "row2"], "concat", (0, 0)), lambda: np.concatenate([floats("row"), floats("row2")])),
     "matrices stacked": (join(["row", "row2"], "stack", (0, 0)), lambda: np.stack([floats("row"), floats("row2")])),
+    "matrices with one scale each stacked": (
+        join(["one", "one2"], "stack", (0, 0)), lambda: np.stack([floats("one"), floats("one2")])
+    ),
     "one of a stack": (copy("stack", "::[1]", "::[1]"), lambda: floats("stack")[1]),
 }  # fmt: skip
 
@@ -116,6 +119,9 @@ WRONG = {
     "joined beside the scale of one": [join(["one", "one2"], "concat", (0, 0))[0], copy("one")[1]],
     "joined in another order": [
         join(["row", "row2"], "concat", (0, 0))[0], join(["row2", "row"], "concat", (0, 0))[1]
+    ],
+    "stacked in another order": [
+        join(["one", "one2"], "stack", (0, 0))[0], join(["one2", "one"], "stack", (0, 0))[1]
     ],
     "another of a stack": copy("stack", "::[1]", "::[2]"),
     "others' codes": [{"assign": {"from": r"row2\.weight", "to": "row.weight"}}],
@@ -135,6 +141,50 @@ def test_codes_and_scales_that_are_rearranged_alike_are_the_floats_rearranged(wh
     back = {"dequantize": {"target": r"new\.weight", "to": "float32"}}
     found = run_plan(tmp_path, TENSORS, [*steps, back])["new.weight"]
     assert found.tolist() == wanted().tolist()
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["copied", "moved"])
+@pytest.mark.parametrize(("names", "dim"), [(["row", "row2"], 0), (["block", "block"], 0), (["square", "square"], 1)])
+def test_scales_are_joined_after_codes_as_the_note_says(
+    names: list[str], dim: int, stays: bool, tmp_path: Path
+) -> None:
+    tail, first = ending(names[0]), names[0]
+    tensors = {f"{n}.weight{part}": TENSORS[f"{own}.weight{part}"] for n, own in zip("ab", names, strict=True)
+               for part in ("", tail)}  # fmt: skip
+    steps: list[Any] = [{"concat": {"from": [r"a\.weight", r"b\.weight"], "to": "new.weight", "dim": dim}}]
+    steps += [] if stays else [{"delete": {"target": r"[ab]\.weight"}}]
+    (said,) = [d for d in problems(tmp_path, tensors, steps) if d.code == "scale-left"]
+    assert said.hint.startswith("Join them as well, as last steps: `concat:")
+    assert ("delete" in said.hint) is not stays
+    mended = [*steps, *map(yaml.safe_load, re.findall("`(.*?)`", said.hint))]
+    assert [d for d in problems(tmp_path, tensors, mended) if "scale" in d.code] == []
+    found = run_plan(tmp_path, tensors, [*mended, {"dequantize": {"target": "new.*", "to": "float32"}}])
+    assert found["new.weight"].tolist() == np.concatenate([floats(first), floats(names[1])], dim).tolist()
+    assert {n for n in found if n != "new.weight"} == (set(tensors) if stays else set())
+
+
+@pytest.mark.parametrize("op", ["concat", "stack"])
+def test_codes_whose_scales_cannot_be_joined_alike_are_dequantized_before(op: str, tmp_path: Path) -> None:
+    steps = [{op: {"from": [r"one\.weight", r"one2\.weight"], "to": "new.weight"}}]
+    (said,) = [d for d in problems(tmp_path, TENSORS, steps) if d.code == "scale-left"]
+    assert said.hint == "Dequantize before codes are joined: `dequantize: {target: 'model::.*', to: bfloat16}`."
+    found = run_plan(tmp_path, TENSORS, [yaml.safe_load(said.hint.split("`")[1]), *steps])
+    assert found["new.weight"].tolist() == getattr(np, {"concat": "concatenate"}.get(op, op))(
+        [floats("one"), floats("one2")]
+    ).astype(ml_dtypes.bfloat16).tolist()  # fmt: skip
+
+
+def test_scales_of_codes_that_stay_are_copied(tmp_path: Path) -> None:
+    steps = [{"copy": {"from": r"row\.weight", "to": "new.weight"}}]
+    (said,) = [d for d in problems(tmp_path, TENSORS, steps) if d.code == "scale-left"]
+    assert said.hint.startswith("Copy them as well, as a last step: `copy:")
+    mended = [
+        *steps,
+        yaml.safe_load(said.hint.split("`")[1]),
+        {"dequantize": {"target": "row.*|new.*", "to": "float32"}},
+    ]
+    found = run_plan(tmp_path, TENSORS, mended)
+    assert found["row.weight"].tolist() == found["new.weight"].tolist() == floats("row").tolist()
 
 
 @pytest.mark.parametrize("which", WRONG)

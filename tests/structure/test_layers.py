@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from tests.structure.judged import assert_same, edit, load, logits, make
 
@@ -173,3 +175,119 @@ def test_a_model_that_is_not_what_its_config_says_is_refused(tmp_path: Path) -> 
     steps = {"delete": {"target": r"model\.layers\.1\..*"}}, {"layers": {"drop": [0]}}
     with pytest.raises(PlanError, match=r"config.json says 3 layers, but those of 'model' are 0 to 2, 2 in all"):
         edit(tmp_path / "whole", tmp_path / "out", *steps)
+
+
+# --- Quantized models -------------------------------------------------------------------------------------------------
+
+
+def quantized(folder: Path, floats: str, **settings: Any) -> dict[str, Any]:
+    """A tiny model with 12 layers of codes but for some modules; the `quantization_config` that says so, and others."""
+    make("llama", folder / "whole", num_hidden_layers=12)
+    codes = rf"model\.layers\.(?!{floats}).*_proj\.weight"
+    edit(folder / "whole", folder / "codes", {"quantize": {"target": codes, "to": "float8_e4m3fn", "block": [8, 8]}})
+    config = json.loads((folder / "codes/config.json").read_text())
+    config["quantization_config"] |= settings
+    (folder / "codes/config.json").write_text(json.dumps(config))
+    return config["quantization_config"]
+
+
+def projections(folder: Path) -> tuple[set[str], set[str]]:
+    """The projections of a model that are codes, and those that are floats."""
+    names = [name.removesuffix(".weight") for name in bs.open(str(folder)) if name.endswith("_proj.weight")]
+    codes = {name for name in names if f"{name}.weight_scale_inv" in bs.open(str(folder))}
+    return codes, set(names) - codes
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+REORDERED = [{"drop": [0]}, {"drop": [1]}, {"order": [11, 10, 1]}, {"repeat": ["0:2"]}, {"order": ["::-1", 1, 10]}]
+
+
+@pytest.mark.parametrize("asked", REORDERED, ids=str)
+def test_a_config_names_the_floats_among_quantized_layers_where_they_are_now(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    quantized(tmp_path, r"1\.|10\.mlp\.")
+    edit(tmp_path / "codes", tmp_path / "out", {"layers": asked})
+    _, floats = projections(tmp_path / "out")
+    said = set(settings_of(tmp_path / "out")["modules_to_not_convert"])
+    assert {name for name in said if "layers" in name} == floats
+    assert said - floats == {"model.embed_tokens", "lm_head"}
+
+
+PATTERNS: dict[str, Any] = {
+    "names": ["lm_head", "model.layers.1", "model.layers.10.mlp"],
+    "names without their beginning": ["layers.1", "layers.10.mlp"],
+    "names with a longer beginning": ["language_model.model.layers.1.*", "language_model.model.layers.10.mlp"],
+    "patterns of one number": [r"re:model\.layers\.1\..*", r"re:.*layers\.10\.mlp.*"],
+    "a pattern of two numbers": [r"re:model\.layers\.(1\.|10\.mlp\.).*", "re:.*norm"],
+}
+
+
+def says(entries: list[str], module: str) -> bool:
+    """Whether a list names a module: by its name, the end of it, a module around it, or a pattern."""
+    plain = [entry.removesuffix(".*").split("layers.")[-1] for entry in entries if not entry.startswith("re:")]
+    inner = module.split("layers.")[-1]
+    patterns = [entry.removeprefix("re:") for entry in entries if entry.startswith("re:")]
+    return any(f"{inner}.".startswith(f"{p}.") for p in plain) or any(re.match(p, module) for p in patterns)
+
+
+@pytest.mark.parametrize("which", PATTERNS)
+@pytest.mark.parametrize("asked", REORDERED[:4], ids=str)
+def test_however_a_config_names_modules_it_means_the_same(which: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.|10\.mlp\.", ignore=PATTERNS[which], modules_to_not_convert=None)
+    edit(tmp_path / "codes", tmp_path / "out", {"layers": asked})
+    codes, floats = projections(tmp_path / "out")
+    entries = settings_of(tmp_path / "out")["ignore"]
+    assert {name for name in codes | floats if says(entries, name)} == floats
+
+
+def test_keys_of_a_config_that_name_modules_follow_their_layers(tmp_path: Path) -> None:
+    dynamic = {r"-:model\.layers\.1\..*": {}, r"+:.*layers\.3\..*": {"bits": 8}, r"-:lm_head": {}, "group": {"size": 3}}
+    quantized(tmp_path, r"1\.", dynamic=dynamic, extra_config={"model.layers.1": {"bits": 16}})
+    edit(tmp_path / "codes", tmp_path / "out", {"layers": {"order": [3, 1, 0, 3]}})
+    found = settings_of(tmp_path / "out")
+    assert found["extra_config"] == {"model.layers.1": {"bits": 16}}
+    assert found["dynamic"] == {
+        r"-:model\.layers\.1\..*": {}, r"+:.*layers\.0\..*": {"bits": 8}, r"+:.*layers\.3\..*": {"bits": 8},
+        r"-:lm_head": {}, "group": {"size": 3},
+    }  # fmt: skip
+
+
+def test_floats_of_another_model_among_quantized_layers_are_named(tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.")
+    asked = {"layers": {"order": [0, "b::2", 1], "alias": "model"}}
+    edit(tmp_path / "codes", tmp_path / "out", asked, b=tmp_path / "whole")
+    _, floats = projections(tmp_path / "out")
+    assert {name.split(".")[2] for name in floats} == {"1", "2"}
+    assert {n for n in settings_of(tmp_path / "out")["modules_to_not_convert"] if "layers" in n} == floats
+
+
+def test_a_list_of_floats_that_were_moved_is_noted_and_the_patch_mends_it(tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.")
+    swap = [{"move": {"from": rf"model::model\.layers\.{a}\.(.*)", "to": rf"model::{b}\1"}}
+            for a, b in ((0, "kept."), (1, "model.layers.0."))]  # fmt: skip
+    back = {"move": {"from": r"model::kept\.(.*)", "to": r"model::model.layers.1.\1"}}
+    notes = edit(tmp_path / "codes", tmp_path / "out", *swap, back)
+    (said,) = [note for note in notes if "modules_to_not_convert" in note.message]
+    assert (
+        "names 'model.layers.1.mlp.down_proj', which is quantized (6 more like it), and does not name " in said.message
+    )
+    patch = yaml.safe_load(re.findall("`(.*)`", said.hint)[0])["config"]
+    plan = {"inputs": [f"model::{tmp_path / 'codes'}"], "transforms": [*swap, back],
+            "output": {"path": f"{tmp_path / 'mended'}/", "config": patch}}  # fmt: skip
+    assert not [note for note in bs.check(bs.load(plan)) if "modules_to_not_convert" in note.message]
+    bs.load(plan).run(durable=False)
+    _, floats = projections(tmp_path / "mended")
+    listed = set(settings_of(tmp_path / "mended")["modules_to_not_convert"])
+    assert listed == floats | {"model.embed_tokens", "lm_head"}
+    assert {name.split(".")[2] for name in floats} == {"0"}
+
+
+def test_lists_of_floats_that_follow_their_layers_are_not_noted(tmp_path: Path) -> None:
+    quantized(tmp_path, r"1\.")
+    for at, steps in enumerate(([], [{"layers": {"drop": [0]}}], [{"layers": {"order": [1, 0, 1]}}])):
+        notes = edit(tmp_path / "codes", tmp_path / f"out{at}", *steps)
+        assert not [note for note in notes if "modules_to_not_convert" in note.message]
