@@ -21,6 +21,7 @@ from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.changes import Changes
+from brainsurgery_jax.lower.computed_codes import floats_instead, refuse_codes_alone, refuse_other_values
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.following import is_start
@@ -28,7 +29,7 @@ from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import alias_of, config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
 from brainsurgery_jax.lower.remedies import casting_hint
-from brainsurgery_jax.lower.scales import coded, floats_instead, refuse_codes_alone, refuse_other_values
+from brainsurgery_jax.lower.scales import coded
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
