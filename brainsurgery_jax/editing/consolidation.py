@@ -13,8 +13,9 @@ from brainsurgery_jax.op import Avals, Number, Params, kernel
 
 def _check(avals: Avals, params: Params) -> None:
     check_floats(avals)
-    if not params["strength"] >= 0:
-        raise Refusal("value-type", f"expected a number from 0 on, got {params['strength']:g}", key="strength",
+    strength = params["strength"]
+    if not (isinstance(strength, int | float) and strength >= 0):
+        raise Refusal("value-type", f"expected a number from 0 on, got {strength}", key="strength",
                       hint="With 0 the weights stay; the larger, the nearer they come to the old ones.")  # fmt: skip
     hint = "Old weights and Fisher information have a value for each entry."
     for what, aval in zip(("old weights", "Fisher values", "Fisher values"), avals[1:], strict=False):

@@ -138,8 +138,9 @@ class StepView(Drafts):
                 hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
             fate = self.step.unmatched
-            for each in find_tied_heads(self, sets, paired) if fate in ("keep", "drop") else ():
-                self.note(pairing.UNMATCHED, each.describe(fate), hint=each.hint)
+            if fate == "keep" or fate == "drop":
+                for each in find_tied_heads(self, sets, paired):
+                    self.note(pairing.UNMATCHED, each.describe(fate), hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more] if others else self._order(sets, rows, before)

@@ -24,7 +24,7 @@ def holds_nonfinite(x: np.ndarray) -> bool:
     if not x.size:
         return False
     if x.dtype.kind == "c":
-        return holds_nonfinite(x.real) or holds_nonfinite(x.imag)
+        return holds_nonfinite(np.real(x)) or holds_nonfinite(np.imag(x))
     finite = _finite(x.dtype)
     size = x.dtype.itemsize
     # As whole numbers, the bits of positive floats are in the order of the floats, NaN last; so are those of negative.

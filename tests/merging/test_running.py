@@ -48,7 +48,7 @@ def test_scalars_are_merged_in_arrays_as_in_files(which: str, as_array: Any, tmp
     plan["output"]["alias"] = "merged"
     bs.load(plan).run(durable=False)
     wanted = read(plan["output"]["path"])["gate"]
-    given = {alias: {"gate": as_array(x["gate"])} for alias, x in scalars.items()}
+    given: dict[str, Any] = {alias: {"gate": as_array(x["gate"])} for alias, x in scalars.items()}
     found = np.asarray(bs.load(plan).apply(**given)["gate"])
     assert (found.shape, found.tobytes()) == ((), wanted.tobytes())
 

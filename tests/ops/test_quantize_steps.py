@@ -106,7 +106,12 @@ def test_scales_that_no_block_fits_are_said_to_be_such(block: Any, tmp_path: Pat
     assert bad.hint.startswith("No `block` fits") and "Repeat them to one for each row" in bad.hint
     steps = [{"repeat_": {"target": "w_scale", "times": 64, "mode": "each"}}, step()]
     assert run_plan(tmp_path, JOINED, steps)["w"].tolist() == BY_ROWS.tolist()
-    parts = {"p": JOINED["w"][:64], "p_scale": np.float32([2]), "q": JOINED["w"][64:], "q_scale": np.float32([3])}
+    parts = {
+        "p": JOINED["w"][:64],
+        "p_scale": np.asarray([2], np.float32),
+        "q": JOINED["w"][64:],
+        "q_scale": np.asarray([3], np.float32),
+    }
     (tmp_path / "parts").mkdir()
     joined = run_plan(tmp_path / "parts", parts, [step(), {"concat": {"from": ["p", "q"], "to": "w"}}])
     assert joined["w"].tolist() == BY_ROWS.tolist()
@@ -118,14 +123,14 @@ def test_a_block_that_is_not_that_of_the_scales_is_answered_by_one_that_is(tmp_p
     assert "cannot be cut into blocks of 128 x 128 with scales f32[2,1]" in bad.message
     assert "`block: [64, 48]`. Sizes up to [127, 48] fit as well." in bad.hint
     assert run_plan(tmp_path, tensors, [step(block=[64, 48])])["w"].tolist() == BY_ROWS.tolist()
-    one = JOINED | {"w_scale": np.float32([2])}
+    one = JOINED | {"w_scale": np.asarray([2], np.float32)}
     (tmp_path / "one").mkdir()
     (bad,) = problems(tmp_path / "one", one, [step(block=[128, 128])])
     assert bad.hint == "Leave out `block`: the shape of these scales says what shares one."
     assert run_plan(tmp_path / "one", one, [step()])["w"].tolist() == scaled(one["w"], one["w_scale"]).tolist()
 
 
-STACKS = {"w": fp8((2, 8, 6)), "w_scale": np.float32([[2], [3]])}
+STACKS = {"w": fp8((2, 8, 6)), "w_scale": np.asarray([[2], [3]], np.float32)}
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1)])
