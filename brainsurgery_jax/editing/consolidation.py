@@ -36,7 +36,7 @@ def _cuts(avals: Avals, params: Params) -> Cuts:
 
 
 def _space(avals: Avals, params: Params) -> int:
-    return 8 * 8 * avals[0].size
+    return 8 * 9 * avals[0].size
 
 
 @kernel(

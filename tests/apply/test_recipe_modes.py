@@ -94,7 +94,11 @@ def test_the_gradient_of_a_recipe_is_its_slope(name: str, tmp_path: Path) -> Non
                 weights.setdefault(n, rng.normal(size=x.shape))
             return sum(jnp.sum(x * weights[n]) for n, x in made.items())
 
-        line = jax.tree.map(lambda x: rng.normal(size=x.shape), floats)
+        def direction(x: Any) -> Any:
+            """A step to either side, by which what may not be negative, such as Fisher information, stays so."""
+            return rng.normal(size=x.shape) * (jnp.minimum(x, 1) if (x >= 0).all() else 1)
+
+        line = jax.tree.map(direction, floats)
 
         def at(step: float) -> Any:
             return total(jax.tree.map(lambda x, d: x + step * d, floats, line))

@@ -30,7 +30,7 @@ def test_the_table_the_errors_that_were_missed_and_asserts_are_printed(plan: str
     done = CliRunner().invoke(app, ["audit", plan, "by=3", "--each", "1"])
     assert done.exit_code == 0, done.output
     assert "scale doubled: step 1: `by`: 3 -> 6 (seen by an assert below)" in done.stdout
-    assert "- assert: {finite: 'm::.+'}" in done.stdout
+    assert "- assert: {fingerprint: {of: m, is: 'blake2b:" in done.stdout
     assert "planted errors seen" in done.stdout.splitlines()[-1]
     assert not (tmp_path / "out.safetensors").exists()
 
