@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 
-class Rule(NamedTuple):
+class NameRule(NamedTuple):
     """What a name of a checkpoint begins or goes on with, and what the module has there."""
 
     pattern: str
@@ -17,38 +17,38 @@ class Rule(NamedTuple):
 
 
 _WITHIN = (
-    Rule(r"^(?:model\.)?language_model\.lm_head(?=\.|$)", "lm_head"),
-    Rule(r"^(?:model\.)?language_model\.model(?=\.|$)", "model.language_model"),
-    Rule(r"^language_model(?=\.|$)", "model.language_model"),
-    Rule(r"^(vision_tower|image_tower|video_tower|audio_tower|vision_model|multi_modal_projector)(?=\.|$)",
+    NameRule(r"^(?:model\.)?language_model\.lm_head(?=\.|$)", "lm_head"),
+    NameRule(r"^(?:model\.)?language_model\.model(?=\.|$)", "model.language_model"),
+    NameRule(r"^language_model(?=\.|$)", "model.language_model"),
+    NameRule(r"^(vision_tower|image_tower|video_tower|audio_tower|vision_model|multi_modal_projector)(?=\.|$)",
          r"model.\1"),
-    Rule(r"^(model\.vision_tower)\.vision_model(?=\.|$)", r"\1"),
+    NameRule(r"^(model\.vision_tower)\.vision_model(?=\.|$)", r"\1"),
 )  # fmt: skip
 """Of a language model within another."""
 
 _QWEN_VL = (
-    Rule(r"^visual(?=\.|$)", "model.visual"),
-    Rule(r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
+    NameRule(r"^visual(?=\.|$)", "model.visual"),
+    NameRule(r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
 )
 
 _VIT = (
-    Rule(r"\bencoder\.layer\.", "layers."),
-    Rule(r"\battention\.attention\.(query|key|value)\b", r"attention.\1"),
-    Rule(r"\battention\.query\b", "attention.q_proj"),
-    Rule(r"\battention\.key\b", "attention.k_proj"),
-    Rule(r"\battention\.value\b", "attention.v_proj"),
-    Rule(r"\battention\.output\.dense\b", "attention.o_proj"),
-    Rule(r"\bintermediate\.dense\b", "mlp.fc1"),
-    Rule(r"\boutput\.dense\b", "mlp.fc2"),
+    NameRule(r"\bencoder\.layer\.", "layers."),
+    NameRule(r"\battention\.attention\.(query|key|value)\b", r"attention.\1"),
+    NameRule(r"\battention\.query\b", "attention.q_proj"),
+    NameRule(r"\battention\.key\b", "attention.k_proj"),
+    NameRule(r"\battention\.value\b", "attention.v_proj"),
+    NameRule(r"\battention\.output\.dense\b", "attention.o_proj"),
+    NameRule(r"\bintermediate\.dense\b", "mlp.fc1"),
+    NameRule(r"\boutput\.dense\b", "mlp.fc2"),
 )
 
-_GROUPS: dict[str, tuple[Rule, ...]] = {
+_GROUPS: dict[str, tuple[NameRule, ...]] = {
     "llava vipllava llava_next llava_next_video llava_onevision video_llava mllama mistral3 paligemma gemma3 "
     "internvl aya_vision got_ocr2 qwen2_audio voxtral": _WITHIN,
     "qwen2_vl qwen2_5_vl": _QWEN_VL,
     "vit deit": _VIT,
-    "gpt_neox": (Rule(r"^embed_out(?=\.|$)", "lm_head"),),
-    "mixtral": (Rule(r"\.block_sparse_moe(?=\.|$)", ".mlp"),),
+    "gpt_neox": (NameRule(r"^embed_out(?=\.|$)", "lm_head"),),
+    "mixtral": (NameRule(r"\.block_sparse_moe(?=\.|$)", ".mlp"),),
 }
 _RULES = {kind: rules for kinds, rules in _GROUPS.items() for kind in kinds.split()}
 

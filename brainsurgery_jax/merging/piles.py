@@ -38,7 +38,7 @@ Order = Literal["one", "woven", "kinds", "turns"]
 
 
 @dataclass(frozen=True)
-class Pile:
+class LayerPile:
     """The tensors that hold the layers of a model between them, in one part or in several.
 
     `order`: how layers go over the parts. `one` is a single part. `woven`: every part has one layer of each repeat of a
@@ -147,7 +147,7 @@ def _head_of(name: str) -> tuple[str, bool] | None:
     return None
 
 
-def find_piles(shapes: Shapes) -> list[Pile]:
+def find_piles(shapes: Shapes) -> list[LayerPile]:
     """What may hold layers, by the names of a model."""
     heads: dict[tuple[str, bool], dict[str, Shape]] = {}
     for name, shape in shapes.items():
@@ -157,7 +157,7 @@ def find_piles(shapes: Shapes) -> list[Pile]:
     return list(_join_turns(piles))
 
 
-def _pile_of(head: str, own: Shapes, sure: bool, everything: Shapes) -> Pile:
+def _pile_of(head: str, own: Shapes, sure: bool, everything: Shapes) -> LayerPile:
     """The tensors below a word for layers: one stack, or the parts that their names tell."""
     found = {name: name[len(head) + 1 :].replace("/", ".").partition(".")[0] for name in own}
     bodies = {name: _OF_BODY.fullmatch(first) for name, first in found.items()}
@@ -167,11 +167,13 @@ def _pile_of(head: str, own: Shapes, sure: bool, everything: Shapes) -> Pile:
         if numbers == list(range(len(numbers))):
             parts = {f"{at}": {n: own[n] for n, body in bodies.items() if body and int(body[2]) == at}
                      for at in numbers}  # fmt: skip
-            return Pile(head, parts, "woven", _remainder(head, everything), sure)
+            return LayerPile(head, parts, "woven", _remainder(head, everything), sure)
     kinds = {name: kind[1].lower() for name, first in found.items() if (kind := _OF_KIND.fullmatch(first))}
     if len(kinds) == len(own) and set(kinds.values()) == set(_KINDS):
-        return Pile(head, {kind: {n: own[n] for n in own if kinds[n] == kind} for kind in _KINDS}, "kinds", sure=sure)
-    return Pile(head, {head: own}, sure=sure)
+        return LayerPile(
+            head, {kind: {n: own[n] for n in own if kinds[n] == kind} for kind in _KINDS}, "kinds", sure=sure
+        )
+    return LayerPile(head, {head: own}, sure=sure)
 
 
 def _remainder(head: str, shapes: Shapes) -> dict[str, int]:
@@ -181,7 +183,7 @@ def _remainder(head: str, shapes: Shapes) -> dict[str, int]:
     return {name: found[1] for name, found in numbered.items() if found is not None}
 
 
-def _join_turns(piles: Sequence[Pile]) -> Iterator[Pile]:
+def _join_turns(piles: Sequence[LayerPile]) -> Iterator[LayerPile]:
     """Stacks that follow each other as one pile, and all others as they are."""
     for pile in piles:
         above = pile.head[: len(pile.head) - len(word)] if (word := _turn_of(pile)) else ""
@@ -190,24 +192,24 @@ def _join_turns(piles: Sequence[Pile]) -> Iterator[Pile]:
             yield pile
         elif word == _TURNS[0]:
             parts = {other.head: other.shapes for other in together}
-            yield Pile(" and ".join(parts), parts, "turns")
+            yield LayerPile(" and ".join(parts), parts, "turns")
 
 
-def _turn_of(pile: Pile) -> str:
+def _turn_of(pile: LayerPile) -> str:
     last = re.split(r"[./]", pile.head)[-1]
     return last if last in _TURNS and pile.order == "one" else ""
 
 
-def find_unnamed_piles(shapes: Shapes, axes: Sequence[int] = (0, 1)) -> list[Pile]:
+def find_unnamed_piles(shapes: Shapes, axes: Sequence[int] = (0, 1)) -> list[LayerPile]:
     """What may hold layers by shapes alone: all tensors below one prefix have one size along an axis."""
     below: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
         for cut in re.finditer(r"[./]", name):
             below.setdefault(name[: cut.start()], {})[name] = shape
-    found: list[Pile] = []
+    found: list[LayerPile] = []
     taken: set[str] = set()
     for prefix in sorted(below, key=len):
         if taken.isdisjoint(below[prefix]) and any(_is_even(below[prefix], axis) for axis in axes):
-            found.append(Pile(prefix, {prefix: below[prefix]}, sure=False))
+            found.append(LayerPile(prefix, {prefix: below[prefix]}, sure=False))
             taken |= below[prefix].keys()
     return found

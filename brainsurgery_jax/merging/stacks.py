@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.merging.piles import Pile, Shape, Shapes, find_piles, find_unnamed_piles, levels_of
+from brainsurgery_jax.merging.piles import LayerPile, Shape, Shapes, find_piles, find_unnamed_piles, levels_of
 from brainsurgery_jax.merging.settings import depth_of, layer_of
 
 Config = Callable[[], Mapping[str, object]]
 """The config of a model, which is read where there are tensors that may hold all layers."""
 
 
-class Stack(NamedTuple):
+class LayerStack(NamedTuple):
     """A tensor that holds layers: the axis along which it does, and the depth of each, None if not known."""
 
     head: str
@@ -42,7 +42,7 @@ class Layers:
     layers that come after a stack.
     """
 
-    stacks: Mapping[str, Stack] = field(default_factory=dict)
+    stacks: Mapping[str, LayerStack] = field(default_factory=dict)
     unclear: Mapping[str, Unclear] = field(default_factory=dict)
     guessed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     depths: Mapping[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def find_layers(shapes: Shapes, config: Config) -> Layers:
     return Layers(found.stacks, found.unclear, found.guessed, found.depths)
 
 
-def _numbered(shapes: Shapes, piles: Sequence[Pile]) -> frozenset[int]:
+def _numbered(shapes: Shapes, piles: Sequence[LayerPile]) -> frozenset[int]:
     """How many layers each list of numbered layers has. A module may have a number, too: a word with a single one
     (`MlpBlock_0`) is no list."""
     held = {name for pile in piles for name in (*pile.shapes, *(pile.rest or ()))}
@@ -101,12 +101,12 @@ class _Found:
 
     def __init__(self, config: Mapping[str, object]) -> None:
         self.config, self.counts = config, _counts_of(config)
-        self.stacks: dict[str, Stack] = {}
+        self.stacks: dict[str, LayerStack] = {}
         self.unclear: dict[str, Unclear] = {}
         self.guessed: dict[str, tuple[int, int]] = {}
         self.depths: dict[str, float] = {}
 
-    def judge(self, pile: Pile, numbered: frozenset[int]) -> None:
+    def judge(self, pile: LayerPile, numbered: frozenset[int]) -> None:
         """Tell whether tensors whose names have a word for layers are a stack."""
         even, axes = self._certain(pile), self._axes(pile)
         told = [axis for axis in axes if self._total(pile, axis) in self.counts - numbered]
@@ -125,7 +125,7 @@ class _Found:
         elif pile.sure or even:
             self._doubt(pile, axes)
 
-    def judge_unnamed(self, pile: Pile, *, alone: bool) -> None:
+    def judge_unnamed(self, pile: LayerPile, *, alone: bool) -> None:
         """Tell whether tensors are a stack of which only shapes say that they may be one. `alone`: there are no stacks
         that names tell, beside which these would hardly be one that a config does not tell, either."""
         axes = self._certain(pile)
@@ -135,29 +135,29 @@ class _Found:
         elif told or (alone and not self.counts):
             self._doubt(pile, told or axes)
 
-    def hold(self, pile: Pile, axis: int) -> None:
+    def hold(self, pile: LayerPile, axis: int) -> None:
         """Take tensors for layers along an axis, at the depths that these have in the model."""
         counts = pile.counts(axis)
         assert counts is not None
         total, layers = pile.total(counts), pile.layers(counts, self.config)
         for name, part in pile.holding(axis, counts):
             depths = None if layers is None else [depth_of(at, total) for at in layers[part]]
-            self.stacks[name] = Stack(pile.head, axis, depths)
+            self.stacks[name] = LayerStack(pile.head, axis, depths)
         self.depths |= {name: depth_of(sum(counts) + at, total) for name, at in (pile.rest or {}).items()}
 
-    def _doubt(self, pile: Pile, axes: Sequence[int]) -> None:
+    def _doubt(self, pile: LayerPile, axes: Sequence[int]) -> None:
         unclear = Unclear(pile.head, axes, list(pile.shapes.values()))
         self.unclear |= dict.fromkeys(pile.shapes, unclear)
 
-    def _total(self, pile: Pile, axis: int) -> int:
+    def _total(self, pile: LayerPile, axis: int) -> int:
         counts = pile.counts(axis)
         return 0 if counts is None else pile.total(counts)
 
-    def _certain(self, pile: Pile) -> list[int]:
+    def _certain(self, pile: LayerPile) -> list[int]:
         """The axes of which shapes alone tell that they may be those of layers."""
         return [axis for axis in (0, 1) if pile.is_even(axis)]
 
-    def _axes(self, pile: Pile) -> list[int]:
+    def _axes(self, pile: LayerPile) -> list[int]:
         """The axes along which layers may lie. Names with numbers may be those of single layers, whose matrices have
         an axis of one size more often than their matrices and vectors do."""
         if any(layer_of(name) is not None for name in pile.shapes):
@@ -181,7 +181,7 @@ def take_layers(shapes: Shapes, config: Config, axis: int, merged: Collection[st
     return Layers(found.stacks, depths=found.depths)
 
 
-def _fit(pile: Pile, axis: int, merged: Collection[str], counts: frozenset[int]) -> Pile | None:
+def _fit(pile: LayerPile, axis: int, merged: Collection[str], counts: frozenset[int]) -> LayerPile | None:
     """The pile that has layers along an axis: the whole, or what is merged of it; None if it is none, or nothing of it
     is merged. Raises Refusal."""
     own = {name: shape for name, shape in pile.shapes.items() if name in merged}
@@ -202,7 +202,7 @@ def _fit(pile: Pile, axis: int, merged: Collection[str], counts: frozenset[int])
 
 def _fit_unnamed(
     shapes: Shapes, axis: int, merged: Collection[str], counts: frozenset[int], *, named: bool, needed: bool
-) -> Iterator[Pile]:
+) -> Iterator[LayerPile]:
     """The piles that have layers along an axis, of which no names tell it: those that a config tells, and if any is
     `needed` those that shapes or the step tell. Raises Refusal."""
     found = [pile for pile in find_unnamed_piles(shapes, [axis]) if not pile.shapes.keys().isdisjoint(merged)]
@@ -216,7 +216,7 @@ def _fit_unnamed(
     if len(set(sizes.values())) == 1:
         yield from found
         return
-    of = Pile("of", {"of": {name: shapes[name] for name in merged}})
+    of = LayerPile("of", {"of": {name: shapes[name] for name in merged}})
     if named and of.counts(axis) is not None:
         yield of
         return

@@ -48,7 +48,7 @@ def test_representations_are_short_and_say_how_much_there_is(objects: dict[str, 
     assert texts["checkpoint"] == "<Checkpoint a.safetensors: 1,003 tensors, 8,112 bytes>"
     assert texts["plan"] == "<Plan: 1 input, 50 steps, 1 output>"
     assert texts["explanation"].startswith("<Explanation: 50 steps, 1 output, ")
-    assert texts["report"] == "<Report: 1 checkpoint published, 50 steps>"
+    assert texts["report"] == "<Report: 1 checkpoint published, 50 steps, 1 note>"
     assert texts["difference"].endswith("1 equal, 1,002 differing>")
     assert texts["spectrum"] == "<Spectrum of [3, 3]: 3 values, largest 3, effective rank 2.7>"
     assert texts["some values"] == "<Spectrum of [3, 3]: 2 values, largest 3, captured 0.9286>"
