@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -60,17 +60,12 @@ class Plan:
         if not isinstance(other, Plan):
             return NotImplemented
         mine, theirs = ((p.data, p.problems, p.variables, p.files) for p in (self, other))
-        return mine == theirs and self._written == other._written
+        return mine == theirs and self.data.written == other.data.written
 
     def __hash__(self) -> int:
         """Equal plans have equal hashes, so that a plan can be a static argument of `jax.jit`."""
         places = tuple(step.span for step in self.data.steps)
-        return hash((self.data.inputs, places, self._written, self.data.seed, self.files))
-
-    @property
-    def _written(self) -> Hashable:
-        """Steps and outputs as data, exactly."""
-        return _freeze([*(step.text for step in self.data.steps), *(out.plain() for out in self.data.outputs)])
+        return hash((self.data.inputs, places, self.data.written, self.data.seed, self.files))
 
     def __repr__(self) -> str:
         inputs, steps, outputs = map(len, (self.data.inputs, self.data.steps, self.data.outputs))
@@ -183,16 +178,6 @@ def load(*items: Any, **variables: Any) -> Plan:
     merged = read_plan_files(texts)
     plan = parse_document(merged.root, merged.variables, merged.declared)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
-
-
-def _freeze(data: Any) -> Hashable:
-    """Plain data as something with a hash, which is equal for the same data alone."""
-    match data:
-        case Mapping():
-            return frozenset((key, _freeze(value)) for key, value in data.items())
-        case list() | tuple():
-            return tuple(map(_freeze, data))
-    return repr(data)
 
 
 def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:

@@ -154,13 +154,18 @@ def _precision(dtype: DType) -> tuple[int, int]:
     return int(found.nmant) + 1, int(found.maxexp)
 
 
+def common_dtype(a: DType, b: DType) -> DType | None:
+    """The least dtype that holds all values of two, one of them if it does; None if none does."""
+    found = (d for d in (a, b, *sorted(DTYPES, key=lambda d: d.bits)) if holds_all(d, a) and holds_all(d, b))
+    return next(found, None)
+
+
 def common_dtype_hint(a: DType, b: DType) -> str:
     """What to do about two dtypes that differ: a cast that changes no value, if there is one."""
-    fitting = [d for d in (a, b, *sorted(DTYPES, key=lambda d: d.bits)) if holds_all(d, a) and holds_all(d, b)]
-    if not fitting:
+    if (fitting := common_dtype(a, b)) is None:
         return "Nothing is promoted, and no dtype holds all values of both. Leave such tensors out, or cast on purpose."
-    which = "both" if fitting[0] not in (a, b) else f"what is {b if fitting[0] == a else a}"
-    return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting[0]}}}`."
+    which = "both" if fitting not in (a, b) else f"what is {b if fitting == a else a}"
+    return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting}}}`."
 
 
 def opaque_message(dtype: DType) -> str:

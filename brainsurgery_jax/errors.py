@@ -156,11 +156,16 @@ class Stopped(Exception):
 class StoreError(Exception):
     """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do.
 
-    `code` is that of the diagnostic which it becomes in a plan, if it is one of its own.
+    `code` is that of the diagnostic which it becomes in a plan, if it is one of its own. `castable`: whether the tensor
+    would do in another dtype.
     """
 
-    def __init__(self, path: object, problem: str, *, tensor: str | None = None, remedy: str = "", code: str = ""):
+    def __init__(
+        self, path: object, problem: str, *, tensor: str | None = None, remedy: str = "", code: str = "",
+        castable: bool = False,
+    ):  # fmt: skip
         self.path, self.problem, self.tensor, self.remedy, self.code = str(path), problem, tensor, remedy, code
+        self.castable = castable
         where = f"{path}: tensor '{tensor}'" if tensor is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
 

@@ -10,6 +10,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
+def quoted(text: str) -> str:
+    """A text in quotes, as YAML reads it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def few(names: Collection[str], most: int | None = 6) -> str:
     """The first names, and how many more there are. `most` None: all names."""
     shown = list(names)[:most]

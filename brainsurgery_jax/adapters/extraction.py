@@ -92,9 +92,9 @@ class ExtractStep:
         """Say that PEFT may know modules by other names."""
         if is_renamed_otherwise(self.model.kind):
             message = (
-                f"transformers gives modules of '{self.model.kind}' other names than the checkpoint has, and which "
+                f"transformers gives modules of '{self.model.kind}' other names than the checkpoint has, and which is "
+                "not known here: see that PEFT finds every module of the adapter"
             )
-            message += "is not known here: see that PEFT finds every module of the adapter"
             self.view.note("adapter-extract", message, "base")
 
     @cached_property
@@ -329,8 +329,8 @@ class ExtractStep:
     def _nothing(self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange]) -> Refusal:
         """That there is nothing to factorize. `changed`: all that differs; `changes`: of what LoRA may factorize."""
         if changes and (beside := self._beside(changed, changes)):
-            message = f"{few([repr(name) for name in beside])} differ, so that their modules are kept whole, and no "
-            message += "matrix is left to factorize"
+            names = few([repr(name) for name in beside])
+            message = f"{names} differ, so that their modules are kept whole, and no matrix is left to factorize"
             hint = "Leave them out by naming the tensors that are meant: `of: PATTERN`. Or use the models as they are."
             return Refusal("adapter-extract", message, key="tuned", hint=hint)
         if changes and self.extent.least is not None:

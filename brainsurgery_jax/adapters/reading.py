@@ -35,7 +35,8 @@ _PARTS = {
 _PART = {part: re.compile(rf"(.+)\.(?:{ends})") for part, ends in _PARTS.items()}
 _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
 _SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.[^.]+$)")
-_UNDERSCORED = re.compile(r"(?:lora_(?:unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_(.+)")
+_OF_KOHYA = r"unet|te\d?|transformer|prior_unet|prior_te"
+_UNDERSCORED = re.compile(rf"(?:lora_(?:{_OF_KOHYA})|lycoris)_(.+)")
 """Names of modules whose dots are underscores, behind what part of a pipeline they belong to."""
 
 _IDLE = ".original_module."
@@ -141,7 +142,7 @@ def deletion(alias: str, pattern: str) -> str:
     return f"`delete` what is not meant: `delete: {{target: '{alias}::{pattern}'}}`"
 
 
-_PIPELINE = re.compile(r"(?:lora_|lycoris_)(?:unet|te\d?|transformer|prior_unet|prior_te)_|"
+_PIPELINE = re.compile(rf"(?:lora_|lycoris_)(?:{_OF_KOHYA})_|"
                        r"(?:unet|text_encoder(?:_\d)?|transformer|prior|image_encoder|vae)\.")  # fmt: skip
 """How names begin in adapters for the models of a pipeline."""
 

@@ -52,7 +52,7 @@ _GROUPS: dict[str, tuple[NameRule, ...]] = {
 }
 _RULES = {kind: rules for kinds, rules in _GROUPS.items() for kind in kinds.split()}
 
-_OTHERS = (
+_LISTED = (
     "altclip aria audio-spectrogram-transformer audioflamingo3 axk1 axk2 bailing_hybrid beit chmv2 cohere_asr colpali "
     "cosmos3_edge cosmos3_omni csm d_fine deepseek_v4 depth_anything depth_pro dinov2 dinov2_with_registers "
     "dinov3_convnext dinov3_vit dory dots3_note ernie4_5_moe ernie4_5_vl_moe exaone exaone_moe flint fuyu glm5_next "
@@ -66,6 +66,7 @@ _OTHERS = (
     "step3p7 swin t5gemma2 timesfm2_5 tipsv2 ultrabert ultravbert unlimited_ocr vibevoice_asr videomae vit_mae "
     "vit_msn vivit voxtral_realtime yolos zoedepth"
 )
+_OTHERS = frozenset(_LISTED.split())
 """Types of models of which transformers renames tensors in ways that are not written down here."""
 
 
@@ -80,4 +81,4 @@ def module_name(kind: str, headless: bool, name: str) -> str:
 
 def is_renamed_otherwise(kind: str) -> bool:
     """Whether it is not known what modules of a type of model are called."""
-    return kind in _OTHERS.split()
+    return kind in _OTHERS

@@ -18,6 +18,7 @@ from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
+from brainsurgery_jax.wording import quoted
 
 _WIDTH = 110
 
@@ -93,7 +94,7 @@ def flow(value: object) -> str:
             return yaml.safe_dump(value, default_style='"', width=inf, allow_unicode=True).rstrip("\n")
         case str():
             plain = re.fullmatch(r"[A-Za-z./~][\w./~:-]*", value) and not value.endswith(":")
-            return value if plain and isinstance(read_scalar(value), str) else "'" + value.replace("'", "''") + "'"
+            return value if plain and isinstance(read_scalar(value), str) else quoted(value)
         case bool() | None:
             return {True: "true", False: "false", None: "null"}[value]
         case float() if value == int(value):

@@ -10,6 +10,7 @@ from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import quoted
 
 _CAST = re.compile(r"`cast_: \{target: \.\.\., to: (\w+)\}`")
 
@@ -49,4 +50,4 @@ def _target(view: StepView, each: CastOperand, matches: int) -> str | None:
 
 def _text(view: StepView, ref: Ref, pattern: str) -> str:
     written = pattern if ref.alias == view.default_alias else f"{ref.alias}::{pattern}"
-    return "'" + written.replace("'", "''") + "'"
+    return quoted(written)

@@ -55,7 +55,8 @@ def refuse_other_values(
     where, scales = _reference(found, default_alias), found.codes.scales
     message = f"'{where}' holds codes whose scales are in '{scales}', and this step writes values that are no codes"
     hint = ask_floats(found, default_alias)
-    if found is before and any(_reach(made, read).get(scales, MOVED) > MOVED for scales in found.beside):
+    effects = _reach(made, read) if found is before else {}
+    if any(effects.get(scales, MOVED) > MOVED for scales in found.beside):
         floats = flow_yaml({"dequantize": {"target": where, "to": "float32"}})[1:-1]
         hint = (
             f"The floats are `{floats}`, in place of this step. Other results need another name, by `to`, or a dtype "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.codes import CONFIG_KEY, find_codes, fits, may_be_codes
+from brainsurgery_jax.codes import CONFIG_KEY, quantized_among
 from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
 from brainsurgery_jax.errors import Diagnostic, is_converting, worded
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
@@ -80,11 +80,9 @@ def _configs_before(state: State, world: World) -> Callable[[Expr], Mapping[str,
 
 def _unchanged_codes(made: Publication) -> Iterator[tuple[str, Expr]]:
     """The tensors that are codes of a checkpoint as they stand, beside their scales."""
-    for name, expr in made.tensors.items():
-        if expr.is_leaf and may_be_codes(name, expr.aval.dtype):
-            codes = find_codes(name, made.tensors.__contains__)
-            if codes is not None and fits(codes, expr.aval.dtype):
-                yield name, expr
+    for codes in quantized_among({name: expr.aval.dtype for name, expr in made.tensors.items()}):
+        if (expr := made.tensors[codes.name]).is_leaf:
+            yield codes.name, expr
 
 
 def _unfound_note(made: Publication, output: Output, label: str) -> Diagnostic:

@@ -28,7 +28,6 @@ from brainsurgery_jax.lower.following import is_start
 from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import alias_of, config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
-from brainsurgery_jax.lower.remedies import casting_hint
 from brainsurgery_jax.lower.scales import coded
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
@@ -77,7 +76,7 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             floats = floats_instead(bad, view.coded, state.default_alias)
-            bad.hint = floats or kinds.remedy(view, bad) or casting_hint(bad) or bad.hint
+            bad.hint = floats or kinds.remedy(view, bad) or bad.hint
             mistakes = (_diagnose(step, each, provisional=view.provisional) for each in (bad, *bad.others))
             told = state.complain(*mistakes)
             after = mark_failed(told, step, world, slow=bad.code == "regex-timeout")

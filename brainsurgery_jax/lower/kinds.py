@@ -16,6 +16,7 @@ from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import TensorOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import KINDS, Ref, kind_of
+from brainsurgery_jax.wording import quoted
 
 
 def remedy(drafts: Drafts, bad: Refusal) -> str:
@@ -91,19 +92,15 @@ def _find_new_template(drafts: Drafts, ref: Ref) -> Ref | None:
 def as_mapping(ref: Ref, default: str | None, kind: str) -> str:
     """A reference with a kind, as it is written in a plan."""
     alias = "" if ref.alias == default else f"alias: {ref.alias}, "
-    part = "" if ref.index is None else f", slice: {_quote(str(ref.index))}"
+    part = "" if ref.index is None else f", slice: {quoted(str(ref.index))}"
     return f"{{{alias}name: {_name(ref)}{part}, kind: {kind}}}"
 
 
 def _as_text(ref: Ref, default: str | None) -> str:
     if isinstance(ref.name, str):
-        return _quote(ref.name if ref.alias == default else f"{ref.alias}::{ref.name}")
+        return quoted(ref.name if ref.alias == default else f"{ref.alias}::{ref.name}")
     return _name(ref) if ref.alias == default else f"{{alias: {ref.alias}, name: {_name(ref)}}}"
 
 
 def _name(ref: Ref) -> str:
-    return _quote(ref.name) if isinstance(ref.name, str) else f"[{', '.join(map(_quote, ref.name))}]"
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return quoted(ref.name) if isinstance(ref.name, str) else f"[{', '.join(map(quoted, ref.name))}]"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from brainsurgery_jax.codes import CONFIG_KEY, find_codes, key_of_floats, quantized_among
 from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.following import leaves_of
+from brainsurgery_jax.select import names_begun
 
 WEIGHT = ".weight"
 
@@ -28,7 +28,8 @@ def list_differences(
         return
     wrong = [entry for entry in entries if any(_covers(entry, module) for module in codes)]
     matrices = list(_float_matrices(tensors))
-    moved = [m for m, expr in matrices if not _may_list(entries, m) and _was_listed(m, expr, config_before)]
+    listed = _may_be_listed(entries, [m for m, _ in matrices])
+    moved = [m for m, expr in matrices if m not in listed and _was_listed(m, expr, config_before)]
     if not wrong and not moved:
         return
     freed = [m for m, _ in matrices if any(_covers(entry, m) for entry in wrong)]
@@ -68,17 +69,13 @@ def _covers(entry: str, module: str) -> bool:
     return f"{module}.".startswith(f"{entry}.")
 
 
-def _may_list(entries: Sequence[str], module: str) -> bool:
-    """Whether an entry names a module in one of the ways that loaders allow: a part of its name, or a pattern."""
-    return any(entry in module or _matches(entry, module) for entry in entries)
-
-
-def _matches(entry: str, module: str) -> bool:
-    pattern = entry.removeprefix("re:") if entry.startswith("re:") else entry.replace("*", ".*")
-    try:
-        return re.match(pattern, module) is not None
-    except re.error:
-        return False
+def _may_be_listed(entries: Sequence[str], modules: Sequence[str]) -> set[str]:
+    """The modules that entries name in one of the ways that loaders allow: by a part of the name, or by a pattern."""
+    found = {module for module in modules if any(entry in module for entry in entries)}
+    for entry in entries:
+        pattern = entry.removeprefix("re:") if entry.startswith("re:") else entry.replace("*", ".*")
+        found |= names_begun(pattern, modules)
+    return found
 
 
 def _was_listed(module: str, weight: Expr, config_before: Callable[[Expr], Mapping[str, object] | None]) -> bool:

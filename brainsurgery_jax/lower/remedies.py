@@ -3,28 +3,17 @@ codes are not cast."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from brainsurgery_jax.codes import find_codes, fits
-from brainsurgery_jax.errors import Refusal, StoreError, is_converting, worded
+from brainsurgery_jax.errors import StoreError, is_converting, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.source import flow_yaml
 
 
-def casting_hint(bad: Refusal) -> str:
-    """The hint of a refusal of dtypes that differ, in a conversion: its option, as nobody can change the steps. Empty
-    elsewhere, or if no dtype holds all values."""
-    found = re.search(r"to: (\w+)\}", bad.hint) if is_converting() and bad.code == "dtypes-differ" else None
-    if found is None:
-        return ""
-    option = worded(shell=f"`--dtype {found[1]}`", python=f"`dtype='{found[1]}'`")
-    return f"Nothing is promoted. Cast all weights to one dtype: {option}."
-
-
 def storing_hint(bad: StoreError, tensors: Mapping[str, Expr], alias: str) -> str:
     """The remedy for a tensor that a format cannot hold: where it would be to cast codes, to make floats of them."""
-    if "cast it first" not in bad.remedy or bad.tensor is None or bad.tensor not in tensors:
+    if not bad.castable or bad.tensor is None or bad.tensor not in tensors:
         return bad.remedy
     codes = find_codes(bad.tensor, tensors.__contains__)
     coded = codes is not None and fits(codes, tensors[bad.tensor].aval.dtype)

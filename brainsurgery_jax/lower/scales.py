@@ -17,6 +17,7 @@ from brainsurgery_jax.codes import (
     fits,
     may_be_codes,
     part_beside,
+    quantized_among,
     usual_block,
 )
 from brainsurgery_jax.dtypes import Aval
@@ -99,9 +100,8 @@ def describes_codes(tensors: Mapping[str, Aval], before: Mapping[str, Aval]) -> 
 
 def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
     """The formats and dtypes of the codes among some tensors."""
-    names = (name for name, aval in tensors.items() if may_be_codes(name, aval.dtype))
-    found = ((find_codes(name, tensors.__contains__), tensors[name].dtype) for name in names)
-    return {(codes.format, dtype.name) for codes, dtype in found if codes is not None and fits(codes, dtype)}
+    found = quantized_among({name: aval.dtype for name, aval in tensors.items()})
+    return {(codes.format, tensors[codes.name].dtype.name) for codes in found}
 
 
 # --- Outputs ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref, compile_pattern
-from brainsurgery_jax.wording import few
+from brainsurgery_jax.wording import few, quoted
 
 _FACTOR = re.compile(r"[._]lora_(?:A|B|down|up|embedding_A|embedding_B)(?:\.|$)")
 """Names of the factors of an adapter, as PEFT, diffusers and kohya write them."""
@@ -343,7 +343,7 @@ class MergeStep:
         others = ((row.name, alias) for row in rows for alias, e in row.exprs.items()
                   if alias != self.primary and e.aval == row.exprs[self.primary].aval)  # fmt: skip
         name, alias = next(others, ("", ""))
-        step = f"assign: {{from: {_quote(f'{alias}::{re.escape(name)}')}, to: {_quote(f'{self.to}::{name}')}}}"
+        step = f"assign: {{from: {quoted(f'{alias}::{re.escape(name)}')}, to: {quoted(f'{self.to}::{name}')}}}"
         hint = f"To take one from another model, add a step after this one: `{step}`." if name else ""
         self.view.note("merge-kept", message, "models", hint)
 
@@ -369,11 +369,6 @@ class MergeStep:
             weights = ", ".join(f"{alias}: WEIGHT" for alias in self.aliases)
             hint = f"To add what adapters do to a model, write `lora_merge: {{base: MODEL, adapters: {{{weights}}}}}`."
             self.view.note("merge-factors", message, "models", hint)
-
-
-def _quote(text: str) -> str:
-    """A text as a plan has it in quotes."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _last_part(path: str) -> str:

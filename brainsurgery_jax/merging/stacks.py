@@ -114,15 +114,16 @@ class _Found:
             self.hold(pile, told[0])
         elif told:
             self._doubt(pile, told)
-        elif (pile.order == "woven" and len(pile.parts) in self.counts) or self.counts & numbered:
-            pass  # the layers of the config are numbered ones
-        elif numbered and not self.counts:
-            if len(even) == 1:
-                self._doubt(pile, even)
-        elif len(even) == 1 and not self.counts:
+        elif self.counts:
+            are_numbered = (pile.order == "woven" and len(pile.parts) in self.counts) or self.counts & numbered
+            if not are_numbered and (pile.sure or even):
+                self._doubt(pile, axes)
+        elif len(even) == 1 and numbered:
+            self._doubt(pile, even)
+        elif len(even) == 1:
             self.hold(pile, even[0])
             self.guessed[pile.head] = (even[0], self._total(pile, even[0]))
-        elif pile.sure or even:
+        elif not numbered and (pile.sure or even):
             self._doubt(pile, axes)
 
     def judge_unnamed(self, pile: LayerPile, *, alone: bool) -> None:

@@ -3,7 +3,6 @@ each group."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -15,6 +14,7 @@ from brainsurgery_jax.numerics import quantities
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.protocol import TensorExpr, View
+from brainsurgery_jax.select import names_begun
 
 PART = 1 << 20
 """Elements of a part, about."""
@@ -125,13 +125,6 @@ def _distance(targets: object, module: str) -> int:
     """How closely the targets of a group name a module: 0 by its name or a pattern, 1 by a class, 2 not at all."""
     texts = [each for each in targets if isinstance(each, str)] if isinstance(targets, list) else []
     patterns = (each.removeprefix("re:") for each in texts if each.startswith("re:"))
-    if module in texts or any(_matches(pattern, module) for pattern in patterns):
+    if module in texts or any(names_begun(pattern, (module,)) for pattern in patterns):
         return 0
     return 1 if any(each.isidentifier() for each in texts) else 2
-
-
-def _matches(pattern: str, module: str) -> bool:
-    try:
-        return re.match(pattern, module) is not None
-    except re.error:
-        return False

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypedDict, overload
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
-from brainsurgery_jax.dtypes import Aval, common_dtype_hint
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.dtypes import Aval, DType, common_dtype, common_dtype_hint
+from brainsurgery_jax.errors import Refusal, is_converting, worded
 from brainsurgery_jax.index.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
 from brainsurgery_jax.index.take import Take
 from brainsurgery_jax.keys import Word
@@ -157,10 +157,19 @@ def _concatenate(avals: Avals, params: JoinParams) -> Concat:
     first = avals[0]
     for other in avals[1:]:
         if other.dtype != first.dtype:
-            raise Refusal("dtypes-differ", f"dtypes differ: {first} and {other}",
-                          hint=common_dtype_hint(first.dtype, other.dtype))  # fmt: skip
+            raise Refusal(
+                "dtypes-differ", f"dtypes differ: {first} and {other}", hint=_dtype_hint(first.dtype, other.dtype)
+            )
         assert _without(other.shape, axis) == _without(first.shape, axis), (first, other, axis)
     return Concat(axis)
+
+
+def _dtype_hint(a: DType, b: DType) -> str:
+    """What to do about tensors of two dtypes: a step, or the option of a conversion, whose steps nobody can change."""
+    if not is_converting() or (fitting := common_dtype(a, b)) is None:
+        return common_dtype_hint(a, b)
+    option = worded(shell=f"`--dtype {fitting}`", python=f"`dtype='{fitting}'`")
+    return f"Nothing is promoted. Cast all weights to one dtype: {option}."
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -117,6 +117,21 @@ class PlanData:
     @property
     def default_alias(self) -> str | None:
         return self.inputs[0].alias if len(self.inputs) == 1 else None
+
+    @property
+    def written(self) -> Hashable:
+        """Steps and outputs as plain data, equal for the same data alone."""
+        return _freeze([*(step.text for step in self.steps), *(output.plain() for output in self.outputs)])
+
+
+def _freeze(data: object) -> Hashable:
+    """Plain data as something with a hash. Numbers as text, since `0.0` equals `-0.0`, and `1` equals `True`."""
+    match data:
+        case Mapping():
+            return frozenset((key, _freeze(value)) for key, value in data.items())
+        case list() | tuple():
+            return tuple(map(_freeze, data))
+    return repr(data)
 
 
 def in_order(plan: PlanData, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

@@ -68,6 +68,17 @@ def compile_pattern(name: str | tuple[str, ...]) -> Pattern:
     return _regex_pattern(name) if isinstance(name, str) else _token_pattern(name)
 
 
+def names_begun(text: str, names: Collection[str]) -> frozenset[str]:
+    """The names whose beginning a regex of another program matches, as `re.match` has it; none if it is no regex. What
+    a config says is as guarded against endless backtracking as what a plan says. Raises RefError if it takes too long.
+    """
+    try:
+        pattern = compile_pattern(f"(?:{text}).*")
+    except RefError:
+        return frozenset()
+    return frozenset(name for name, _ in pattern.matches(names))
+
+
 def _regex_pattern(text: str) -> Pattern:
     compiled, facts = check_regex(text), scan(text)
     if facts.literal is not None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.codes import CONFIG_KEY, find_codes, key_of_floats
 from brainsurgery_jax.protocol import Substep, View
+from brainsurgery_jax.select import names_begun
 from brainsurgery_jax.structure.described import Described
 
 _MARKED = ("re:", "+:", "-:")
@@ -108,15 +109,12 @@ def _names(entry: str, order: NewOrder) -> list[str]:
 def _patterns(pattern: str, order: NewOrder) -> list[str]:
     """The patterns that match the modules which one matched before: itself, if it does; else with other numbers, if it
     has one; else their names."""
-    try:
-        before = re.compile(pattern)
-    except re.error:
-        return [pattern]
-    wanted = {new: before.match(old) is not None for old, new in order.pairs}
-    wanted |= {name: before.match(name) is not None for name in order.others}
+    pairs = [*order.pairs, *((name, name) for name in order.others)]
+    before = names_begun(pattern, [old for old, _ in pairs])
+    wanted, names = {new for old, new in pairs if old in before}, [new for _, new in pairs]
 
     def fit(patterns: Sequence[str]) -> bool:
-        return all(any(re.match(p, name) for p in patterns) == said for name, said in wanted.items())
+        return wanted == {name for p in patterns for name in names_begun(p, names)}
 
     if fit([pattern]):
         return [pattern]
@@ -126,4 +124,4 @@ def _patterns(pattern: str, order: NewOrder) -> list[str]:
         changed = [f"{pattern[:start]}{at}{pattern[stop:]}" for at in order.places(int(numbers[0][1]))]
         if fit(changed):
             return changed
-    return [f"{re.escape(name)}$" for name, said in wanted.items() if said]
+    return [f"{re.escape(name)}$" for name in dict.fromkeys(names) if name in wanted]

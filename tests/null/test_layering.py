@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "ops._quantization": "errors select protocol codes",
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
     "ops._quantization ops.reduce ops.shape",
-    "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
+    "ops._compressed": "errors dtypes index.parts select _lazy op protocol numerics ops.sets",
     "ops._packing": "errors dtypes index.parts _lazy op protocol numerics",
     # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
     "editing": "errors dtypes _lazy index op numerics",
@@ -195,7 +195,7 @@ MAY_IMPORT = {
     "cli.importing": "rendering documents plan.source plan.written errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
-    "importers": "json_text codes "
+    "importers": "json_text codes wording "
     "errors dtypes regular_files version protocol merging ops plan.scalars plan.source plan.overrides plan.build "
     "plan.parse store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "

@@ -21,6 +21,11 @@ def make(name: str, folder: Path, **settings: Any) -> Any:
     config, model, sizes = CLASSES[name]
     torch.manual_seed(7)
     made = getattr(transformers, model)(getattr(transformers, config)(**{**sizes, **settings})).eval()
+    return save_random(made, folder)
+
+
+def save_random(made: Any, folder: Path) -> Any:
+    """Give all weights of a model random values, and save it."""
     with torch.no_grad():
         for weight in made.parameters():
             weight.copy_(torch.randn(weight.shape) * 0.3 + (1.0 if weight.ndim == 1 else 0.0))

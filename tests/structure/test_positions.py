@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from brainsurgery_jax.errors import PlanError
-from tests.structure.judged import assert_same, edit, load
+from tests.structure.judged import assert_same, edit, load, save_random
 from tests.structure.test_tokenizers import write_holder, write_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
@@ -32,13 +32,7 @@ TOKENS = torch.tensor([[0, 17, 21, 5, 3, 39, 8, *range(10, 22), 2]])  # as many 
 def make(name: str, folder: Path, **settings: Any) -> Any:
     torch.manual_seed(7)
     cls = getattr(transformers, name)
-    made = cls(cls.config_class(**{**SIZES, **CLASSES.get(name, {}), **settings})).eval()
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.copy_(torch.randn(weight.shape) * 0.3 + (1.0 if weight.ndim == 1 else 0.0))
-    made.tie_weights()
-    made.save_pretrained(folder)
-    return made
+    return save_random(cls(cls.config_class(**{**SIZES, **CLASSES.get(name, {}), **settings})).eval(), folder)
 
 
 def compute(model: Any, tokens: torch.Tensor) -> torch.Tensor:

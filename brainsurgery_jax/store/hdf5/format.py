@@ -28,7 +28,7 @@ def check_output(path: str, avals: Mapping[str, Aval], options: WriteOptions) ->
     for name, aval in avals.items():
         if aval.dtype.numpy is None or (aval.dtype.is_float and aval.dtype.bits < 16):
             remedy = "Write safetensors, or cast it first."
-            raise StoreError(path, f"HDF5 has no dtype {aval.dtype}", tensor=name, remedy=remedy)
+            raise StoreError(path, f"HDF5 has no dtype {aval.dtype}", tensor=name, remedy=remedy, castable=True)
         if "" in name.split(".") or "/" in name or "\0" in name:
             raise StoreError(path, "HDF5 has no such name", tensor=name, remedy="Give it a name without slashes.")
     check_unicode(path, avals)

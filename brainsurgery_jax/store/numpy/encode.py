@@ -63,7 +63,8 @@ def check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:
     for name, aval in avals.items():
         if aval.dtype.is_float and aval.dtype.bits == 8:
             remedy = "Write .npz, or cast it first."
-            raise StoreError(path, f"npy cannot tell {aval.dtype} from other bytes", tensor=name, remedy=remedy)
+            problem = f"npy cannot tell {aval.dtype} from other bytes"
+            raise StoreError(path, problem, tensor=name, remedy=remedy, castable=True)
 
 
 def check_npz(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
