@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.layout.expressions import Config
+from brainsurgery_jax.select import names_matched
 
 HEAD = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
@@ -254,14 +255,12 @@ def _ranks(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
 
 def value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
     """What a rank_pattern or alpha_pattern says of a module, where none of its patterns matches `usual`."""
-    return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
+    return next((rank for key, rank in pattern.items() if _selects(key, module)), usual)
 
 
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return re.fullmatch(pattern, text) is not None
-    except re.error:
-        return False
+def _selects(key: str, module: str) -> bool:
+    """Whether a key of a rank_pattern or alpha_pattern, a regex, names a module or its end behind a dot."""
+    return module in names_matched(rf"(.*\.|)({key})", (module,))
 
 
 def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> dict[str, object]:
@@ -306,7 +305,7 @@ def _is_number(value: object) -> bool:
 def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], usual: float) -> dict[str, object]:
     """The patterns of a config with the actual values, and patterns for the modules that none of them selects."""
     there = config.get(key) or {}
-    chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
+    chosen = {word: [v for m, v in values.items() if _selects(word, m)] for word in there}
     kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
     wrong = {m: v for m, v in values.items() if value_for(m, kept, usual) != v}
     return {**patterns_of(wrong, values), **kept}  # the first that matches counts
@@ -333,7 +332,7 @@ def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
 def is_target(module: str, targets: str | Sequence[object]) -> bool:
     """Whether target_modules, a list or a regular expression, names a module."""
     if isinstance(targets, str):
-        return _matches(targets, module)
+        return module in names_matched(targets, (module,))
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 

@@ -42,13 +42,14 @@ def _finite(xs: Sequence[Array]) -> Array:
 @kernel("tsv_m", result=result_aval, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
 def merge_tsv(*xs: Array, share: float, scale: float, dtype: DType, exact: bool) -> tuple[Array, Array]:
     """The base and the product of the leading singular vectors of all task matrices, made orthogonal to each other, and
-    their singular values."""
+    their singular values. Vectors of singular values that are zero are any that LAPACK finds: they are left out.
+    """
     (base,) = widened(xs[:1], exact)
     xp, parts = namespace(base), deltas(xs, exact)
     if xp is np and not _finite(parts):
         return np.zeros(base.shape, to_numpy(dtype)), np.zeros((), np.bool_)
     rank = max(1, int(min(base.shape) * share))
-    factors = [svd(part) for part in parts]
+    factors = [_without_null_vectors(*svd(part)) for part in parts]
     u = _orthogonal(xp.concatenate([f[0][:, :rank] for f in factors], axis=1))
     v = _orthogonal(xp.concatenate([f[2][:rank] for f in factors], axis=0))
     s = xp.concatenate([f[1][:rank] for f in factors])
@@ -57,19 +58,28 @@ def merge_tsv(*xs: Array, share: float, scale: float, dtype: DType, exact: bool)
 
 
 def _orthogonal(x: Array) -> Array:
-    """The nearest matrix with orthonormal rows or columns."""
-    left, _, right = svd(x)
+    """The nearest matrix with orthonormal rows or columns, or as near to it as its rank allows."""
+    left, _, right = _without_null_vectors(*svd(x))
     return left @ right
+
+
+def _without_null_vectors(u: Array, s: Array, v: Array) -> tuple[Array, Array, Array]:
+    """A decomposition [m, k], [k], [k, n] with zeros for the vectors whose singular value is zero but for rounding."""
+    xp = namespace(s)
+    rounding = float(xp.finfo(s.dtype).eps) * max(u.shape[0], v.shape[1])
+    kept = xp.astype(s > rounding * xp.max(s), s.dtype)
+    return u * kept[None, :], s, v * kept[:, None]
 
 
 @kernel("iso_c", result=result_aval, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
 def merge_iso(*xs: Array, scale: float, dtype: DType, exact: bool) -> tuple[Array, Array]:
-    """The base and the sum of the task matrices, all of whose singular values are replaced by their mean."""
+    """The base and the sum of the task matrices, with the mean of its singular values in place of each that is not
+    zero."""
     (base,) = widened(xs[:1], exact)
     xp, parts = namespace(base), deltas(xs, exact)
     if xp is np and not _finite(parts):
         return np.zeros(base.shape, to_numpy(dtype)), np.zeros((), np.bool_)
-    u, s, v = svd(sum(parts[1:], parts[0]))
+    u, s, v = _without_null_vectors(*svd(sum(parts[1:], parts[0])))
     return rounded(base + constant_of(scale, base) * xp.mean(s) * (u @ v), dtype), _finite(parts)
 
 

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from types import MappingProxyType
 
@@ -72,11 +73,21 @@ def names_begun(text: str, names: Collection[str]) -> frozenset[str]:
     """The names whose beginning a regex of another program matches, as `re.match` has it; none if it is no regex. What
     a config says is as guarded against endless backtracking as what a plan says. Raises RefError if it takes too long.
     """
+    return names_matched(f"(?:{text}).*", names)
+
+
+def names_matched(text: str, names: Collection[str]) -> frozenset[str]:
+    """As `names_begun`, with whole names, as `re.fullmatch` has it."""
+    pattern = _pattern_if_regex(text)
+    return frozenset(name for name, _ in pattern.matches(names)) if pattern else frozenset()
+
+
+@lru_cache(maxsize=4096)  # an adapter's config has one for each module, and each module is held against all
+def _pattern_if_regex(text: str) -> Pattern | None:
     try:
-        pattern = compile_pattern(f"(?:{text}).*")
+        return compile_pattern(text)
     except RefError:
-        return frozenset()
-    return frozenset(name for name, _ in pattern.matches(names))
+        return None
 
 
 def _regex_pattern(text: str) -> Pattern:

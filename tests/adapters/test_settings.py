@@ -211,3 +211,11 @@ def test_adapters_that_cannot_be_weighed_are_named(adapters: Any, why: str, tmp_
     step = {"lora_merge": {"base": "base", "adapters": adapters}}
     (found,) = problems(tmp_path, {"base": BASE, "a": FACTORS}, step)
     assert why in found.message
+
+
+@BOTH
+def test_a_pattern_that_would_be_matched_for_ever_is_stopped(op: str, tmp_path: Path):
+    long = f"base_model.model.{'a' * 60}b.lora_{{}}.weight"
+    factors = {long.format("A"): FACTORS[NAME.format("A")], long.format("B"): FACTORS[NAME.format("B")]}
+    endless = {**CONFIG, "rank_pattern": {"(a|a)*(a|aa)*(a+)+$": 2}}
+    assert said(tmp_path, op, endless, factors).code == "regex-timeout"

@@ -240,6 +240,36 @@ def test_a_matrix_of_one_row_or_column_is_a_matrix(method: str, shape: tuple[int
         np.testing.assert_allclose(found, sum(models) - 2 * base, rtol=2e-5, atol=2e-6)
 
 
+def _leading_half(delta: np.ndarray) -> np.ndarray:
+    u, s, v = np.linalg.svd(delta.astype(np.float64), full_matrices=False)
+    half = len(s) // 2
+    return u[:, :half] * s[:half] @ v[:half]
+
+
+def test_tsv_m_of_a_model_that_leaves_a_matrix_as_it_is_takes_the_leading_half_of_the_other(tmp_path: Path):
+    base, delta = normal((12, 9), seed=1), normal((12, 9), seed=2)
+    tensors = {"base": {"w": base}, "frozen": {"w": base}, "b": {"w": base + delta}}
+    keys = {"method": "tsv_m", "base": "base", "models": ["frozen", "b"], "to": "m"}
+    np.testing.assert_allclose(merge(tmp_path, tensors, keys)["w"], base + _leading_half(delta), rtol=1e-4, atol=1e-5)
+
+
+def test_tsv_m_of_a_model_and_its_twin_takes_the_leading_half(tmp_path: Path):
+    base, delta = normal((12, 9), seed=1), normal((12, 9), seed=2)
+    tensors = {"base": {"w": base}, "a": {"w": base + delta}, "twin": {"w": base + delta}}
+    keys = {"method": "tsv_m", "base": "base", "models": ["a", "twin"], "to": "m"}
+    np.testing.assert_allclose(merge(tmp_path, tensors, keys)["w"], base + _leading_half(delta), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+def test_directions_that_no_model_changes_stay_as_they_are(method: str, tmp_path: Path):
+    base = np.zeros((12, 9), np.float32)
+    low_rank = {alias: normal((12, 2), seed=seed) @ normal((2, 9), seed=9) for seed, alias in enumerate("ab")}
+    tensors = {"base": {"w": base}, **{alias: {"w": x} for alias, x in low_rank.items()}}
+    made = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b"], "to": "m"})["w"]
+    untouched = np.linalg.svd(low_rank["a"])[2][2:]  # both models change the same two directions of the input
+    np.testing.assert_allclose(made @ untouched.T, 0, atol=1e-5)
+
+
 def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
     keys = {"method": "ties", "base": "base", "to": "m", "parameters": {"density": 0.5}}
     with_it = merge(tmp_path, models(), {**keys, "models": ["base", "a", "b"]})

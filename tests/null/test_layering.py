@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "layout": "json_text errors families packaged reading regular_files plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
-    "families": "errors wording dtypes config_patch layout.expressions",
+    "families": "errors wording dtypes config_patch layout.expressions select",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording json_text dtypes codes config_patch families layout.expressions op keys protocol "
     "select",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from brainsurgery_jax.select import RefError, compile_pattern, names_begun
+from brainsurgery_jax.select import RefError, compile_pattern, names_begun, names_matched
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.select.regexes import scan
 
@@ -276,14 +277,16 @@ def test_waiting_for_a_busy_machine_does_not_count():
     assert TimeLimit().clock is time.thread_time
 
 
-def test_regexes_of_other_programs_match_the_beginning_of_names_as_re_does():
+def test_regexes_of_other_programs_match_names_or_their_beginnings_as_re_does():
     names = ["model.layers.1.mlp", "model.layers.10.mlp", "lm_head", "a.lm_head"]
     for text in (r"model\.layers\.1", r".*lm_head$", r"lm_head", r"model\.layers\.1\b|lm", "", r"^model", "nothing"):
         assert names_begun(text, names) == {name for name in names if re.match(text, name)}
-    assert names_begun("(", names) == frozenset()
+        assert names_matched(text, names) == {name for name in names if re.fullmatch(text, name)}
+    assert names_begun("(", names) == names_matched("(", names) == frozenset()
 
 
-def test_regexes_of_other_programs_are_guarded_against_endless_backtracking():
+@pytest.mark.parametrize("names_found", [names_begun, names_matched])
+def test_regexes_of_other_programs_are_guarded_against_endless_backtracking(names_found: Callable[..., object]):
     with pytest.raises(RefError) as stopped:
-        names_begun("(a|a)*(a|aa)*(a+)+$", [f"{'a' * 60}b" * 3])
+        names_found("(a|a)*(a|aa)*(a+)+$", [f"{'a' * 60}b" * 3])
     assert stopped.value.code == "regex-timeout"
