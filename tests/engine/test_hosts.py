@@ -111,6 +111,14 @@ def test_an_assert_that_fails_is_the_same_error_on_all_processes_and_nothing_is_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "plan.yaml"]
 
 
+def test_the_first_process_alone_tells_of_nan_that_any_computed(tmp_path: Path):
+    steps = [{"compute": {"from": {"x": r"(h\..*w)"}, "expr": "log(-abs(x))", "to": r"\1"}}]
+    first, second = run(write_plan(tmp_path, steps), 2)
+    (note,) = (note for note in first.told["notes"] if "NaN" in note)
+    assert all(f"'h.{n}.w'" in note for n in range(6))
+    assert second.told["notes"] == []
+
+
 MOMENTS = [(1, "gather:5"), (1, "write:3"), (0, "write:3")]
 """A worker before it tells its answers, a worker and the first while they write."""
 

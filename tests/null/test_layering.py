@@ -113,7 +113,7 @@ MAY_IMPORT = {
     "engine": "",
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
     "engine.run.nonfinite": "errors dtypes _lazy graph lower.program numerics.finite numerics.rounding select.natural "
-    "wording",
+    "wording engine.run.hosts",
     "results": "documents errors lower plan.model rendering.notebook wording engine.plan.work store.base",
     "preview": "errors lower op plan.model select",
     "session": "listening preview errors dtypes index _lazy nametree version select op protocol ops plan graph lower "

@@ -124,6 +124,16 @@ def test_ctrl_c_keeps_what_a_run_wrote_that_was_started_with_resume():
     assert read("out.safetensors")["s0"].tobytes() == (read("in.safetensors")["s0"] * np.float32(3)).tobytes()
 
 
+def test_a_run_that_goes_on_tells_of_nan_that_the_interrupted_one_wrote():
+    tensors = read("in.safetensors")
+    write("in.safetensors", {**tensors, "s0": np.full((40, 50), np.inf, np.float32)})
+    with pytest.raises(KeyboardInterrupt):
+        plan().run(resume=True, listen=Stops(9, interrupt))
+    going, nan = resume("file")
+    assert "continued: " in going and "continued: 0 of" not in going
+    assert nan == "out.safetensors: 's0' holds NaN or infinity"
+
+
 def test_ctrl_c_leaves_nothing_of_any_other_run():
     with pytest.raises(KeyboardInterrupt):
         plan().run(listen=Stops(9, interrupt))

@@ -45,7 +45,7 @@ from brainsurgery_jax.engine.plan.work import (
 from brainsurgery_jax.engine.run.agreement import agree
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.hosts import ALONE, Hosts
-from brainsurgery_jax.engine.run.nonfinite import nonfinite_notes
+from brainsurgery_jax.engine.run.nonfinite import gather_places, nonfinite_notes
 from brainsurgery_jax.engine.run.perform import Bench, keep, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.resume import Resumption
@@ -101,7 +101,8 @@ def execute(
         )  # fmt: skip
         _run(items, machine, replace(bench, known=_fold(items, machine, replace(bench, resumption=None))), roots)
         assert verdicts.settled
-        for note in nonfinite_notes(program.publications, bench.nonfinite):
+        nonfinite = gather_places(hosts, bench.nonfinite)
+        for note in () if hosts.number else nonfinite_notes(program.publications, nonfinite):
             tell(Noted(note))
         tell(Finishing())
         for source in dict.fromkeys(e.source for e in walk(exprs) if e.is_leaf):

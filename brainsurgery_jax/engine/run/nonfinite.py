@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.engine.run.hosts import Gathering
 from brainsurgery_jax.errors import Diagnostic, is_converting, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.program import Publication
@@ -24,6 +26,14 @@ _WHENCE = "If the inputs have none, `assert: {finite: 'ALIAS::.*'}` after a step
 def holds_new(expr: Expr, array: np.ndarray) -> bool:
     """Whether a part of a tensor holds NaN or infinity that no input need have: it is computed."""
     return not expr.is_leaf and (expr.aval.dtype.is_float or expr.aval.dtype.is_complex) and holds_nonfinite(array)
+
+
+def gather_places(hosts: Gathering, own: Collection[Place]) -> frozenset[Place]:
+    """What all processes of a run found."""
+    if hosts.count == 1:
+        return frozenset(own)
+    said = map(json.loads, hosts.gather("nonfinite", json.dumps(sorted(own)).encode()))
+    return frozenset((number, name) for places in said for number, name in places)
 
 
 def nonfinite_notes(publications: Sequence[Publication], found: Collection[Place]) -> Iterator[Diagnostic]:

@@ -101,9 +101,15 @@ def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
                 bench.tell(Wrote(sink.name, nbytes, item))
             case (Ask() as ask, part):
                 bench.verdicts.add(ask, part)
-    if bench.resumption is not None:
+    if bench.resumption is not None and not _is_to_be_told(done, bench):
         bench.resumption.settle(item, done.written)
     bench.tell(Advanced(item, moved))
+
+
+def _is_to_be_told(done: Done, bench: Bench) -> bool:
+    """Whether a part wrote of a tensor that holds NaN or infinity: a run that goes on does it again, so that it tells
+    of them."""
+    return any(isinstance(sink, Put) and (sink.publication, sink.name) in bench.nonfinite for sink, _ in done.results)
 
 
 def keep(item: WorkItem, bench: Bench) -> None:
