@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, refuse
+from brainsurgery_jax.merging.configs import differences
 from brainsurgery_jax.merging.corners import Corner, common_shape
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import Given, Settings, depths_of
@@ -95,6 +96,7 @@ class MergeStep:
         self._tell_kept([row for row in rows if not row.is_float])
         self._tell_dtypes([row for row in rows if row.name in parts])
         self._tell_factors(list(parts))
+        self._tell_configs(self.primary if fresh else self.to)
         made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
         for name, expr in made:
             yield Bind(self.to, name, expr, "new" if fresh else "rebind")
@@ -189,7 +191,10 @@ class MergeStep:
 
     def _config(self) -> Mapping[str, object]:
         """The config of the model whose names the result has."""
-        known = self.view.config(self.primary)
+        return self._config_of(self.primary)
+
+    def _config_of(self, alias: str) -> Mapping[str, object]:
+        known = self.view.config(alias)
         return known[1] if known is not None and isinstance(known[1], Mapping) else {}
 
     # --- layers
@@ -369,6 +374,19 @@ class MergeStep:
             weights = ", ".join(f"{alias}: WEIGHT" for alias in self.aliases)
             hint = f"To add what adapters do to a model, write `lora_merge: {{base: MODEL, adapters: {{{weights}}}}}`."
             self.view.note("merge-factors", message, "models", hint)
+
+    def _tell_configs(self, holder: str) -> None:
+        """Say which settings models do not share with the alias whose config the result has."""
+        try:
+            configs = {alias: self._config_of(alias) for alias in filter(None, (holder, self.start, *self.aliases))}
+        except Refusal:  # what is no JSON is passed on as it is
+            return
+        for alias, config in configs.items():
+            found = [f"{key} {mine!r} and {other!r}" for key, mine, other in differences(configs[holder], config)]
+            if found:
+                message = f"the configs of '{holder}' and '{alias}' differ: {few(found)}. The result has the first"
+                hint = "Tensors trained with one are not made for the other. A step `config` after this one changes it."
+                self.view.note("merge-config", message, "models", hint)
 
 
 def _last_part(path: str) -> str:

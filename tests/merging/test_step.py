@@ -501,3 +501,59 @@ def test_factors_of_adapters_are_no_models_to_merge_and_are_added_to_one_as_the_
     products = {x: second @ first for x, (first, second) in factors.items()}
     wanted = w + 0.5 * 8 / 2 * products["a"] + 0.5 * 2 / 2 * products["b"]
     np.testing.assert_allclose(read(tmp_path / "out.safetensors")["h.w.weight"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def _with_config(path: Path, config: dict[str, Any]) -> str:
+    path.mkdir()
+    write(path / "model.safetensors", {"w": normal((4, 3), seed=1)})
+    (path / "config.json").write_text(json.dumps(config))
+    return f"{path.name}::{path}"
+
+
+def _noted(inputs: list[str], **keys: Any) -> list[bs.Diagnostic]:
+    step = {"merge": {"method": "linear", "models": {"a": 0.5, "b": 0.5}, "to": "m", **keys}}
+    return [d for d in bs.check(bs.load({"inputs": inputs, "transforms": [step]})) if d.code == "merge-config"]
+
+
+def test_models_that_use_their_tensors_otherwise_are_told_and_config_sets_what_the_result_does(tmp_path: Path):
+    inputs = [
+        _with_config(tmp_path / "a", {"rope_theta": 1e4, "num_attention_heads": 4, "use_cache": True}),
+        _with_config(tmp_path / "b", {"rope_theta": 5e5, "num_attention_heads": 4, "use_cache": False}),
+    ]
+    (note,) = _noted(inputs)
+    said = "merge.models: the configs of '{}' and '{}' differ: rope_theta {} and {}. The result has the first"
+    assert note.message == said.format("a", "b", 1e4, 5e5)
+    (into,) = _noted(inputs, to="b")
+    assert into.message == said.format("b", "a", 5e5, 1e4)
+    merged = {"merge": {"method": "linear", "models": {"a": 0.5, "b": 0.5}, "to": "m"}}
+    steps = [merged, {"config": {"alias": "m", "patch": {"rope_theta": 5e5}}}]
+    output = {"path": f"{tmp_path}/out/", "alias": "m"}
+    bs.load({"inputs": inputs, "transforms": steps, "output": output}).run(durable=False)
+    assert json.loads((tmp_path / "out/config.json").read_text())["rope_theta"] == 5e5
+
+
+OLD_ROPE = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+
+
+@pytest.mark.parametrize(("own", "other"), [
+    (OLD_ROPE, {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4}}),
+    ({"rope_theta": 1e4, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+    ({"head_dim": None, "num_attention_heads": 4}, {"head_dim": 8, "num_attention_heads": 4}),
+    ({"text_config": {"rope_theta": 1e4}}, {"rope_theta": 1e4}),
+    ({"rope_theta": 1e4}, {}),
+])  # fmt: skip
+def test_configs_that_say_the_same_in_other_words_are_no_news(own: Any, other: Any, tmp_path: Path):
+    assert not _noted([_with_config(tmp_path / "a", own), _with_config(tmp_path / "b", other)])
+
+
+@pytest.mark.parametrize(("own", "other", "told"), [
+    (OLD_ROPE, {"rope_theta": 1e6}, "rope_type 'yarn' and 'default'"),
+    (OLD_ROPE, {**OLD_ROPE, "rope_scaling": {"type": "yarn", "factor": 8.0}}, "factor 4.0 and 8.0"),
+    ({"model_type": "llama", "hidden_act": "silu"}, {"model_type": "mistral", "hidden_act": "gelu"},
+     "model_type 'llama' and 'mistral', hidden_act 'silu' and 'gelu'"),
+    ({"text_config": {"num_key_value_heads": 2}}, {"text_config": {"num_key_value_heads": 4}},
+     "num_key_value_heads 2 and 4"),
+])  # fmt: skip
+def test_a_note_says_each_setting_that_differs(own: Any, other: Any, told: str, tmp_path: Path):
+    (note,) = _noted([_with_config(tmp_path / "a", own), _with_config(tmp_path / "b", other)])
+    assert f" differ: {told}. The result" in note.message
