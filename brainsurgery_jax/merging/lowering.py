@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, refuse
-from brainsurgery_jax.merging.configs import differences
 from brainsurgery_jax.merging.corners import Corner, common_shape
+from brainsurgery_jax.merging.differences import Config, config_of, note_settings, note_words
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import Given, Settings, depths_of
 from brainsurgery_jax.merging.stacks import Layers, Unclear, find_layers, refuse_unclear, take_layers
@@ -96,7 +96,7 @@ class MergeStep:
         self._tell_kept([row for row in rows if not row.is_float])
         self._tell_dtypes([row for row in rows if row.name in parts])
         self._tell_factors(list(parts))
-        self._tell_configs(self.primary if fresh else self.to)
+        self._tell_differences(self.primary if fresh else self.to, [row for row in rows if row.name in parts])
         made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
         for name, expr in made:
             yield Bind(self.to, name, expr, "new" if fresh else "rebind")
@@ -189,13 +189,9 @@ class MergeStep:
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
         return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
 
-    def _config(self) -> Mapping[str, object]:
+    def _config(self) -> Config:
         """The config of the model whose names the result has."""
-        return self._config_of(self.primary)
-
-    def _config_of(self, alias: str) -> Mapping[str, object]:
-        known = self.view.config(alias)
-        return known[1] if known is not None and isinstance(known[1], Mapping) else {}
+        return config_of(self.view, self.primary)
 
     # --- layers
 
@@ -375,18 +371,11 @@ class MergeStep:
             hint = f"To add what adapters do to a model, write `lora_merge: {{base: MODEL, adapters: {{{weights}}}}}`."
             self.view.note("merge-factors", message, "models", hint)
 
-    def _tell_configs(self, holder: str) -> None:
-        """Say which settings models do not share with the alias whose config the result has."""
-        try:
-            configs = {alias: self._config_of(alias) for alias in filter(None, (holder, self.start, *self.aliases))}
-        except Refusal:  # what is no JSON is passed on as it is
-            return
-        for alias, config in configs.items():
-            found = [f"{key} {mine!r} and {other!r}" for key, mine, other in differences(configs[holder], config)]
-            if found:
-                message = f"the configs of '{holder}' and '{alias}' differ: {few(found)}. The result has the first"
-                hint = "Tensors trained with one are not made for the other. A step `config` after this one changes it."
-                self.view.note("merge-config", message, "models", hint)
+    def _tell_differences(self, holder: str, rows: Sequence[TensorRow]) -> None:
+        """Say what models differ in beside the alias whose config and tokenizer the result has."""
+        models = [alias for alias in dict.fromkeys((self.primary, *self.aliases)) if alias != holder]
+        note_settings(self.view, holder, models)
+        note_words(self.view, holder, models, {row.name: row.exprs[self.primary].aval.shape for row in rows})
 
 
 def _last_part(path: str) -> str:

@@ -16,9 +16,9 @@ from brainsurgery_jax.structure.described import Described, TensorPart, describe
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.positions import follow_words
 from brainsurgery_jax.structure.special_words import KeptWords, renumber_generation
-from brainsurgery_jax.structure.tokenizers import Vocabulary, find_words, read_vocabulary
 from brainsurgery_jax.structure.union import UNION, unite
 from brainsurgery_jax.structure.vocab import WORDS, ZERO, axis_of_words
+from brainsurgery_jax.vocabulary import Vocabulary, find_words, read_vocabulary
 from brainsurgery_jax.wording import few
 
 

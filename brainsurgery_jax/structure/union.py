@@ -8,7 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.json_text import parse_json
-from brainsurgery_jax.structure.tokenizers import Read, added_numbers, model_words, refuse_other_numbers
+from brainsurgery_jax.vocabulary import Read, added_numbers, model_words, refuse_other_numbers
 from brainsurgery_jax.wording import few
 
 UNION = "union"

@@ -13,7 +13,7 @@ from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.positions import follow_words
 from brainsurgery_jax.structure.proof import preserve
 from brainsurgery_jax.structure.special_words import KeptWords, renumber_generation
-from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
+from brainsurgery_jax.vocabulary import find_words, read_vocabulary
 from brainsurgery_jax.wording import few
 
 WORDS = "V"

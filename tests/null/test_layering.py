@@ -47,9 +47,10 @@ MAY_IMPORT = {
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions select",
+    "vocabulary": "errors wording json_text",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording json_text dtypes codes config_patch families layout.expressions op keys protocol "
-    "select",
+    "select vocabulary",
     "ops.structure": "keys op protocol structure ops._chosen ops._models",
     "ops.experts": "keys op protocol structure ops._chosen ops._models",
     "ops.interpretability": "keys op protocol structure ops._models",
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "wording reduction errors dtypes _lazy index select keys kernel op protocol numerics ops._constants "
-    "ops.shape ops.sets ops._quantization",
+    "ops.shape ops.sets ops._quantization vocabulary",
     "forward": "errors dtypes families _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError, Refusal
-from brainsurgery_jax.structure.tokenizers import find_words, read_vocabulary
+from brainsurgery_jax.vocabulary import find_words, read_vocabulary
 from tests.structure.judged import assert_same, edit, load, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations

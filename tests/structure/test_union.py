@@ -13,8 +13,8 @@ import torch
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.structure.tokenizers import added_numbers
 from brainsurgery_jax.structure.union import unite
+from brainsurgery_jax.vocabulary import added_numbers
 from tests.structure.judged import load, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations

@@ -33,6 +33,10 @@ class Vocabulary(NamedTuple):
         """One more than the largest number."""
         return max((*self.words, *self.added), default=-1) + 1
 
+    def word(self, number: int) -> str | None:
+        """The word of a number."""
+        return self.added.get(number, self.words.get(number))
+
 
 def read_vocabulary(read: Read, alias: str, key: str) -> Vocabulary:
     """The words of the tokenizer beside the checkpoint of an alias. Raises Refusal."""
@@ -274,6 +278,17 @@ def _spell(text: str, spelling: Spelling) -> bytes:
     if spelling == "pieces":
         return (text.removeprefix(GOES_ON) if text.startswith(GOES_ON) else f" {text}").encode()
     return (text.replace(MARK, " ") if spelling == "marked" else text).encode()
+
+
+def other_words(one: Vocabulary, other: Vocabulary) -> list[int]:
+    """The numbers, in their order, that two vocabularies both have, for words that stand for something else."""
+
+    def meant(held: Vocabulary, number: int) -> bytes:
+        added = held.added.get(number)
+        return _spell(held.words[number], held.spelling) if added is None else added.encode()
+
+    shared = {*one.words, *one.added} & {*other.words, *other.added}
+    return sorted(n for n in shared if one.word(n) != other.word(n) and meant(one, n) != meant(other, n))
 
 
 def find_words(new: Vocabulary, old: Vocabulary, count: int) -> Sequence[int | None]:
