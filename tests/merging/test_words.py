@@ -45,10 +45,8 @@ def noted(inputs: list[str], *steps: Any) -> list[bs.Diagnostic]:
 def test_rows_of_other_words_are_told_and_the_remedy_merges_those_of_the_same(tmp_path: Path):
     inputs = folders(tmp_path, ["<unk>", "y", "x", "z", "v"])
     (note,) = noted(inputs, MERGE)
-    assert note.message == (
-        "merge.models: the tokenizers of 'a' and 'b' differ: row 1 of 'lm_head.weight' is 'x' in 'a' and 'y' in 'b', and so 2"
-        " more"
-    )
+    said = "row 1 of 'lm_head.weight' is 'x' in 'a' and 'y' in 'b', and so 2 more"
+    assert note.message == f"merge.models: the tokenizers of 'a' and 'b' differ: {said}"
     (told,) = re.findall("`(.*?)`", note.hint)
     remedy = yaml.safe_load(told)
     assert noted(inputs, remedy, MERGE) == []
