@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.importers.config_reader import FORM
 from brainsurgery_jax.importers.imported import ImportedInput
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.mergekit_config import Config
 from brainsurgery_jax.importers.mergekit_words import BASE, UNION, Tokenizer, WordSource
 from brainsurgery_jax.protocol import Substep
+from brainsurgery_jax.vocabulary import FILES, Vocabulary, other_words, read_vocabulary
+from brainsurgery_jax.wording import counted
 
-_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _OWN = "words"
 
 
@@ -30,7 +33,7 @@ def share_words(config: Config, models: Mapping[str, Model]) -> SharedWords:
     """The step that aligns the tables of all models, if their tokenizers differ or the configuration says more. Raises
     PlanError."""
     if (asked := config.tokenizer) is None:
-        return SharedWords()
+        return SharedWords(notes=tuple(_differences(list(models.values()))))
     first = next(iter(models.values()))
     source = first.path if asked.source == BASE else asked.source
     found = [_digest(model.path) for model in models.values()]
@@ -43,12 +46,37 @@ def share_words(config: Config, models: Mapping[str, Model]) -> SharedWords:
     return _align(config, models, asked, source)
 
 
+def _differences(models: Sequence[Model]) -> Iterator[str]:
+    """Words of two models on this machine that have one number: their rows are merged, as mergekit does."""
+    known = [(model, found) for model in models if (found := _vocabulary(model)) is not None]
+    for (first, own), (model, other) in product(known[:1], known):
+        if numbers := other_words(own, other):
+            at, more = numbers[0], f", and {counted(len(numbers) - 1, 'more row')}" if len(numbers) > 1 else ""
+            words = f"{own.word(at)!r} in {first.path}, {other.word(at)!r} in {model.path}{more}"
+            yield f"Row {at} is merged as it is: {words}. `tokenizer_source: union` would merge rows of the same word."
+
+
+def _vocabulary(model: Model) -> Vocabulary | None:
+    """The words of a model; None if they are not on this machine, or not understood."""
+    folder = Path(model.path).expanduser()
+    if not any((folder / name).is_file() for name in FILES):
+        return None
+    try:
+        return read_vocabulary(lambda name: _content(folder / name), model.alias, "models")
+    except Refusal:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
 def _digest(path: str) -> str | None:
     """A digest of the words of a model; empty if it has no tokenizer, None if it is not on this machine."""
     folder = Path(path).expanduser()
     if not folder.exists():
         return None
-    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 

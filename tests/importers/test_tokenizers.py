@@ -68,6 +68,17 @@ LINEAR = {"merge_method": "linear", "models": models(a=1, b=1, c=1)}
 ALL = list(dict.fromkeys(word for words in OWN.values() for word in words))
 
 
+def test_rows_of_other_words_that_are_merged_as_they_are_stand_in_the_plan_with_what_helps(here: Path, held: Any):
+    text = plan_of(put_config(here, LINEAR).name)
+    helps = "`tokenizer_source: union` would merge rows of the same word."
+    assert f"# Row 2 is merged as it is: 'Ġcat' in a, 's' in b, and 3 more rows. {helps}\n" in text
+    assert "# Row 2 is merged as it is: 'Ġcat' in a, 'Ġdog' in c, and 1 more row." in text
+    assert "is merged as it is" not in plan_of(put_config(here, {**LINEAR, "tokenizer_source": "union"}).name)
+    for letter in "bc":
+        put_tokenizer(here / letter, OWN["a"][:5])
+    assert "is merged as it is" not in plan_of(put_config(here, LINEAR).name)
+
+
 @pytest.mark.parametrize("key", [{"tokenizer_source": "union"}, {"tokenizer": {"source": "union"}}])
 def test_a_union_averages_rows_of_the_same_text(here: Path, held: Mapping[str, Any], key: Mapping[str, Any]):
     found = merge(here, {**LINEAR, **key})

@@ -198,7 +198,7 @@ MAY_IMPORT = {
     "store.detect",
     "importers": "json_text codes wording "
     "errors dtypes regular_files version protocol merging ops plan.scalars plan.source plan.overrides plan.build "
-    "plan.parse store.detect",
+    "plan.parse store.detect vocabulary",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
