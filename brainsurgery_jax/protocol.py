@@ -432,11 +432,10 @@ def settle(verdict: Verdict, answers: Mapping[Pending, object] | None) -> Known 
             return None if answers is None else judge([answers[part] for part in parts])
         case Negated(part):
             inner = settle(part, answers)
-            return (
-                None
-                if inner is None
-                else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
-            )
+            if inner is None:
+                return None
+            why = f"{inner.why or 'the assert inside it holds'}, and should not" if inner.holds else ""
+            return Known(not inner.holds, why)
         case PartVerdict(part, at):
             known = settle(part, answers)
             return known if known is None or known.at else known._replace(at=at)

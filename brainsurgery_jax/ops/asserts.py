@@ -77,7 +77,12 @@ def exists(view: View, *, target: SlicedPattern) -> Verdict:
     Example: `assert: {exists: 'ln_f\\.weight'}`
     """
     found = view.match(target, "target")
-    return Known(True) if found else absent(view, target)._replace(code="assert-failed")
+    shown = few([f"'{name}'" for name in found], 2)
+    return (
+        Known(True, f"{shown} exist{'s' * (len(found) == 1)}")
+        if found
+        else absent(view, target)._replace(code="assert-failed")
+    )
 
 
 @assertion()

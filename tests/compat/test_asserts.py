@@ -178,7 +178,7 @@ COMBINED = (
     holds("not", "no match, another shape and another dtype are failures",
           "{ all: [{ not: { exists: nil } }, { not: { shape: { of: w, is: [1] } } },"
           " { not: { dtype: { of: w, is: int8 } } }] }"),
-    fails("not", "the inner one holds", "{ not: { exists: w } }", "the assert inside it holds, and should not"),
+    fails("not", "the inner one holds", "{ not: { exists: w } }", "'w' exists, and should not"),
     wrong("not", "it takes one assert, no list", "{ not: [{ exists: w }] }", "assert-form", "exactly one operator"),
     wrong("not", "the inner one is read as usual", "{ not: { shape: { of: w } } }", "key-missing", "missing key 'is'"),
 )  # fmt: skip

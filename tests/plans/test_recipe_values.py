@@ -278,6 +278,48 @@ def test_what_is_ranked_must_be_finite(name: str, tmp_path: Path):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["magnitude-masks", "magnitude-pruning", "nm-masks"])
+def test_norms_of_queries_and_keys_are_no_matrices_to_prune(name: str, tmp_path: Path):
+    path = models.dense(tmp_path)
+    before = tensors(path)
+    _, found = made(name, tmp_path, model=path)
+    norms = [n for n in before if "norm" in n]
+    assert [n for n in norms if "self_attn" in n]
+    if name == "magnitude-pruning":
+        assert all(np.array_equal(found[n], before[n]) for n in norms)
+    else:
+        assert sorted(found) == [n for n in sorted(before) if ("self_attn" in n or "mlp" in n) and n not in norms]
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_the_experts_of_mixtral_are_pruned_as_its_attention(name: str, tmp_path: Path):
+    layer = "model.layers.0.{}".format
+    weights = [layer("self_attn.o_proj"), *(layer(f"block_sparse_moe.experts.1.w{n}") for n in (1, 2, 3))]
+    held = {f"{w}.weight": normal((8, 8), seed=at) for at, w in enumerate(weights)}
+    held |= {layer("block_sparse_moe.gate.weight"): normal((2, 8)), "lm_head.weight": normal((9, 8))}
+    given: dict[str, np.ndarray] = {w: np.ones(8, np.float32) for w in weights}
+    if name == "sparsegpt":
+        given = {w: np.eye(8, dtype=np.float32) for w in weights}
+    alias = "norms" if name == "wanda" else "hessians"
+    settings = {"model": write(tmp_path / "model.safetensors", held), "out": str(tmp_path / "out.safetensors"),
+                alias: write(tmp_path / "given.safetensors", given)}  # fmt: skip
+    bs.load(f"recipe:{name}", **{key: str(value) for key, value in settings.items()}).run(durable=False)
+    found = tensors(settings["out"])
+    assert {n: np.mean(x == 0) for n, x in found.items()} == {n: 0.5 if n[:-7] in weights else 0.0 for n in held}
+
+
+@pytest.mark.parametrize("other", [
+    "self_attn.o_proj.bias", "post_feedforward_layernorm.weight", "post_self_attn_layernorm.weight",
+    "linear_attn.out_proj.weight", "block_sparse_moe.experts.0.w2.weight", "mlp.experts.down_proj",
+])  # fmt: skip
+def test_what_else_writes_to_the_stream_is_not_abliterated_and_so_refused(other: str, tmp_path: Path):
+    settings = recipe_inputs.INPUTS["abliteration"](tmp_path)
+    held = {**tensors(settings["model"]), f"model.layers.0.{other}": normal((4, 4))}
+    changed = {**settings, "model": write(tmp_path / "other.safetensors", held)}
+    with pytest.raises(bs.PlanError, match=f"model.layers.0.{other}"):
+        bs.load("recipe:abliteration", **{k: str(v) for k, v in changed.items()}).run(durable=False)
+
+
 def test_a_share_of_one_leaves_nothing(tmp_path: Path):
     _, pruned = made("magnitude-pruning", tmp_path, share=1)
     _, masks = made("magnitude-masks", tmp_path, share=1, out=tmp_path / "masks.safetensors")
