@@ -30,8 +30,13 @@ class Hint(NamedTuple):
 
     def is_in(self, printed: str) -> bool:
         """Whether a printed hint is this one, or holds it. What is to be cast is named where a step fails."""
-        pieces = map(re.escape, self.text.replace("{target: ...,", "{target: {},").split("{}"))
-        return re.search(".*".join(pieces), printed, re.DOTALL) is not None
+        return _pattern(self.text).search(printed) is not None
+
+
+@cache  # there are more of them than `re` keeps
+def _pattern(text: str) -> re.Pattern[str]:
+    pieces = map(re.escape, text.replace("{target: ...,", "{target: {},").split("{}"))
+    return re.compile(".*".join(pieces), re.DOTALL)
 
 
 @cache

@@ -50,9 +50,9 @@ def test_doubles_are_computed_in_double(tmp_path: Path) -> None:
 def test_the_nearest_entry_is_the_one_that_jax_takes() -> None:
     sizes = [*range(1, 40), 196, 577, 729]
     for size in sizes:
-        x = jnp.arange(size)
-        for wanted in (n for n in sizes if n % 3 == size % 3):
-            found = np.asarray(jax.image.resize(x, (wanted,), "nearest"))
+        lengths = [n for n in sizes if n % 3 == size % 3]
+        resized_at_once = jax.jit(lambda x, lengths=lengths: [jax.image.resize(x, (n,), "nearest") for n in lengths])
+        for wanted, found in zip(lengths, map(np.asarray, resized_at_once(jnp.arange(size))), strict=True):
             ours = np.array(_nearest(size, wanted))
             # On the edge between two entries, JAX 0.12 takes the other one now and then.
             edge = (2 * np.arange(wanted) + 1) * size % (2 * wanted) == 0
