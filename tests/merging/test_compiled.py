@@ -272,3 +272,17 @@ def test_a_second_length_is_compiled_where_there_are_many_of_it(monkeypatch: pyt
         40, 40, 40, 20, 20, None,
     ]  # fmt: skip
     assert compiling.lengths_to_compile(calls[1:]) == {}
+
+
+@pytest.mark.parametrize("beside", [0.0, -0.0, 1.0, 1e-39, 2.0**60])
+@pytest.mark.parametrize("kinds", [(BF16, BF16), (BF16, np.dtype(np.float32))], ids=["alike", "mixed"])
+def test_every_bfloat16_is_marked_that_is_not_ordinary(kinds: tuple[np.dtype, np.dtype], beside: float):
+    every = np.arange(1 << 16, dtype=np.uint16).view(BF16)
+    operands = [every.astype(kinds[0]), np.full(1 << 16, beside, kinds[1])]
+    alone = are_ordinary(operands[1][:1])
+    odd = [not (alone and are_ordinary(operands[0][at : at + 1])) for at in range(1 << 16)]
+    for dtype in DTYPES:
+        made = jax.jit(lambda xs, dtype=dtype: marked(xs[0].astype(np.float32), xs, dtype))(operands)
+        bits = np.asarray(made).view(f"u{dtype.itemsize}")
+        assert (bits == np.iinfo(bits.dtype).max).tolist() == odd
+        assert bool(is_marked(np.asarray(made))) == any(odd)
