@@ -76,28 +76,44 @@ def _of_text(config: Config) -> Config:
     return {**config, **text} if isinstance(text, Mapping) else config
 
 
+class WordDifference(NamedTuple):
+    """The words of one number in two models; `total`: how many numbers have two words."""
+
+    alias: str
+    number: int
+    own: str | None
+    other: str | None
+    total: int
+
+
 def note_words(view: View, holder: str, models: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> None:
     """Note words that have the number of another word in the model whose tokenizer the result has, if tensors of these
     shapes, which are merged, hold a row for each."""
     try:
         size = _of_text(config_of(view, holder)).get("vocab_size")
         table = next((name for name, shape in shapes.items() if size in shape), None)
-        files = {} if table is None else {alias: _tokenizer(view, alias) for alias in (holder, *models)}
-        others = [alias for alias, file in files.items() if file is not None and file != files[holder]]
-        if not others or files[holder] is None:
-            return
-        own = _read(view, holder)
-        for alias in others:
-            theirs = _read(view, alias)
-            if found := other_words(own, theirs):
-                number, more = found[0], f", and so {len(found) - 1:,} more" if len(found) > 1 else ""
-                rows = f"row {number} of '{table}' is {own.word(number)!r} in '{holder}' and {theirs.word(number)!r} in"
-                message = f"the tokenizers of '{holder}' and '{alias}' differ: {rows} '{alias}'{more}"
-                listed = ", ".join((holder, *models))
-                hint = f"`vocab: {{models: [{listed}], tokenizer: {holder}}}` before this step gives all the same."
-                view.note("merge-words", message, "models", hint)
+        found = [] if table is None else list(_other_words(view, holder, models))
     except Refusal:  # a config or a tokenizer that is not understood: it is passed on as it is
         return
+    for alias, number, own, other, total in found:
+        more = f", and so {total - 1:,} more" if total > 1 else ""
+        rows = f"row {number} of '{table}' is {own!r} in '{holder}' and {other!r} in '{alias}'{more}"
+        listed = ", ".join((holder, *models))
+        hint = f"`vocab: {{models: [{listed}], tokenizer: {holder}}}` before this step gives all the same."
+        view.note("merge-words", f"the tokenizers of '{holder}' and '{alias}' differ: {rows}", "models", hint)
+
+
+def _other_words(view: View, holder: str, models: Sequence[str]) -> Iterator[WordDifference]:
+    """The models with other words than the first; files of the same bytes are not parsed."""
+    files = {alias: _tokenizer(view, alias) for alias in (holder, *models)}
+    if files[holder] is None:
+        return
+    for alias in models:
+        if files[alias] is not None and files[alias] != files[holder]:
+            own, other = _read(view, holder), _read(view, alias)
+            if numbers := other_words(own, other):
+                first = numbers[0]
+                yield WordDifference(alias, first, own.word(first), other.word(first), len(numbers))
 
 
 def _tokenizer(view: View, alias: str) -> tuple[str, bytes] | None:
