@@ -50,7 +50,7 @@ def _space(avals: Avals, params: Params) -> int:
 
 
 @kernel("wanda", check=_check, result=like_first, host=anywhere, workspace=_space, parts=_cuts, guarded=True,
-        refusal="a weight or a norm is NaN")  # fmt: skip
+        refusal="a weight or a norm is NaN or infinite")  # fmt: skip
 def prune(w: Array, norms: Array, *, sparsity: Sparsity, transposed: bool) -> tuple[Array, Flag]:
     """A matrix whose entries with the lowest `|W_ij| |X_j|` of each output are zero, `|X_j|` being the norm of input j
     over the data; with a pattern, of each group of neighbours."""
@@ -63,4 +63,4 @@ def prune(w: Array, norms: Array, *, sparsity: Sparsity, transposed: bool) -> tu
     else:
         removed = lowest(scores, int(scores.shape[1] * sparsity.share))
     made = xp.where(removed, np.zeros((), w.dtype), rows)
-    return (made.T if transposed else made), ~xp.isnan(scores).any()
+    return (made.T if transposed else made), xp.isfinite(scores).all()

@@ -37,7 +37,7 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str =
     return ""
 
 
-def _matches(pattern: str, names: Collection[str]) -> bool:
+def _matches(pattern: str | tuple[str, ...], names: Collection[str]) -> bool:
     """Whether a text is a pattern that matches any of the names."""
     try:
         return bool(compile_pattern(pattern).matches(names))
@@ -65,7 +65,7 @@ def nearest(pattern: str | tuple[str, ...], names: Collection[str]) -> str:
         parts = dict.fromkeys(_parts(names, length, anywhere=bool(head and tail), at_end=bool(head)))
         if (near := nearest_word(core, parts)) is not None:
             meant = _with_ends(pattern, head, near, tail)
-            if compile_pattern(meant).matches(names):
+            if _matches(meant, names):
                 return f" Did you mean {shown(meant)}?"
     if not isinstance(pattern, str):
         return did_you_mean(".".join(pattern), names)

@@ -321,6 +321,15 @@ def test_wanda_removes_a_share_of_each_output(ratio: float, tmp_path: Path) -> N
     assert found.tolist() == torch_wanda(WIDE["w"], WIDE["x"], ratio).tolist()
 
 
+@pytest.mark.parametrize("which", ["w", "x"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_wanda_ranks_numbers_alone(which: str, value: float, tmp_path: Path) -> None:
+    held = {name: x.copy() for name, x in WIDE.items()}
+    held[which].flat[1] = value
+    with pytest.raises(PlanError, match="a weight or a norm is NaN or infinite"):
+        run_plan(tmp_path, held, [{"wanda_": {"target": "w", "norms": "x", "ratio": 0.5}}])
+
+
 @pytest.mark.parametrize(("pattern", "kept", "group"), PATTERNS)
 def test_wanda_keeps_so_many_of_so_many(pattern: str, kept: int, group: int, tmp_path: Path) -> None:
     step = {"target": "w", "norms": "x", "pattern": pattern, "transposed": True}

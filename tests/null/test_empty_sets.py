@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import brainsurgery_jax as bs
+from tests.checkpoints import write
 from tests.null.world import Headers, complaints, found
 
 LACKING: dict[str, Any] = {
@@ -66,3 +70,10 @@ def test_a_report_on_no_tensor_is_a_mistake(report: Any):
 
 def test_a_report_on_no_tensor_is_left_out_where_the_plan_allows_it():
     assert found({"diff": {"left": "m::bb", "right": "m::bc", "if_missing": "skip"}}) == ()
+
+
+def test_a_pattern_that_ends_in_a_group_has_no_suggestion_that_is_no_regex(tmp_path: Path):
+    write(tmp_path / "m.safetensors", {"layers.2.mlp.experts.3.gate_proj.weight": np.zeros(2, np.float32)})
+    pattern = r".+\.(foo|experts\.(?!.*(gate|up|down)_proj\.weight).+)"
+    plan = {"inputs": [f"m::{tmp_path}/m.safetensors"], "transforms": [{"delete": {"target": pattern}}]}
+    assert [d.code for d in bs.check(bs.load(plan))] == ["no-match"]

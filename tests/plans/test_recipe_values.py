@@ -320,6 +320,50 @@ def test_what_else_writes_to_the_stream_is_not_abliterated_and_so_refused(other:
         bs.load("recipe:abliteration", **{k: str(v) for k, v in changed.items()}).run(durable=False)
 
 
+def test_experts_with_the_names_of_llamas_are_abliterated(tmp_path: Path):
+    direction = write(tmp_path / "r.safetensors", {"r": normal((models.WIDTH,), seed=3)})
+    settings = {"model": models.olmoe(tmp_path), "direction": direction, "out": tmp_path / "out"}
+    bs.load("recipe:abliteration", **{k: str(v) for k, v in settings.items()}).run(durable=False)
+    r = read(direction)["r"]
+    for name, x in tensors(tmp_path / "out").items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            assert np.linalg.norm(r @ x) < 1e-4 * np.linalg.norm(r) * np.linalg.norm(x)
+
+
+def test_biases_of_neurons_that_are_not_matched_are_refused(tmp_path: Path):
+    settings = recipe_inputs.INPUTS["rebasin"](tmp_path)
+    held = {**tensors(settings["b"]), "model.layers.0.mlp.up_proj.bias": normal((4,))}
+    changed = {**settings, "b": write(tmp_path / "biased.safetensors", held)}
+    with pytest.raises(bs.PlanError, match=r"'model\.layers\.0\.mlp\.up_proj\.bias' exists"):
+        bs.load("recipe:rebasin", **{k: str(v) for k, v in changed.items()}).run(durable=False)
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_a_direction_of_another_length_is_refused(shape: tuple[int, ...], tmp_path: Path):
+    settings = recipe_inputs.INPUTS["steering"](tmp_path)
+    settings = {**settings, "concept": write(tmp_path / "other.safetensors", {"direction": np.ones(shape, np.float32)})}
+    with pytest.raises(bs.PlanError):
+        bs.load("recipe:steering", **{k: str(v) for k, v in settings.items()}).run(durable=False)
+
+
+OF_FAMILIES = {
+    "model.layers.0.block_sparse_moe.experts.1.w2.weight": True, "model.layers.0.block_sparse_moe.gate.weight": False,
+    "gpt_neox.layers.0.attention.dense.weight": True, "model.decoder.layers.0.fc1.weight": True,
+    "bert.encoder.layer.0.attention.output.LayerNorm.weight": False, "model.layers.0.mlp.gate_proj.weight": True,
+    "bert.encoder.layer.0.output.dense.weight": True, "bert.encoder.layer.0.intermediate.dense.weight": True,
+    "model.layers.0.self_attn.q_norm.weight": False, "model.layers.0.mlp.shared_expert_gate.weight": False,
+    "lm_head.weight": False, "model.embed_tokens.weight": False, "model.layers.0.input_layernorm.weight": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["magnitude-masks", "magnitude-pruning", "nm-masks"])
+def test_the_matrices_of_many_families_are_pruned_and_nothing_else(name: str, tmp_path: Path):
+    held = {n: normal((4, 4), seed=at) for at, n in enumerate(OF_FAMILIES)}
+    _, found = made(name, tmp_path, model=write(tmp_path / "many.safetensors", held))
+    changed = [n for n in OF_FAMILIES if n in found and not np.array_equal(found[n], held[n])]
+    assert changed == [n for n, is_matrix in OF_FAMILIES.items() if is_matrix]
+
+
 def test_a_share_of_one_leaves_nothing(tmp_path: Path):
     _, pruned = made("magnitude-pruning", tmp_path, share=1)
     _, masks = made("magnitude-masks", tmp_path, share=1, out=tmp_path / "masks.safetensors")
