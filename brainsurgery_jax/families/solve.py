@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -132,13 +132,15 @@ def _solve_for(sizes: Sizes, f: SizeExpression, dim: str, found: int) -> int | N
     return value if not left and value > 0 and value != sizes.values[dim] else None
 
 
-def pin(family: Family, config: Config, patch: Mapping[str, int], dim: str) -> dict[str, int]:
-    """Keys that keep the value of dims that depend on a changed key."""
+def pin(
+    family: Family, config: Config, patch: Mapping[str, int], dim: str, among: Collection[str] | None = None
+) -> dict[str, int]:  # fmt: skip
+    """Keys that keep the value of dims that depend on a changed key. `among`: the dims that there are, if not all."""
     before, after = sizes_of(family, config).values, sizes_of(family, {**config, **patch}).values
     pins: dict[str, int] = {}
     for other in family.dims:
         value = before[other]
-        if other != dim and value is not None and value != after[other]:
+        if other != dim and value is not None and value != after[other] and (among is None or other in among):
             pins |= {key: value for key in keys_of(family, other, config)[-1:] if key not in patch}
     return pins
 

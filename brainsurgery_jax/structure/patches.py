@@ -26,7 +26,7 @@ def set_dims(model: Described, values: Mapping[str, int]) -> dict[str, object]:
             continue  # a number, or a formula that no single key changes
         alone = [key for key in keys if not (_move(model, now, {key: value}, dim) & model.dims) - set(values)]
         key = (alone or keys)[0]
-        made |= {key: value, **pin(family, now, {key: value}, dim)}
+        made |= {key: value, **pin(family, now, {key: value}, dim, model.dims)}
     return model.place.patch(made)
 
 

@@ -81,6 +81,16 @@ def test_neurons_are_taken_out_with_all_that_reads_and_writes_them(name: str, tm
     assert_same(logits(load(tmp_path / "out")), logits(silence(model, name, dropped, width, only)))
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "phi3", "gemma2", "olmo2"])
+def test_a_dense_model_gets_no_width_of_experts_and_can_be_upcycled_then(name: str, tmp_path: Path) -> None:
+    make(name, tmp_path / "whole")
+    steps: list[dict[str, Any]] = [{"prune": {"neurons": [3, 5, 6, 9]}}, {"assert": {"consistent": "model"}}]
+    if name in ("llama", "mistral"):
+        steps += [{"upcycle": {"experts": 4, "per_token": 2, "router": "zero"}}, {"assert": {"consistent": "model"}}]
+    edit(tmp_path / "whole", tmp_path / "out", *steps)
+    assert "moe_intermediate_size" not in json.loads((tmp_path / "out/config.json").read_text())
+
+
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "gpt_oss"])
 def test_neurons_of_experts_are_taken_out_of_every_expert(name: str, tmp_path: Path) -> None:
     model = make(name, tmp_path / "whole", **({"first_k_dense_replace": 0} if name == "deepseek_v3" else {}))
