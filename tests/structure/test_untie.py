@@ -57,35 +57,3 @@ def test_an_untied_model_loads_whole_and_computes_what_it_did(name: str, tmp_pat
     assert not again.config.tie_word_embeddings
     assert not told["missing_keys"] and not told["unexpected_keys"], told
     torch.testing.assert_close(logits(again), before)
-
-
-SPARSE: dict[str, Any] = {
-    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 12, "num_hidden_layers": 6,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-    "n_routed_experts": 4, "num_experts": 4, "head_dim": 4, "pad_token_id": 0,
-}  # fmt: skip
-MIXED: dict[str, tuple[str, str, dict[str, Any], list[int]]] = {
-    "glm4_moe": ("Glm4MoeConfig", "Glm4MoeForCausalLM", {"first_k_dense_replace": 2}, [0, 3]),
-    "dots1": ("Dots1Config", "Dots1ForCausalLM", {"first_k_dense_replace": 2, "n_shared_experts": 1}, [1]),
-    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {"decoder_sparse_step": 2}, [1]),
-    "ernie4_5_moe": ("Ernie4_5_MoeConfig", "Ernie4_5_MoeForCausalLM", {
-        "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1, "moe_layer_end_index": 4,
-        "moe_num_shared_experts": 1}, [0, 2]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MIXED)
-def test_a_layer_with_experts_stays_one_when_others_are_dropped(name: str, tmp_path: Path):
-    config, kind, more, dropped = MIXED[name]
-    torch.manual_seed(7)
-    model = getattr(transformers, kind)(getattr(transformers, config)(**{**SPARSE, **more}))
-    save_random(model, tmp_path / "whole")
-    whole = getattr(transformers, kind).from_pretrained(tmp_path / "whole")
-    edit(tmp_path / "whole", tmp_path / "out", {"layers": {"drop": dropped}}, {"assert": {"consistent": "model"}})
-    found, told = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"], told
-    kept = [layer for at, layer in enumerate(whole.model.layers) if at not in dropped]
-    for at, layer in enumerate(kept):
-        layer.self_attn.layer_idx = at
-    whole.model.layers, whole.config.num_hidden_layers = torch.nn.ModuleList(kept), len(kept)
-    torch.testing.assert_close(logits(found), logits(whole))
