@@ -35,6 +35,24 @@ class Change(NamedTuple):
     patch: Mapping[str, object] = {}
 
 
+def find_setting(settings: object, path: str) -> object:
+    """The value in a config under keys and numbers of entries with dots between them; None if it is missing."""
+    for key in path.split("."):
+        if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
+            settings = settings[int(key)]
+        else:
+            settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def setting_paths(settings: object, before: str = "") -> Iterator[str]:
+    """What `find_setting` finds."""
+    pairs = settings.items() if isinstance(settings, Mapping) else ()
+    for key, value in enumerate(settings) if isinstance(settings, list) else pairs:
+        yield f"{before}{key}"
+        yield from setting_paths(value, f"{before}{key}.")
+
+
 def read_change(value: Mapping[str, object]) -> Change:
     """The change that a plan writes. Raises ValueError for a change in full that is not one."""
     if not value or not set(value) <= set(KEYS):

@@ -23,7 +23,7 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Commit
-from brainsurgery_jax.store.leftovers import refuse_to_read
+from brainsurgery_jax.store.leftovers import measure_left, refuse_to_read
 from brainsurgery_jax.store.publishing import BY_PLACE, check_remote
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import Bring, SideFiles, all_there, find_side_files, sidecar_folder
@@ -50,7 +50,8 @@ class Files:
         self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
         self._given = frozenset(self._sources)
         self._lent: frozenset[Address] = frozenset()  # of these, those that another world closes
-        self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
+        self._wanted: dict[str, tuple[int, int, int]] = {}
+        """By destination: its disk, the bytes for it, and those that earlier runs left beside it."""
         self._opens = opens
         self.watch: Callable[[Source], Source] = lambda source: source
         """What stands between a run and each source that is opened from now on."""
@@ -102,14 +103,16 @@ class Files:
         """What an output would replace. Refuse what cannot be written, or does not fit beside what else this plan
         writes to the same disk."""
         disk = _device(tempfile.gettempdir() if is_remote(path) else path)
-        self._wanted[self.key(path)] = disk, nbytes
-        total = sum(n for d, n in self._wanted.values() if d == disk)
+        left = 0 if is_remote(path) else measure_left(path)
+        self._wanted[self.key(path)] = disk, nbytes, left
+        total, left = (sum(wanted[at] for wanted in self._wanted.values() if wanted[0] == disk) for at in (1, 2))
         if is_remote(path):  # a glance opens no connection
             replaces = overwrite or self.overwrite
             return check_remote(path, total, overwrite=replaces, directory=directory) if self._opens else None
         reads = self.reads()
         refuse_to_read(path, reads)
-        return check_destination(path, total, overwrite or self.overwrite, directory=directory, reads=reads)
+        replaces = overwrite or self.overwrite
+        return check_destination(path, total, replaces, directory=directory, reads=reads, left=left)
 
     def reads(self) -> Reads:
         """What is read: checkpoints that are open, and files that were named by `also_reads`."""

@@ -1,13 +1,13 @@
 """Backward passes in 64-bit types, whatever the caller's configuration.
 
 JAX runs a backward pass after `apply` is over, so in the caller's configuration. In the default one it rounds the
-cotangents of products and of gathers to float32, warns, and then refuses to add them to float64. Where that would
+cotangents of products, gathers and sorts to float32, warns, and then refuses to add them to float64. Where that would
 happen a kernel brings its own backward pass. Such a kernel has no forward mode (`jax.jvp`): a rule of JAX has either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-_FACTORED = {
-    "svd", "eigh", "eig", "qr", "geqrf", "householder_product", "cholesky", "lu",
-    "triangular_solve",
-}  # fmt: skip
-_ROUNDED = {"dot_general", "gather"} | _FACTORED
-"""Primitives whose transposes, or those of their derivatives, ask for a dtype that the default configuration rounds."""
+_TRANSPOSED = {"dot_general", "gather", "triangular_solve"}
+"""Linear primitives whose transposes ask for a dtype that the default configuration rounds."""
+_DIFFERENTIATED = {
+    "svd", "eigh", "eig", "qr", "geqrf", "householder_product", "cholesky", "lu", "sort", "custom_jvp_call",
+    "custom_linear_solve",
+} | _TRANSPOSED  # fmt: skip
+"""Primitives whose derivatives may have such parts."""
 _WIDE = {"float64", "complex128"}
-_OWN_RULE = "custom_jvp_call"
-"""The primitive of functions that bring their own derivative."""
 
 
 def with_wide_gradient(function: Function, e: Expr) -> Function:
@@ -56,23 +55,46 @@ def with_wide_gradient(function: Function, e: Expr) -> Function:
 @lru_cache(maxsize=4096)
 def _rounds(kernel: Kernel, avals: tuple[Aval, ...], static: Static, names: tuple[str, ...]) -> bool:
     """Whether the backward pass of a kernel needs 64-bit types that JAX's rules ask for by name."""
+
+    def call(xs: Sequence[Array], numbers: Mapping[str, Array]) -> object:
+        return kernel.fn(*xs, **dict(static), **numbers)
+
     with jax.enable_x64(True):
         xs = [jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype.numpy)) for a in avals]
         numbers = {name: jax.ShapeDtypeStruct((), jnp.float64) for name in names}
-        made = jax.make_jaxpr(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns))(xs, numbers)
-    widens = kernel.moves is None and not kernel.elementwise  # it may compute in 64-bit types within
-    asked = _ROUNDED if widens or _WIDE & {a.dtype.name for a in avals} else _FACTORED
-    return any(name in asked for name in _wide_primitives(made.jaxpr))
+        forward = jax.make_jaxpr(call)(xs, numbers).jaxpr
+        if _DIFFERENTIATED.isdisjoint(_wide_primitives(forward)):
+            return False
+        try:
+            linear = _linear_part(call, xs, numbers)
+        except (TypeError, ValueError, NotImplementedError):  # it has no derivative, so that nobody can ask for one
+            return False
+        return not _TRANSPOSED.isdisjoint(_wide_primitives(linear))
+
+
+def _linear_part(function: Function, *args: object) -> Any:
+    """What a backward pass transposes: the jaxpr of the changes of a function's results, of those of its floats."""
+    found: list[Any] = []
+
+    def trace(*args: object) -> None:
+        leaves, tree = jax.tree.flatten(args)
+        varied = {at: x for at, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)}
+
+        def vary(varied: Mapping[int, Array]) -> object:
+            return function(*jax.tree.unflatten(tree, [varied.get(at, x) for at, x in enumerate(leaves)]))
+
+        _, linear = jax.linearize(vary, varied)
+        found.append(jax.make_jaxpr(linear)(varied).jaxpr)
+
+    jax.eval_shape(trace, *args)
+    return found[0]
 
 
 def _wide_primitives(jaxpr: Any) -> Iterator[str]:
-    """The names of all primitives on 64-bit floats, those of functions inside included that have no derivative of their
-    own."""
+    """The names of all primitives on 64-bit floats, those of functions inside included."""
     for equation in jaxpr.eqns:
         if _WIDE & {x.aval.dtype.name for x in equation.invars if hasattr(x.aval, "dtype")}:
             yield equation.primitive.name
-        if equation.primitive.name == _OWN_RULE:
-            continue
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(found := getattr(inner, "jaxpr", inner), "eqns"):

@@ -56,8 +56,9 @@ def take_apart(alias: str, tree: object) -> Apart:
 
 def tree_beside(tree: object) -> KeyTree:
     """The containers on the way to the leaves of a pytree, and its empty nodes: what `apply` gives back of it. Boxes
-    are gone once names change."""
+    are gone once names change; a tree that is empty itself is none of its nodes."""
     found = [(tuple(key for key in path if not isinstance(key, BoxKey)), leaf) for path, leaf in _walk(tree, ())]
+    found = [(path, leaf) for path, leaf in found if path or not isinstance(leaf, Empty)]
     others = {name_of(path): OtherLeaf(leaf.kind) for path, leaf in found if isinstance(leaf, Empty)}
     return KeyTree(told({name_of(path): path for path, _ in found}), others)
 

@@ -55,7 +55,8 @@ def _picking(name: str) -> Callable[..., jax.Array]:
 
     def fn(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax.Array:
         sign.need_elements(name, jnp.shape(x), axis)
-        return getattr(jnp, name)(x, axis=axis, keepdims=keepdims)
+        made = getattr(jnp, name)(x, axis=axis, keepdims=keepdims)
+        return made if jnp.ndim(x) else made.reshape(())  # for some, JAX keeps an axis that was not there
 
     return fn
 
@@ -70,7 +71,8 @@ def _quantile(x: jax.Array, q: jax.Array | float, axis: Axis = None, keepdims: b
     if jnp.ndim(q) > 1 or not jnp.issubdtype(jnp.result_type(q), jnp.number):
         raise ValueError("a share of the elements is a number from 0 to 1, or a vector of them")
     sign.need_elements("quantile", jnp.shape(x), axis)
-    return jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
+    made = jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
+    return made if jnp.ndim(x) else made.reshape(jnp.shape(q))
 
 
 def _kth(x: jax.Array, k: object, axis: Axis = None, keepdims: bool = False) -> jax.Array:
@@ -175,7 +177,10 @@ def _counts(*numbers: object) -> tuple[int, ...]:
 
 
 def _reshape(x: jax.Array, *shape: int | tuple[int, ...]) -> jax.Array:
-    return jnp.reshape(x, shape[0] if len(shape) == 1 else shape)
+    sizes = shape[0] if len(shape) == 1 else shape
+    if isinstance(sizes, tuple) and 0 in sizes and -1 in sizes:
+        raise ValueError("beside a size of 0, -1 could be any size; write it out")
+    return jnp.reshape(x, sizes)
 
 
 def _repeat(x: jax.Array, times: object, axis: int | None = None) -> jax.Array:
@@ -203,10 +208,11 @@ or joined along the first."""
 FUNCTIONS: dict[str, Function] = {
     **{name: _each(name, "x") for name in ("abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "sign", "round",
                                            "floor", "ceil", "isfinite", "isnan", "zeros_like", "ones_like", "arccos",
-                                           "arcsin", "log1p", "expm1", "nan_to_num")},
+                                           "arcsin", "log1p", "expm1")},
+    "nan_to_num": _each("nan_to_num", "x")._replace(limits=True),
     "erf": _each("erf", "x", lambda x: jax.lax.erf(x * 1.0)),
     "arctan2": _each("arctan2", "y, x"),
-    "sigmoid": _each("sigmoid", "x", lambda x: jax.nn.sigmoid(x)),
+    "sigmoid": _each("sigmoid", "x", lambda x: jax.nn.sigmoid(x * 1.0)),
     "minimum": _each("minimum", "x, y"),
     "maximum": _each("maximum", "x, y"),
     "clip": _each("clip", "x, low, high"),

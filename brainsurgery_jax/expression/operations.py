@@ -156,6 +156,12 @@ def _where(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Arr
     return (other ^ ((one ^ other) & mask)).view(x.dtype)
 
 
+def _nan_to_num(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    """For infinity the largest number of the dtype that the operand is stored in, not of the wider one here."""
+    most = node.params["largest"]
+    return xs[0] if most is None else xp.nan_to_num(xs[0], posinf=most, neginf=-most)
+
+
 def _cast(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     return _cast_or_refuse(xp, node, shape, xs)[0]
 
@@ -256,7 +262,7 @@ _NAMED = (
     "subtract", "multiply", "negative", "invert", "bitwise_and", "bitwise_or", "left_shift", "right_shift",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "abs", "sqrt", "exp", "log", "sin", "cos",
     "tanh", "round", "floor", "ceil", "isfinite", "isnan", "minimum", "maximum", "arccos", "arcsin", "arctan2", "log1p",
-    "expm1", "nan_to_num",
+    "expm1",
 )  # fmt: skip
 """Operations that numpy and `jax.numpy` have under these names."""
 
@@ -285,6 +291,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "sign": Operation(_sign),
     "sigmoid": Operation(_sigmoid, on_the_way=of_largest(3)),
     "erf": Operation(_erf),
+    "nan_to_num": Operation(_nan_to_num),
     "clip": Operation(_clip, on_the_way=of_largest(1)),
     "where": Operation(_where, on_the_way=of_largest(3), sealed=False, uncast=(0,)),
     "cast": Operation(_cast, on_the_way=on_the_way.cast, sealed=False, uncast=(0,), guard=_cast_or_refuse),

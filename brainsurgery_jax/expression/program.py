@@ -27,6 +27,7 @@ class NodeParams(TypedDict):
     k: int
     count: int
     span: tuple[float, float, int]
+    largest: float | None
     shift: int | tuple[int, ...]
     along: tuple[int, ...] | None
     equation: str

@@ -41,7 +41,8 @@ class Function(NamedTuple):
     are tensors, the others parameters; None: all. `own`: operands are computed on in their own dtype, whatever that of
     the result. `reduces`: it leaves out the axes that it goes over. `text`: the first argument is text in quotes.
     `widest`: its result is of the dtype in which the expression computes. `picks`: how its several results lie in one,
-    of the shapes of its arguments.
+    of the shapes of its arguments. `limits`: it asks for the largest number that its operand can be in the dtype in
+    which that is stored.
     """
 
     usage: str
@@ -57,6 +58,7 @@ class Function(NamedTuple):
     text: bool = False
     widest: bool = False
     picks: Callable[..., tuple[Pick, ...]] | None = None
+    limits: bool = False
 
 
 # --- Rules ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class CutOff(NamedTuple):
 def find_truncations(program: Computation, stored: DType) -> Iterator[CutOff]:
     """The float nodes whose values need not be whole and that are cast to integers; `stored`: the result's dtype."""
     whole, moved = _fold(program)
-    casts = [(node.sources[0], node.aval.dtype) for node in program.nodes if node.op == "cast"]
+    casts = [(source, node.aval.dtype) for node in program.nodes if node.op == "cast" for source in node.sources]
     for number, dtype in dict.fromkeys([*casts, (len(program.nodes) - 1, stored)]):
         if dtype.kind in _INTEGERS and program.nodes[number].aval.dtype.is_float and not whole[number]:
             yield CutOff(number, dtype, moved[number])

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.expression.floats import stored_dtype, work_dtype
 from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS, REDUCTIONS
 from brainsurgery_jax.expression.indexing import pick, plain_parts
 from brainsurgery_jax.expression.parse import Expression
 from brainsurgery_jax.expression.program import At, Computation, Literal, Node, Static, below, excerpt, leaf
 from brainsurgery_jax.expression.signatures import Pick
-from brainsurgery_jax.numerics.rounding import bounds
+from brainsurgery_jax.numerics.rounding import bounds, largest
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -77,11 +78,6 @@ def freely() -> Iterator[None]:
         yield
 
 
-def work_dtype(dtypes: Sequence[DType]) -> DType:
-    """The dtype in which floats are computed: float64 if one of them is, else float32."""
-    return next((d for d in dtypes if d.is_float and d.bits == 64), FLOAT32)
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """A tensor: the node that makes it, and what JAX traces for it."""
@@ -110,7 +106,7 @@ class _Typing:
         self.texts: list[str] = []
         self.values: dict[Node, Value] = {}
         work = work_dtype([a.dtype for a in avals])
-        self.work = to_numpy(work)
+        self.work = work
         self.numbers = numbers
         self.leaves: dict[str, Meaning] = {name: numbers[source] for name, source in expression.numbers}
         for index, (name, aval, x) in enumerate(zip(names, avals, traced, strict=True)):
@@ -243,7 +239,11 @@ class _Typing:
             if any(a is None or (isinstance(a, tuple) and not function.lists) for a in args):
                 raise ValueError("takes tensors and numbers")
             made = function.fn(*_with_traced(args), **keywords)
-            return made.astype(self.work) if function.widest else made
+            return made.astype(to_numpy(self.work)) if function.widest else made
+
+        def static() -> Static:
+            limits = (("largest", self._largest(first)),) if function.limits and first is not None else ()
+            return (*function.static(keywords, args, rank), *limits)
 
         if function.elementwise:
             for x, y in combinations(args, 2):
@@ -251,11 +251,13 @@ class _Typing:
         first = next((a for a in _flat(args) if isinstance(a, Value)), None)
         rank = first.traced.ndim if first is not None else 0
         tensors = [a for a in _flat(args[: function.operands]) if not isinstance(a, str)]
-        made = self._emit(
-            node, "cast" if name in CASTS else name, call, *tensors,
-            static=lambda: function.static(keywords, args, rank),
-        )  # fmt: skip
+        made = self._emit(node, "cast" if name in CASTS else name, call, *tensors, static=static)
         return made if function.picks is None else self._pick_apart(node, made, function.picks(*map(_shape_of, args)))
+
+    def _largest(self, value: Value) -> float | None:
+        """The largest number of the dtype in which a value is stored; None for integers."""
+        dtype = stored_dtype(self.nodes, value.at.number, self.work)
+        return largest(dtype) if dtype.is_inexact else None
 
     def _pick_apart(self, node: ast.expr, packed: Value | float, picks: Sequence[Pick]) -> tuple[Meaning, ...]:
         """The results of a function that has several."""

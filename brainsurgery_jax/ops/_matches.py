@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
+from brainsurgery_jax.config_patch import find_setting, setting_paths
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.expression.floats import work_dtype
 from brainsurgery_jax.expression.functions import FUNCTIONS
 from brainsurgery_jax.expression.parse import NUMBER_HINT, Expression, walk_names
 from brainsurgery_jax.expression.scope import SetTerm, number_sources
-from brainsurgery_jax.expression.typing import work_dtype
 from brainsurgery_jax.ops._formulas import widen_float
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import Row, TensorExpr, View
@@ -99,13 +100,11 @@ def _config_number(view: View, alias: str, path: str) -> float:
     if known is None:
         message = f"'{alias}' has no config to take '{path}' from"
         raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")
-    file, held = known
-    for word in path.split("."):
-        if not isinstance(held, Mapping) or word not in held:
-            near = did_you_mean(word, list(held)) if isinstance(held, Mapping) else ""
-            message = f"{file} of '{alias}' has no '{path}'.{near}"
-            raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")
-        held = held[word]
+    file, settings = known
+    held, paths = find_setting(settings, path), list(setting_paths(settings))
+    if path not in paths:
+        message = f"{file} of '{alias}' has no '{path}'.{did_you_mean(path, paths)}"
+        raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")
     if isinstance(held, bool) or not isinstance(held, int | float):
         message = f"'{path}' of {file} is no number: {held!r}"
         raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")

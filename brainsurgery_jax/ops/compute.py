@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType, opaque_hint, opaque_message
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.expression.floats import work_dtype
 from brainsurgery_jax.expression.folds import can_derive, can_fold
 from brainsurgery_jax.expression.parse import Expression, parse_expression
 from brainsurgery_jax.expression.partition import is_written_well, partition
@@ -18,7 +19,7 @@ from brainsurgery_jax.expression.ranges import exact_ranges, wrapping_nodes
 from brainsurgery_jax.expression.scope import SetTerm, bind_names, split_sets, uses_outside
 from brainsurgery_jax.expression.transposes import reduce_as_it_lies
 from brainsurgery_jax.expression.truncation import find_truncations
-from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
+from brainsurgery_jax.expression.typing import Typed, type_expression
 from brainsurgery_jax.numerics.rounding import Overflow, check_overflow
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control
 from brainsurgery_jax.ops._constants import broadcast
@@ -69,7 +70,9 @@ def compute(
     int64 uint8 uint16 uint32 uint64 float32 float64. With `axis` and `keepdims`: sum mean std var min max norm median
     quantile prod any all logsumexp argmax argmin, and `kth_largest(x, 10)`. With `axis`: sort argsort ranks cumsum
     softmax, and `topk(x, 10)`, whose places `argtopk(x, 10)` gives. Others: matmul dot outer kron einsum transpose
-    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace.
+    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace. NaN is the largest for
+    sort, topk, and what gives places; a reduction of it (`kth_largest`, `median`) is NaN. `nan_to_num` gives for
+    infinity the largest number of the dtype in which its tensor is stored.
     Linear algebra of small matrices (sides of up to 16,384, or 8,192 for the last four), batched over leading axes, in
     double precision: solve inv cholesky det trace pinv qr svd eigh. `qr(x)`, `svd(x)` and `eigh(x)` have several
     results: `svd(x)[0]` are u, the singular values and v^T are `[1]` and `[2]`. What signs leave open is fixed: the

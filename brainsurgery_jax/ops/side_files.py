@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same, patch_mapping
+from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, find_setting, is_same, patch_mapping
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import describes, differences
@@ -119,7 +119,7 @@ def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), lim
     if found is None:
         return Known(False, f"'{of.alias}' came without a config.json, so '{key}' is not known")
     file, settings = found
-    value = _value(settings, key)
+    value = find_setting(settings, key)
     label = f"'{key}' in {file} of '{of.alias}'"
     allowed = [*in_, *([is_] if is_ is not None or not (in_ or bounds) else [])]
     if allowed and not any(is_same(value, one) for one in allowed):
@@ -162,16 +162,6 @@ def consistent(view: View, *, alias: Text) -> Verdict:
         patch = patch_mapping(patch, each.patch)
     hint = f"Put `- config: {json.dumps({'patch': patch, 'alias': alias})}` before this step." if patch else ""
     return Known(False, f"{file} of '{alias}' says otherwise: {few([d.message for d in differs])}", hint=hint)
-
-
-def _value(settings: object, path: str) -> object:
-    """The value of a key; None if it is missing."""
-    for key in path.split("."):
-        if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
-            settings = settings[int(key)]
-        else:
-            settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
 
 
 def _show(value: object) -> str:

@@ -99,7 +99,7 @@ def _read_params(
         try:
             params[f.param] = _value(f, given[f.key], params, reading, at)
         except Refusal as bad:
-            hint = bad.hint or _variable_hint(given[f.key]) or _over_hint(op, f, given) or _example(op)
+            hint = bad.hint or _variable_hint(given[f.key]) or _over_hint(op, f, given) or _example(op, f.key)
             reading.complain(bad.code, bad.message, *at, hint=hint)
         except PlanError as bad:  # of a plan within this one, with places of its own
             reading.problems.extend(bad.diagnostics)
@@ -167,8 +167,10 @@ def _unknown_key_hint(op: Op, key: str, known: str) -> str:
     return f"{known} `{sibling.name}`, which {how}, has '{key}'."
 
 
-def _example(op: Op) -> str:
-    return next((line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")), "")
+def _example(op: Op, key: str = "") -> str:
+    """The first example of an op, or the first that has a key."""
+    lines = [line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")]
+    return next((line for line in lines if f"{key}:" in line), next(iter(lines), ""))
 
 
 def _variable_hint(value: object) -> str:
@@ -357,11 +359,14 @@ _SENTENCES: dict[str, Callable[[ErrorDetails], str]] = {
     "tuple_type": lambda e: f"expected a list, got {_describe_value(e['input'])}",
     "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
     "string_too_short": lambda e: "expected text, got an empty one",
-    "too_short": lambda e: (
-        f"expected a list of at least {_context(e)['min_length']}, got {_context(e)['actual_length']}"
-    ),
-    "too_long": lambda e: f"expected a list of at most {_context(e)['max_length']}, got {_context(e)['actual_length']}",
+    "dict_type": lambda e: f"expected a mapping, got {_describe_value(e['input'])}",
+    "too_short": lambda e: f"expected {_container(e)} of at least {_context(e)['min_length']}, got {len(e['input'])}",
+    "too_long": lambda e: f"expected {_container(e)} of at most {_context(e)['max_length']}, got {len(e['input'])}",
 }
+
+
+def _container(error: ErrorDetails) -> str:
+    return "a mapping" if isinstance(error["input"], Mapping) else "a list"
 
 
 def _choices(expected: str, found: object) -> str:

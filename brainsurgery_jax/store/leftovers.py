@@ -138,6 +138,28 @@ def refuse_to_read(destination: str, reads: Reads) -> None:
             raise StoreError(left.path, problem, remedy="Rename it first, or write to another path.", code=INPUT)
 
 
+def measure_left(destination: str) -> int:
+    """The bytes on disk of what dead runs of this host left beside a destination: a run that writes there removes them,
+    or goes on with them, so that they are free to it."""
+    folder, name = os.path.split(resolve(destination))
+    ours, total = this_run(), 0
+    for left in _leftovers(folder, name) if os.path.isdir(folder) else ():
+        goes = left.kind in (STALE, PAUSED) or (left.kind == PARTIAL and not left.is_alive(ours))
+        if goes and not left.is_foreign(ours):
+            total += _size_on_disk(left.path)
+    return total
+
+
+def _size_on_disk(path: str) -> int:
+    """The bytes that a file, or all in a folder, take on the disk; 0 for what is gone by now."""
+    found = [path, *(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)]
+    total = 0
+    for file in found:
+        with suppress(OSError):
+            total += 0 if _is_folder(file) else 512 * getattr(os.lstat(file), "st_blocks", 0)
+    return total
+
+
 def find_journals(destination: str) -> tuple[Leftover, ...]:
     """The journals of runs of this host that write to a destination no more."""
     folder, name = os.path.split(destination)

@@ -91,12 +91,13 @@ def resolve(path: str) -> str:
 
 
 def check_destination(
-    path: str, nbytes: int, overwrite: bool, *, directory: bool, reads: Reads = NOTHING
+    path: str, nbytes: int, overwrite: bool, *, directory: bool, reads: Reads = NOTHING, left: int = 0
 ) -> Replacement | None:
     """What an output of `nbytes` bytes would replace at `path`; None if nothing is there. Raises StoreError if it could
     not be published. Writes nothing.
 
-    `nbytes` is the caller's sum over all outputs of the plan on this file system.
+    `nbytes` is the caller's sum over all outputs of the plan on this file system, `left` that of what interrupted runs
+    left beside them: the run removes that, or goes on with it.
     """
     found = check_replacement(path, overwrite, directory=directory, reads=reads)
     place = resolve(path)
@@ -109,7 +110,7 @@ def check_destination(
         remedy = "Choose another path, or change the permissions."
         raise StoreError(place, f"cannot be created: the folder {folder} is not writable", remedy=remedy)
     _refuse_sticky(place, folder)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free + left
     if nbytes > free:
         problem = (
             f"too little space: {show_size(nbytes)} to be written, {show_size(free)} free ({nbytes} and {free} bytes)"

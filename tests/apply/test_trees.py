@@ -237,3 +237,9 @@ def test_shape_structs_show_mistakes_without_any_array():
     with pytest.raises(bs.PlanError, match="shapes differ"):
         tree = {k: jax.ShapeDtypeStruct((n,), jnp.float32) for k, n in (("a", 2), ("b", 3))}
         plan({"add_": {"from": "a", "to": "b"}}).apply(tree)
+
+
+@pytest.mark.parametrize("tree", [{}, [], ()])
+def test_an_empty_tree_is_filled(tree: object):
+    made = plan({"rand": {"target": "v", "shape": [2]}}).apply(tree)
+    assert list(made) == ["v"]

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "editing": "errors dtypes _lazy index op numerics",
     "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
-    "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
+    "ops._matches": "errors dtypes config_patch select protocol expression ops._formulas ops.shape",
     "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
     "ops._drawn": "errors dtypes _lazy op protocol expression ops.compute ops.shape",
     "ops.elementwise": "errors dtypes _lazy op protocol numerics ops._drawn",

@@ -106,17 +106,26 @@ def test_a_captured_text_with_two_signs_is_no_number(tmp_path: Path) -> None:
 
 def test_a_config_gives_numbers(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    plan = plan_of(tmp_path / "model", LAYERS, step(r"w / ${config.num_layers} * ${model::config.rope.theta}"))
+    plan = plan_of(
+        tmp_path / "model", LAYERS, step(r"w / ${config.num_layers} * ${model::config.rope.theta} * ${config.sizes.1}")
+    )
     source = Path(plan["inputs"][0].partition("::")[2])
     folder = tmp_path / "source"
     folder.mkdir()
     source.rename(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"num_layers": 3, "rope": {"theta": 0.5}, "name": "x"}))
+    (folder / "config.json").write_text(
+        json.dumps({"num_layers": 3, "rope": {"theta": 0.5}, "name": "x", "sizes": [4, 2]})
+    )
     plan["inputs"] = [f"model::{folder}"]
     bs.load(plan).run(durable=False)
     made = read(plan["output"]["path"])
-    assert same(made["h.1.q"], LAYERS["h.1.q"] / np.float32(3) * np.float32(0.5))
-    for text, match in (("num_layer", "has no 'num_layer'"), ("name", "'name' of config.json is no number")):
+    assert same(made["h.1.q"], LAYERS["h.1.q"] / np.float32(3) * np.float32(0.5) * 2)
+    for text, match in (
+        ("num_layer", "has no 'num_layer'. Did you mean 'num_layers'"),
+        ("rope.thet", "has no 'rope.thet'. Did you mean 'rope.theta'"),
+        ("sizes[1]", r"has no 'sizes\[1\]'. Did you mean 'sizes.1'"),
+        ("name", "'name' of config.json is no number"),
+    ):
         plan["transforms"] = [step(f"w * ${{config.{text}}}")]
         with pytest.raises(PlanError, match=match):
             bs.load(plan).run(durable=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,9 +16,16 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Noted
 from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.store import leftovers, replacing
+from brainsurgery_jax.store.runs import this_run
 from tests.checkpoints import normal, read, set_block, write
 from tests.cli.conftest import environment
 from tests.provenance.killed import CHECKS, OUTPUTS, STEPS, Stops, plan
+
+
+class Usage(NamedTuple):
+    free: int
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +94,34 @@ def test_what_a_library_had_begun_to_encode_is_made_anew(kind: str):
         begun.write_bytes(b"half")
     plan(kind).run(resume=True)
     assert content(kind) == whole
+
+
+@pytest.mark.parametrize("kind", ["file", "shards"])
+@pytest.mark.parametrize("resumes", [True, False], ids=["resumed", "anew"])
+def test_what_a_killed_run_left_is_space_for_the_run_that_takes_its_place(
+    kind: str, resumes: bool, monkeypatch: pytest.MonkeyPatch
+):
+    plan(kind).run()
+    whole = content(kind)
+    shutil.rmtree("out") if kind == "shards" else os.remove("out.safetensors")
+    run_killed(kind, 20)
+    left = [file for entry in Path().glob(".out*") for file in (entry, *entry.rglob("*")) if file.is_file()]
+    held = sum(512 * file.stat().st_blocks for file in left)
+    needed = sum(len(data) for data in whole.values())
+    assert held > needed // 3
+    monkeypatch.setattr(replacing.shutil, "disk_usage", lambda path: Usage(needed + 50_000 - held))
+    plan(kind).run(resume=resumes)
+    assert content(kind) == whole
+
+
+def test_what_a_run_on_another_host_left_is_no_space(monkeypatch: pytest.MonkeyPatch):
+    plan().run()
+    needed = os.path.getsize("out.safetensors")
+    left = leftovers.beside(os.path.abspath("out.safetensors"), leftovers.PARTIAL, this_run()._replace(host="other"))
+    os.rename("out.safetensors", left)
+    monkeypatch.setattr(replacing.shutil, "disk_usage", lambda path: Usage(needed // 2))
+    with pytest.raises(PlanError, match="too little space"):
+        plan().run()
 
 
 @pytest.mark.parametrize("at", [1, 5, 9, 14, 20])
