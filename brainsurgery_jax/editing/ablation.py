@@ -17,11 +17,11 @@ from brainsurgery_jax.editing.arrays import (
     like_first,
     namespace,
     orthonormal_rows,
-    precision,
     rounded,
 )
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import Cuts
+from brainsurgery_jax.numerics.symmetry import precision
 from brainsurgery_jax.op import Avals, Number, Params, kernel
 
 

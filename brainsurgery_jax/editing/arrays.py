@@ -11,6 +11,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.numerics.math import on_host, to_float64
 from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.numerics.symmetry import is_symmetric, scale_to_ones
 from brainsurgery_jax.op import Avals, Params
 
 PART = 1 << 20
@@ -53,16 +54,15 @@ def solve(a: Array, b: Array) -> Array:
 
 
 def is_positive(a: Array, stored: float = EPS) -> Flag:
-    """Whether a symmetric matrix is positive definite, beyond what rounding its entries to the precision `stored` does
-    to it. It is scaled to a diagonal of ones first, so that units do not matter."""
+    """Whether a matrix is symmetric and positive definite, beyond what rounding its entries to the precision `stored`
+    does to it. It is scaled to a diagonal of ones first, so that units do not matter."""
     xp, size = namespace(a), a.shape[0]
-    diagonal = xp.diagonal(a)
-    scale = 1 / xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0))
-    unit = (a + a.T) / 2 * scale[:, None] * scale[None, :]
+    unit = scale_to_ones((a + a.T) / 2)
     # Errors of entries, which are random, change eigenvalues by about this. What is left of the matrix has a factor of
     # Cholesky if its least eigenvalue is larger.
     noise = xp.maximum(stored * xp.sqrt((unit * unit).sum() / size), size * EPS)
-    return (diagonal > 0).all() & xp.isfinite(lower_factor(unit - noise * np.eye(size))).all()
+    factor = lower_factor(unit - noise * np.eye(size))
+    return (xp.diagonal(a) > 0).all() & is_symmetric(a, stored) & xp.isfinite(factor).all()
 
 
 def lower_factor(a: Array) -> Array:
@@ -79,13 +79,6 @@ def lower_factor(a: Array) -> Array:
 def solve_positive(a: Array, b: Array, stored: float = EPS) -> Array:
     """`inv(a) @ b` in double precision; NaN where `a` is not positive definite (see `is_positive`)."""
     return namespace(a).where(is_positive(a, stored), solve(a, b), np.nan)
-
-
-def precision(dtype: Any) -> float:
-    """The distance from one to the next number that a dtype of floats has."""
-    import ml_dtypes
-
-    return float(ml_dtypes.finfo(dtype).eps)
 
 
 def orthonormal_rows(rows: Array, stored: float) -> tuple[Array, Flag]:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import NamedTuple, TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag
-from brainsurgery_jax.editing.arrays import EPS, check_floats, check_shape, double, namespace, precision, rounded
+from brainsurgery_jax.editing.arrays import EPS, check_floats, check_shape, double, namespace, rounded
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.numerics.symmetry import precision
 from brainsurgery_jax.op import Avals
 
-NOT_POSITIVE = "the covariance is not positive definite to the precision of its dtype"
+NOT_POSITIVE = "the covariance is not symmetric and positive definite to the precision of its dtype"
 """Why an edit is refused that must solve with a covariance."""
 
 

@@ -21,6 +21,7 @@ from brainsurgery_jax.editing.arrays import (
 )
 from brainsurgery_jax.editing.sparsity import Sparsity, lowest
 from brainsurgery_jax.editing.wanda import WandaParams, check_inputs
+from brainsurgery_jax.numerics.symmetry import is_symmetric, precision
 from brainsurgery_jax.op import Avals, Number, Params, kernel
 
 COLUMNS = 128
@@ -37,22 +38,25 @@ def _space(avals: Avals, params: Params) -> int:
     return 8 * (4 * avals[0].size + 4 * avals[1].size)
 
 
-@kernel("sparsegpt", check=_check, result=like_first, host=anywhere, workspace=_space, guarded=True,
-        refusal="the Hessian is not positive, or a tensor holds NaN or infinity: raise `damping`")  # fmt: skip
+_UNFIT = "the Hessian is not symmetric, is not positive (raise `damping`), or a tensor holds NaN or infinity"
+
+
+@kernel("sparsegpt", check=_check, result=like_first, host=anywhere, workspace=_space, guarded=True, refusal=_UNFIT)
 def prune_and_correct(
     w: Array, hessian: Array, *, sparsity: Sparsity, transposed: bool, damping: Number
 ) -> tuple[Array, Flag]:
     """A matrix with zeros, the other weights corrected. `hessian`: `X^T X` of the inputs X [samples, in]; of its mean
     diagonal `damping` is added to it. Inputs that are always zero lose their weights."""
     xp = namespace(w)
-    rows, h = double(w.T if transposed else w), double(hessian)
-    h = (h + h.T) / 2
+    rows, given = double(w.T if transposed else w), double(hessian)
+    h = (given + given.T) / 2
     eye = np.eye(h.shape[0])
     dead = xp.diagonal(h) == 0
     h = h + xp.where(dead, 1.0, 0.0)[:, None] * eye
     h = h + damping * xp.diagonal(h).mean() * eye
     rows = xp.where(dead[None, :], 0.0, rows)
-    made = _remove(rows, _upper_factor(h), sparsity)
+    factor = xp.where(is_symmetric(given, precision(hessian.dtype)), _upper_factor(h), np.nan)
+    made = _remove(rows, factor, sparsity)
     value, finite = rounded(made, w)
     return (value.T if transposed else value), finite
 

@@ -32,7 +32,9 @@ class Family:
     - `stacks`: the dim that counts the layers of each stack, by what the stack is called
     - `writers`: tensors that a layer adds to the residual stream by; with all of them zero it changes nothing
     - `first`: tensors that the first layer of a stack has alone
-    - `tied`: tensors that a model with tied words does not have, and the table that takes their place
+    - `tied`: the output tables that a model with tied words does not have, each with the table in its place;
+    `tied_of`: those of a `model_type` that calls them otherwise
+    - `copied`: what a model has as well if words are not tied, by what takes its place if they are
     - `fused`: tensors that hold several, in the order of the parts of their first axis or of its factor that is a
     number
     - `heads`: the dims of heads and of groups that share keys and values
@@ -56,7 +58,9 @@ class Family:
     stacks: Mapping[str, str] = field(default_factory=lambda: {"layers": "L"})
     writers: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: tuple[tuple[str, str], ...] = ()
+    tied_of: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     heads: tuple[str, str] = ("N", "N")
     neurons: tuple[str, ...] = ("F",)
@@ -183,6 +187,11 @@ class FamilyPlace(NamedTuple):
     def kind(self) -> object:
         """Its `model_type`."""
         return self.config.get("model_type", self.whole.get("model_type"))
+
+    @property
+    def tied(self) -> tuple[tuple[str, str], ...]:
+        """The output tables that it may have, each with the table in its place if words are tied."""
+        return self.family.tied_of.get(str(self.kind), self.family.tied)
 
     def path(self, key: str) -> str:
         """A key, for messages."""

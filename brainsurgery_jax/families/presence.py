@@ -60,7 +60,7 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
 def word_tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str | None]:
     """The names that an output table may have, without a prefix, and the table of words that there is."""
     words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
-    outputs = [name[1:] for name in place.family.tied]
+    outputs = [head.removeprefix("^") for head, _ in place.tied]
     return outputs, next((place.base + word for word in words if place.base + word in kin), None)
 
 

@@ -35,7 +35,7 @@ class Places(NamedTuple):
 def places_of(kind: str) -> Places:
     """The places of a `model_type`, as its entry in the tables of families says."""
     own = MODELS[kind]
-    ((head, table),) = own.family.tied.items()
+    ((head, table),) = own.family.tied
     return Places(
         layer=own.family.counts["L"][0],
         roles=layer_roles(own),

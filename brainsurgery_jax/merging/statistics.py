@@ -23,6 +23,7 @@ from brainsurgery_jax.merging.tensors import (
     total,
     widen,
 )
+from brainsurgery_jax.numerics.symmetry import is_symmetric, precision
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.ops.shape import with_shape
@@ -92,13 +93,16 @@ def fisher(merging: Merging) -> TensorExpr:
 # --- RegMean ----------------------------------------------------------------------------------------------------------
 
 
+_UNFIT = "a tensor or its statistics hold NaN or infinity, or statistics are not symmetric (a triangle is not enough)"
+
+
 def _regmean_space(avals: Avals, params: Params) -> int:
     return 8 * (5 * avals[0].size + 8 * avals[-1].size)
 
 
 @kernel(
     "regmean", result=result_aval, host=anywhere,
-    workspace=_regmean_space, guarded=True, refusal="a tensor or its statistics hold NaN or infinity",
+    workspace=_regmean_space, guarded=True, refusal=_UNFIT,
 )  # fmt: skip
 def solve_regmean(*xs: Array, off_diagonal: float, transposed: bool, dtype: DType, exact: bool) -> tuple[Array, Array]:
     """`sum(W G) inv(sum(G))` of matrices [out, in] and the inner products of their inputs [in, in], which come after
@@ -115,6 +119,8 @@ def solve_regmean(*xs: Array, off_diagonal: float, transposed: bool, dtype: DTyp
         products = gram if products is None else products + gram
     assert products is not None and right is not None
     finite = xp.isfinite(right).all() & xp.isfinite(products).all()
+    for g in xs[count:]:
+        finite = finite & is_symmetric(double(g), precision(g.dtype))
     if xp is np and not finite:
         return np.zeros(xs[0].shape, to_numpy(dtype)), np.zeros((), np.bool_)
     least = products.shape[0] * float(np.finfo(np.float64).eps)  # of the largest eigenvalue; below it all is rounding

@@ -34,7 +34,7 @@ def centre_writing(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Ed
                       "subtracts the mean, comes before all that reads the residual stream does its mean not count "
                       "(gpt2, gpt_neox, olmo); RMSNorm sees it", key="alias", hint="Leave the step out.")  # fmt: skip
     _head(model, "the mean of a row counts where it is read as that of the output table")
-    tables = (*family.tied.values(), *([f"{family.positions}.weight"] if family.positions else []))
+    tables = (*(table for _, table in model.place.tied), *([f"{family.positions}.weight"] if family.positions else []))
     inner = [f"{module}.{kind}" for module in model.modules(*_WRITERS) for kind in ("weight", "bias")]
     writers = [name for name in model.names([*tables, *inner]) if name in model.kin]
     yield preserve(view, model, [_centre(model, name, WIDTH) for name in writers], prove=prove)
@@ -55,7 +55,7 @@ def centre_unembed(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Ed
 def _head(model: Described, why: str) -> str:
     """The name of the output table. Raises Refusal if there is none of its own."""
     model.require(HEAD)
-    heads = model.names(model.place.family.tied)
+    heads = [head for head, _ in model.tied]
     found = next((name for name in heads if name in model.kin), None)
     if found is None:
         if not heads:

@@ -95,7 +95,7 @@ class Described:
     @cached_property
     def dims(self) -> frozenset[str]:
         """The dims of its tensors, and those that count its layers."""
-        counted = self.place.family.stacks.values()
+        counted = self.stacks.values()
         return frozenset(counted).union(*(names_in(text) for part in self.parts for text in part.axes))
 
     @cached_property
@@ -130,9 +130,21 @@ class Described:
         sizes = (None if text == "_" else self.sizes.of(formula(text)) for text in shape)
         return len(shape) == len(aval.shape) and all(s in (None, n) for s, n in zip(sizes, aval.shape, strict=True))
 
+    @cached_property
+    def stacks(self) -> Mapping[str, str]:
+        """The dim that counts the layers of each stack that it has: of a decoder alone (OPT), not those of the encoder
+        that others of its family have."""
+        own = self.place.family.stacks
+        there = {name: dim for name, dim in own.items() if any(k.startswith(self._head(dim)) for k in self.kin)}
+        return there or own
+
+    def _head(self, dim: str) -> str:
+        """The start of the names of what a dim counts, up to the number."""
+        return self.place.base + self.place.family.counts[dim][0].removesuffix("#")
+
     def layered(self, stack: str = "") -> str:
         """The start of the names of layers, up to their number. Raises Refusal."""
-        stacks = self.place.family.stacks
+        stacks = self.stacks
         if not stacks:
             raise Refusal("structure-model", "the family that the step describes has no layers", key="family",
                           hint="Say where they are: `layers: 'model.blocks.*', dims: {L: KEY}`.")  # fmt: skip
@@ -140,14 +152,13 @@ class Described:
             known = ", ".join(stacks)
             raise Refusal("structure-model", f"which layers are meant? This model has those of {known}", key="stack",
                           hint=f"Add `stack: {next(iter(stacks))}`.")  # fmt: skip
-        dim = stacks[stack] if stack else next(iter(stacks.values()))
-        return self.place.base + self.place.family.counts[dim][0].removesuffix("#")
+        return self._head(stacks[stack] if stack else next(iter(stacks.values())))
 
     @cached_property
     def first(self) -> frozenset[str]:
         """The names of what the first layers have alone, with `*` for numbers."""
         names = [name for text in self.place.family.first for name in expand_braces(text)]
-        return frozenset(f"{self.layered(stack)}*.{name}" for stack in self.place.family.stacks for name in names)
+        return frozenset(f"{self.layered(stack)}*.{name}" for stack in self.stacks for name in names)
 
     def names(self, tables: Iterable[str]) -> list[str]:
         """Names of the table as they are in the checkpoint, with `*`; those with `^` where there is one."""
@@ -158,6 +169,12 @@ class Described:
                 full = [start + name.removeprefix("^") for start in starts]
                 found.append(next((n for n in full if n in self.kin), full[0]))
         return found
+
+    @property
+    def tied(self) -> list[tuple[str, str]]:
+        """The names of the output tables that it may have, each with the name of the table in its place if tied."""
+        heads, tables = (self.names(pair[at] for pair in self.place.tied) for at in (0, 1))
+        return [*zip(heads, tables, strict=True)]
 
     @cached_property
     def roles(self) -> Roles:
@@ -175,6 +192,9 @@ class Described:
     @property
     def norms(self) -> NormForm:
         """How its norms compute. Raises Refusal if the step that describes it does not say so."""
+        if self.given is None and (self.kind is None or self.kind.norms is None):
+            message = f"'{self.alias}' is a {self.place.kind}: how its norms compute is not known"
+            raise Refusal("structure-model", message, key="alias", hint="Leave the step out.")
         if self.kind is None or self.kind.norms is None:
             raise refuse_given("the family that the step describes does not say how norms compute",
                          f"Add `norms: layer_norm` (or {' or '.join(list(NORMS)[1:])}) to `family`.")  # fmt: skip

@@ -10,6 +10,7 @@ from brainsurgery_jax.families.model import Experts
 from brainsurgery_jax.protocol import Edit, Expand, ModelAsked, Substep, View
 from brainsurgery_jax.structure.axes import sections
 from brainsurgery_jax.structure.described import Described, captured, describe, to
+from brainsurgery_jax.structure.expert_family import refuse_strange_experts
 from brainsurgery_jax.structure.given import refuse_given
 from brainsurgery_jax.structure.patches import set_dims
 from brainsurgery_jax.structure.proof import preserve
@@ -45,9 +46,7 @@ class ExpertNames:
         model.require("router", "expert.*.up", "expert.*.down")
         kind = model.kind
         if kind is None or kind.experts is None or model.sizes.values.get(NUMBER) is None:
-            message = f"'{model.alias}' has no experts, as far as its type is known"
-            hint = "Put `- upcycle: {experts: 8}` before this step, which makes experts of the MLP of a dense model."
-            raise Refusal("structure-experts", message, key="alias", hint=hint)
+            raise refuse_strange_experts(model)
         self.model, self.own = model, kind.experts
         self.head = model.layered()
         self.stacked = f"{self.head}*.{self.own.stacked}.gate_up_proj" in model.kin

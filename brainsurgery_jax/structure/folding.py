@@ -79,7 +79,7 @@ def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
         found[name] = (*found.get(name, ()), *own)
     if final:
         model.require(HEAD, LAST_NORM)
-        (head,) = model.names(model.place.family.tied)
+        ((head, _),) = model.tied
         if head not in model.kin:
             raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
                           key="alias",

@@ -60,7 +60,7 @@ def _make_family(
     dims: Mapping[str, tuple[str, ...]], layers: str, shapes: Mapping[str, str], roles: Mapping[str, str],
     writers: tuple[str, ...],
 ) -> Family:  # fmt: skip
-    tied = {f"^{roles[HEAD]}.weight": f"{roles[EMBED]}.weight"} if {HEAD, EMBED} <= roles.keys() else {}
+    tied = ((f"^{roles[HEAD]}.weight", f"{roles[EMBED]}.weight"),) if {HEAD, EMBED} <= roles.keys() else ()
     fused = {
         f"{layers}.{roles[whole]}.{kind}": tuple(f"{layers}.{roles[part]}.{kind}" for part in parts)
         for whole, parts in _WHOLES.items() if {whole, *parts} <= roles.keys()

@@ -63,8 +63,7 @@ class _Counts:
 
     def __init__(self, view: View, model: Described, head: str, stack: str) -> None:
         self.view, self.model, self.head = view, model, head
-        family = model.place.family
-        self.dim = family.stacks[stack or next(iter(family.stacks))]
+        self.dim = model.stacks[stack or next(iter(model.stacks))]
         self._known = {"": self._own()}
 
     def _own(self) -> int:

@@ -39,8 +39,7 @@ def _translate(lens: str, width: int, *, centred: bool) -> Iterator[Substep]:
 
 def _read(model: Described, lens: str, weight: str, bias: str, unit: int) -> Iterator[Substep]:
     """The steps that fold the gain and the bias of the last norm into the output table (or the tied one)."""
-    pairs = [model.names(pair) for pair in model.place.family.tied.items()]
-    table = next(name for pair in pairs for name in pair if name in model.kin)
+    table = next(name for pair in model.tied for name in pair if name in model.kin)
     gain = "g" if unit else "(g + 1)"
     yield Substep("compute", {"from": {"w": model.ref(table), "g": to(model.alias, weight)}, "expr": f"w * {gain}",
                               "to": to(lens, "readout.weight")})  # fmt: skip

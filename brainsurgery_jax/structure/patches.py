@@ -39,12 +39,12 @@ def _move(model: Described, config: Config, patch: Mapping[str, int], dim: str) 
 def renumber(model: Described, stack: str, sources: Sequence[int | None]) -> dict[str, object]:
     """The patch for layers that come from these: their number, and what config.json lists for each. None: a layer of
     another model, which is taken to be of the kind of that in its place."""
-    family, config, kind = model.place.family, model.place.config, model.kind
-    dim = family.stacks[stack or next(iter(family.stacks))]
+    config, kind = model.place.config, model.kind
+    dim = model.stacks[stack or next(iter(model.stacks))]
     count = model.size(dim)
     order = [min(at, count - 1) if source is None else source for at, source in enumerate(sources)]
     made = set_dims(model, {dim: len(order)})
-    if dim != next(iter(family.stacks.values())):
+    if dim != next(iter(model.stacks.values())):
         return made
     own: dict[str, object] = {}
     for key in LISTS:

@@ -82,7 +82,7 @@ def prune(view: View, which: ModelAsked, asked: AskedUnits, *, prove: bool) -> I
 
 
 def _refuse_unknown(model: Described, key: str) -> None:
-    stacks = tuple(model.layered(stack) for stack in model.place.family.stacks or ("",))
+    stacks = tuple(model.layered(stack) for stack in model.stacks or ("",))
     inside = [starred for starred in model.unknown if starred.startswith(stacks)]
     if model.place.family.is_given:  # what it does not name stays, unless an axis is as long as one that changes
         dims = set(_couple(model, key))
@@ -149,7 +149,7 @@ def _by_number(model: Described, key: str, units: Mapping[int | None, Sequence[i
 
 def _refuse_uneven(model: Described, key: str, cuts: Sequence[Cut], sizes: Sequence[Mapping[str, int]]) -> None:
     layers = {cut.layer for cut in cuts}
-    first = next(iter(model.place.family.stacks.values()))
+    first = next(iter(model.stacks.values()))
     missing = None not in layers and layers != set(range(model.size(first)))
     if missing or any(size != sizes[0] for size in sizes):
         raise Refusal("structure-prune", "layers would not all have as many left, which no config can say", key=key,
@@ -208,7 +208,7 @@ def _silence(model: Described, copy: str, cut: Cut) -> Iterator[Substep]:
 
 def _in_layer(model: Described, part: TensorPart, layer: int | None) -> str:
     """A pattern for the tensors of a part in one layer, or in all."""
-    for stack in model.place.family.stacks:
+    for stack in model.stacks:
         head = model.layered(stack)
         if layer is not None and part.starred.startswith(head + "*."):
             rest = part.starred.removeprefix(head + "*.")
@@ -288,7 +288,7 @@ def _score(model: Described, carriers: Sequence[Carrier], count: int, work: str)
 
 def _scores(model: Described, part: TensorPart, kind: str = "scores") -> str:
     """The name of the scores of a layer, or of an expert in it, as a template."""
-    stack = next(s for s in model.place.family.stacks if part.starred.startswith(model.layered(s)))
+    stack = next(s for s in model.stacks if part.starred.startswith(model.layered(s)))
     return ".".join([stack, *(rf"\g<{at}>" for at in range(1, part.starred.count("*") + 1)), kind])
 
 

@@ -52,7 +52,7 @@ def _refuse_unknown(kin: Mapping[str, Kin], known: list[str], like: str) -> None
 
 def _added_heads(model: Described) -> Iterator[tuple[str, str]]:
     """The head that a model whose words are tied lacks, and the table that takes its place."""
-    for head, table in (model.names(pair) for pair in model.place.family.tied.items()):
+    for head, table in model.tied:
         if head not in model.kin and table in model.kin:
             yield head, table
 

@@ -11,8 +11,6 @@ from brainsurgery_jax.structure.described import Described, describe, to
 from brainsurgery_jax.structure.given import HEAD
 from brainsurgery_jax.structure.proof import preserve
 
-_OF_WHISPER = "proj_out.weight"
-
 
 def tie(view: View, which: ModelAsked, *, replace: bool, prove: bool) -> Iterator[Edit]:
     """What the op `tie` does."""
@@ -41,26 +39,22 @@ def untie(view: View, which: ModelAsked, *, prove: bool) -> Iterator[Edit]:
 
 
 def _copies(model: Described, head: str, table: str) -> Iterator[tuple[str, str]]:
-    """The tensors that a model with tied words does without, each with that in whose place it stands: besides the head
-    the tables of encoder and decoder where one is shared (BART), and the bias of the head (BERT)."""
+    """The tensors that a model with tied words does without, each with that in whose place it stands."""
     yield table, head
-    stem, shared, _ = table.rpartition("shared.weight")
-    if shared:
-        yield from ((table, f"{stem}{part}.embed_tokens.weight") for part in ("encoder", "decoder"))
-    bias = head.removesuffix("decoder.weight") + "bias"
-    if head.endswith(".decoder.weight") and bias in model.kin:
-        yield bias, head.removesuffix("weight") + "bias"
+    for source, copies in model.place.family.copied.items():
+        (name,) = model.names([source])
+        if name in model.kin:
+            yield from ((name, copy) for copy in model.names(copies))
 
 
 def _pair(model: Described) -> tuple[str, str]:
     """The names of the table for words that go out, and of that for those that come in. Raises Refusal."""
     model.require(HEAD)
-    pairs = [model.names(pair) for pair in model.place.family.tied.items()]
-    found = next((pair for pair in pairs if pair[1] in model.kin), None)
-    if found is not None and found[0] == _OF_WHISPER and model.place.config.get("model_type") != "whisper":
-        found = "lm_head.weight", found[1]  # OPT
+    found = next((pair for pair in model.tied if pair[1] in model.kin), None)
     if found is None:
-        raise Refusal("structure-words", f"models of the family {model.place.family.name} have no words to tie",
-                      key="alias", hint="Leave the step out.")  # fmt: skip
-    head, table = found
-    return head, table
+        name = model.place.family.name
+        why = f"models of the family {name} have no words to tie"
+        if model.sizes.values.get("V") is not None:  # T5 scales what it compares with words, if they are tied
+            why = f"how models of the family {name} tie words is not known"
+        raise Refusal("structure-words", why, key="alias", hint="Leave the step out.")
+    return found

@@ -339,6 +339,15 @@ def test_regmean_averages_the_columns_of_inputs_that_no_model_has(transposed: bo
     np.testing.assert_allclose(made[:, live], wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("triangle", [np.tril, np.triu])
+def test_a_triangle_of_inner_products_stops_regmean(triangle: Any, tmp_path: Path):
+    grams = [x.T @ x for x in (normal((40, 6), seed=seed) for seed in (3, 4))]
+    held = {"a": normal((5, 6)), "b": normal((5, 6), seed=1), "gram_a": grams[0], "gram_b": triangle(grams[1])}
+    keys = {"method": "regmean", "models": {alias: {"statistics": f"gram_{alias}"} for alias in "ab"}, "to": "m"}
+    with pytest.raises(PlanError, match=r"statistics are not symmetric \(a triangle is not enough\)"):
+        merge(tmp_path, {alias: {"w": x} for alias, x in held.items()}, keys)
+
+
 def test_regmean_averages_matrices_whose_statistics_are_all_zero(tmp_path: Path):
     made, a, b, _ = by_inputs(tmp_path, slice(None))
     np.testing.assert_allclose(made, (a + b) / 2, rtol=1e-6)

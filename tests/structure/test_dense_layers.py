@@ -28,6 +28,12 @@ MIXED: dict[str, tuple[str, str, dict[str, Any], list[int]]] = {
     "ernie4_5_moe": ("Ernie4_5_MoeConfig", "Ernie4_5_MoeForCausalLM", {
         "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1, "moe_layer_end_index": 4,
         "moe_num_shared_experts": 1}, [0, 2]),
+    "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM", {
+        "first_k_dense_replace": 2, "n_shared_experts": 1, "kv_lora_rank": 8, "q_lora_rank": None,
+        "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4, "num_key_value_heads": 4}, [1, 4]),
+    "llama4": ("Llama4TextConfig", "Llama4ForCausalLM", {
+        "interleave_moe_layer_step": 2, "num_local_experts": 4, "intermediate_size_mlp": 24,
+        "num_experts_per_tok": 1}, [1, 2]),
 }  # fmt: skip
 
 
@@ -57,3 +63,24 @@ def test_layers_with_experts_that_would_not_follow_each_other_are_refused_and_ma
     edit(tmp_path / "whole", tmp_path / "out", {"layers": {"order": ["1:3", "3:5", "0:1", "5:6"]}})
     found = getattr(transformers, kind).from_pretrained(tmp_path / "out")
     assert (found.config.moe_layer_start_index, found.config.moe_layer_end_index) == (0, 3)
+
+
+def test_a_decoder_of_a_family_with_encoders_has_one_stack(tmp_path: Path):
+    config = transformers.OPTConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=4,
+                                    ffn_dim=24, word_embed_proj_dim=16, max_position_embeddings=32)  # fmt: skip
+    torch.manual_seed(7)
+    save_random(transformers.OPTForCausalLM(config), tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "out", {"layers": {"drop": [1]}})
+    kind: Any = transformers.OPTForCausalLM
+    whole, found = (kind.from_pretrained(tmp_path / folder) for folder in ("whole", "out"))
+    kept = [layer for at, layer in enumerate(whole.model.decoder.layers) if at != 1]
+    for at, layer in enumerate(kept):
+        layer.self_attn.layer_idx = at
+    whole.model.decoder.layers = torch.nn.ModuleList(kept)
+    torch.testing.assert_close(logits(found), logits(whole))
+    with pytest.raises(PlanError, match="This model has those of decoder") as stopped:
+        edit(tmp_path / "whole", tmp_path / "out", {"layers": {"drop": [1], "stack": "encoder"}})
+    assert stopped.value.diagnostics[0].hint == "Add `stack: decoder`."
+    with pytest.raises(PlanError, match="is a opt: how its norms compute is not known") as unknown:
+        edit(tmp_path / "whole", tmp_path / "no", {"centre_writing": {}})
+    assert unknown.value.diagnostics[0].hint == "Leave the step out."

@@ -183,7 +183,8 @@ def test_what_is_tied_or_has_no_words_is_refused(tmp_path: Path) -> None:
     make("t5", tmp_path / "scaled")  # whose flag says whether logits are scaled; words are tied in any case
     for name, step, why in (
         ("tied", "tie", "are tied already"), ("apart", "untie", "are not tied"),
-        ("images", "tie", "have no words to tie"), ("scaled", "untie", "have no words to tie"),
+        ("images", "tie", "have no words to tie"),
+        ("scaled", "untie", "how models of the family t5 tie words is not known"),
     ):  # fmt: skip
         with pytest.raises(PlanError, match=why):
             edit(tmp_path / name, tmp_path / "out", {step: {}})

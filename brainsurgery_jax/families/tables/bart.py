@@ -58,7 +58,9 @@ BART = Family(
     models=("bart", "m2m_100", "marian", "mbart", "opt", "pegasus", "whisper"),
     stacks={"encoder": "L", "decoder": "M"},
     writers=("{self_attn,encoder_attn}.out_proj.{weight,bias}", "fc2.{weight,bias}"),
-    tied={"^proj_out.weight": "decoder.embed_tokens.weight", "^lm_head.weight": "shared.weight"},
+    tied=(("^lm_head.weight", "shared.weight"), ("^lm_head.weight", "decoder.embed_tokens.weight")),
+    tied_of={"whisper": (("^proj_out.weight", "decoder.embed_tokens.weight"),)},
+    copied={"shared.weight": ("{encoder,decoder}.embed_tokens.weight",)},
 )
 
 MODELS = (ModelType("whisper", BART, "WhisperForConditionalGeneration", tied=True),)

@@ -59,7 +59,8 @@ BERT = Family(
         "^generator_predictions.LayerNorm.weight": "B",
     },
     models=("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "xlm-roberta"),
-    tied={"^cls.predictions.decoder.weight": "embeddings.word_embeddings.weight"},
+    tied=(("^cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),),
+    copied={"^cls.predictions.bias": ("^cls.predictions.decoder.bias",)},
 )
 
 MODELS = (ModelType("bert", BERT, "BertForMaskedLM", tied=True),)

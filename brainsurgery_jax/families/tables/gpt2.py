@@ -44,7 +44,7 @@ GPT2 = Family(
         f"h.*.attn.c_attn.{kind}": tuple(f"h.*.attn.{name}_attn.{kind}" for name in "qkv")
         for kind in ("weight", "bias")
     },
-    tied={"^lm_head.weight": "wte.weight"},
+    tied=(("^lm_head.weight", "wte.weight"),),
     last_norm="ln_f",
     positions="wpe",
     telling=("qkv",),

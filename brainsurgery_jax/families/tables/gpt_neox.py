@@ -42,7 +42,7 @@ GPT_NEOX = Family(
     },
     models=("gpt_neox",),
     writers=("attention.dense.{weight,bias}", "mlp.dense_4h_to_h.{weight,bias}"),
-    tied={"^embed_out.weight": "embed_in.weight"},
+    tied=(("^embed_out.weight", "embed_in.weight"),),
     last_norm="final_layer_norm",
     telling=("qkv",),
     standard={

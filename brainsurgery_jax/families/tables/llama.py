@@ -104,7 +104,7 @@ LLAMA = Family(
         "mlp.experts.{down_proj,down_proj_bias}", "mlp.{shared_expert,shared_experts}.down_proj.weight",
         "block_sparse_moe.experts.*.w2.weight",
     ),
-    tied={"^lm_head.weight": "embed_tokens.weight"},
+    tied=(("^lm_head.weight", "embed_tokens.weight"),),
     fused={
         "layers.*.self_attn.qkv_proj.weight": tuple(f"layers.*.self_attn.{n}_proj.weight" for n in "qkv"),
         "layers.*.mlp.gate_up_proj.weight": ("layers.*.mlp.gate_proj.weight", "layers.*.mlp.up_proj.weight"),
