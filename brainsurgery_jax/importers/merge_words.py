@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,19 +47,22 @@ def share_words(config: Config, models: Mapping[str, Model]) -> SharedWords:
 
 def _differences(models: Sequence[Model]) -> Iterator[str]:
     """Words of two models on this machine that have one number: their rows are merged, as mergekit does."""
-    known = [(model, found) for model in models if (found := _vocabulary(model)) is not None]
-    for (first, own), (model, other) in product(known[:1], known):
-        if numbers := other_words(own, other):
+    known = [(model, digest) for model in models if (digest := _digest(model.path))]
+    strange = [model for model, digest in known if digest != known[0][1]]
+    first = known[0][0] if strange else None
+    own = None if first is None else _vocabulary(first)
+    if first is None or own is None:
+        return
+    for model in strange:
+        if (other := _vocabulary(model)) is not None and (numbers := other_words(own, other)):
             at, more = numbers[0], f", and {counted(len(numbers) - 1, 'more row')}" if len(numbers) > 1 else ""
             words = f"{own.word(at)!r} in {first.path}, {other.word(at)!r} in {model.path}{more}"
             yield f"Row {at} is merged as it is: {words}. `tokenizer_source: union` would merge rows of the same word."
 
 
 def _vocabulary(model: Model) -> Vocabulary | None:
-    """The words of a model; None if they are not on this machine, or not understood."""
+    """The words of a model with a tokenizer; None if they are not understood."""
     folder = Path(model.path).expanduser()
-    if not any((folder / name).is_file() for name in FILES):
-        return None
     try:
         return read_vocabulary(lambda name: _content(folder / name), model.alias, "models")
     except Refusal:

@@ -106,14 +106,15 @@ def note_words(view: View, holder: str, models: Sequence[str], shapes: Mapping[s
 def _other_words(view: View, holder: str, models: Sequence[str]) -> Iterator[WordDifference]:
     """The models with other words than the first; files of the same bytes are not parsed."""
     files = {alias: _tokenizer(view, alias) for alias in (holder, *models)}
-    if files[holder] is None:
+    strange = [alias for alias in models if files[alias] not in (None, files[holder])]
+    if files[holder] is None or not strange:
         return
-    for alias in models:
-        if files[alias] is not None and files[alias] != files[holder]:
-            own, other = _read(view, holder), _read(view, alias)
-            if numbers := other_words(own, other):
-                first = numbers[0]
-                yield WordDifference(alias, first, own.word(first), other.word(first), len(numbers))
+    own = _read(view, holder)
+    for alias in strange:
+        other = _read(view, alias)
+        if numbers := other_words(own, other):
+            first = numbers[0]
+            yield WordDifference(alias, first, own.word(first), other.word(first), len(numbers))
 
 
 def _tokenizer(view: View, alias: str) -> tuple[str, bytes] | None:

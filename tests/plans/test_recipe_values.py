@@ -291,10 +291,11 @@ def test_norms_of_queries_and_keys_are_no_matrices_to_prune(name: str, tmp_path:
         assert sorted(found) == [n for n in sorted(before) if ("self_attn" in n or "mlp" in n) and n not in norms]
 
 
+@pytest.mark.parametrize("inner", [["block_sparse_moe.experts.1.w1", "block_sparse_moe.experts.1.w2"], ["fc1", "fc2"]])
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
-def test_the_experts_of_mixtral_are_pruned_as_its_attention(name: str, tmp_path: Path):
+def test_the_mlp_of_mixtral_and_of_opt_is_pruned_as_its_attention(name: str, inner: list[str], tmp_path: Path):
     layer = "model.layers.0.{}".format
-    weights = [layer("self_attn.o_proj"), *(layer(f"block_sparse_moe.experts.1.w{n}") for n in (1, 2, 3))]
+    weights = [layer("self_attn.o_proj"), *map(layer, inner)]
     held = {f"{w}.weight": normal((8, 8), seed=at) for at, w in enumerate(weights)}
     held |= {layer("block_sparse_moe.gate.weight"): normal((2, 8)), "lm_head.weight": normal((9, 8))}
     given: dict[str, np.ndarray] = {w: np.ones(8, np.float32) for w in weights}
