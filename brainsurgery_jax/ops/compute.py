@@ -70,9 +70,9 @@ def compute(
     int64 uint8 uint16 uint32 uint64 float32 float64. With `axis` and `keepdims`: sum mean std var min max norm median
     quantile prod any all logsumexp argmax argmin, and `kth_largest(x, 10)`. With `axis`: sort argsort ranks cumsum
     softmax, and `topk(x, 10)`, whose places `argtopk(x, 10)` gives. Others: matmul dot outer kron einsum transpose
-    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace. NaN is the largest for
-    sort, topk, and what gives places; a reduction of it (`kth_largest`, `median`) is NaN. `nan_to_num` gives for
-    infinity the largest number of the dtype in which its tensor is stored.
+    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace. For sort, argsort, ranks
+    and topk NaN is the largest; a reduction of it is NaN, `kth_largest` too. `nan_to_num` gives for infinity the
+    largest number of the dtype in which its tensor is stored.
     Linear algebra of small matrices (sides of up to 16,384, or 8,192 for the last four), batched over leading axes, in
     double precision: solve inv cholesky det trace pinv qr svd eigh. `qr(x)`, `svd(x)` and `eigh(x)` have several
     results: `svd(x)[0]` are u, the singular values and v^T are `[1]` and `[2]`. What signs leave open is fixed: the
