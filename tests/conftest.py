@@ -6,8 +6,10 @@ All of it is said in the environment, before anything loads JAX, so that a test 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,15 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_own_garbage() -> Iterator[None]:
+    """What the modules so far have left, such as JAX's caches of compiled functions, is not looked through again for
+    garbage: of thousands of tests it is so much that the collector takes more time than they do."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
