@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.structure.described import Described
 
+_OF_EXPERTS = re.compile(r"\.(experts|router|block_sparse_moe)\.")
+"""Where experts or what chooses them are."""
 _PARTS = ("gate", "up", "down")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
 """Keys of how many experts a token takes."""
@@ -16,7 +18,7 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
 
 def refuse_strange_experts(model: Described) -> Refusal:
     """The error about a model of whose class no experts are known: it has none, or what a step has to say of them."""
-    inside = next((starred for starred in model.kin if ".experts." in starred), None)
+    inside = next((starred for starred in model.kin if _OF_EXPERTS.search(starred)), None)
     if inside is None:
         message = f"'{model.alias}' has no experts, as far as its type is known"
         hint = "Put `- upcycle: {experts: 8}` before this step, which makes experts of the MLP of a dense model."

@@ -70,8 +70,9 @@ def test_what_the_message_says_of_experts_is_all_that_the_step_needs(name: str, 
     assert again(torch.arange(9)[None]).logits.isfinite().all()
 
 
-def test_experts_whose_names_do_not_show_their_parts_are_to_be_described(tmp_path: Path):
-    config = transformers.MiniMaxConfig(**SIZES, num_local_experts=6, num_experts_per_tok=2)
-    save_random(transformers.MiniMaxForCausalLM(config), tmp_path / "model")
-    with pytest.raises(bs.PlanError, match=r"model_type minimax .*\n.*by its key `family`\.$"):
+@pytest.mark.parametrize("name", ["MiniMax", "GraniteMoe"])
+def test_experts_whose_names_do_not_show_their_parts_are_to_be_described(name: str, tmp_path: Path):
+    config = getattr(transformers, f"{name}Config")(**SIZES, num_local_experts=6, num_experts_per_tok=2)
+    save_random(getattr(transformers, f"{name}ForCausalLM")(config), tmp_path / "model")
+    with pytest.raises(bs.PlanError, match=rf"model_type {name.lower()} .*\n.*by its key `family`\.$"):
         edit(tmp_path / "model", tmp_path / "out", {"expert_prune": {"drop": [1]}})
