@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
@@ -31,6 +32,14 @@ from brainsurgery_jax.store.sidecars import Bring, SideFiles, all_there, find_si
 DEFAULT_SHARD = "5GB"
 
 
+class _Wanted(NamedTuple):
+    """What an output takes of a disk: its bytes, and those that earlier runs left beside it, which are free to it."""
+
+    disk: int
+    nbytes: int
+    left: int
+
+
 class Files:
     """The file system. Holds every source that a run opened; `close` gives their descriptors back. `commit` is how its
     outputs appear."""
@@ -50,8 +59,7 @@ class Files:
         self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
         self._given = frozenset(self._sources)
         self._lent: frozenset[Address] = frozenset()  # of these, those that another world closes
-        self._wanted: dict[str, tuple[int, int, int]] = {}
-        """By destination: its disk, the bytes for it, and those that earlier runs left beside it."""
+        self._wanted: dict[str, _Wanted] = {}  # by destination
         self._opens = opens
         self.watch: Callable[[Source], Source] = lambda source: source
         """What stands between a run and each source that is opened from now on."""
@@ -103,15 +111,13 @@ class Files:
         """What an output would replace. Refuse what cannot be written, or does not fit beside what else this plan
         writes to the same disk."""
         disk = _device(tempfile.gettempdir() if is_remote(path) else path)
-        left = 0 if is_remote(path) else measure_left(path)
-        self._wanted[self.key(path)] = disk, nbytes, left
-        total, left = (sum(wanted[at] for wanted in self._wanted.values() if wanted[0] == disk) for at in (1, 2))
+        self._wanted[self.key(path)] = _Wanted(disk, nbytes, 0 if is_remote(path) else measure_left(path))
+        here = [wanted for wanted in self._wanted.values() if wanted.disk == disk]
+        total, left, replaces = sum(w.nbytes for w in here), sum(w.left for w in here), overwrite or self.overwrite
         if is_remote(path):  # a glance opens no connection
-            replaces = overwrite or self.overwrite
             return check_remote(path, total, overwrite=replaces, directory=directory) if self._opens else None
         reads = self.reads()
         refuse_to_read(path, reads)
-        replaces = overwrite or self.overwrite
         return check_destination(path, total, replaces, directory=directory, reads=reads, left=left)
 
     def reads(self) -> Reads:

@@ -48,15 +48,15 @@ def prune_and_correct(
     """A matrix with zeros, the other weights corrected. `hessian`: `X^T X` of the inputs X [samples, in]; of its mean
     diagonal `damping` is added to it. Inputs that are always zero lose their weights."""
     xp = namespace(w)
-    rows, given = double(w.T if transposed else w), double(hessian)
-    h = (given + given.T) / 2
+    rows, h = double(w.T if transposed else w), double(hessian)
+    even = is_symmetric(h, precision(hessian.dtype))
+    h = (h + h.T) / 2
     eye = np.eye(h.shape[0])
     dead = xp.diagonal(h) == 0
     h = h + xp.where(dead, 1.0, 0.0)[:, None] * eye
     h = h + damping * xp.diagonal(h).mean() * eye
     rows = xp.where(dead[None, :], 0.0, rows)
-    factor = xp.where(is_symmetric(given, precision(hessian.dtype)), _upper_factor(h), np.nan)
-    made = _remove(rows, factor, sparsity)
+    made = _remove(rows, xp.where(even, _upper_factor(h), np.nan), sparsity)
     value, finite = rounded(made, w)
     return (value.T if transposed else value), finite
 
